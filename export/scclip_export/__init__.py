@@ -1,0 +1,1 @@
+"""scclip-export: from a CLIP checkpoint to a calibrated ONNX bundle."""

@@ -1,0 +1,29 @@
+"""The errors of the runtime. Each message says what was asked, what was found, and what to do."""
+
+
+class ScclipError(Exception):
+    """Base of every error that bad input, a bad bundle or a missing backend causes."""
+
+
+class BundleError(ScclipError):
+    """A bundle that is incomplete, damaged, unsafe or of another format version."""
+
+
+class ImageError(ScclipError):
+    """An image that can't be read, or is larger than the limits."""
+
+
+class VocabularyError(ScclipError):
+    """A class list or vocabulary file that is empty, ambiguous or of another model."""
+
+
+class BackendError(ScclipError):
+    """A backend, device or provider that is unknown, not installed or can't run the bundle."""
+
+
+class OutputError(ScclipError):
+    """An output that exists already or can't be written."""
+
+
+class OptionError(ScclipError, ValueError):
+    """An option outside its range."""
