@@ -1,0 +1,219 @@
+"""Writing that is all or nothing, hashing, and where the cache lives."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from scclip_rt.errors import OutputError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def cache_directory() -> Path:
+    """The folder for what may be lost: `$XDG_CACHE_HOME/scclip-rt`, else `~/.cache/scclip-rt`.
+
+    Returns:
+        The path; nothing is created.
+    """
+    # The XDG specification says that a relative value is to be ignored.
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():
+        root = Path("~/.cache").expanduser()
+    return root / "scclip-rt"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Returns:
+        64 lower-case hexadecimal digits.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_replaceable(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists, so that a command can stop before it has done any work.
+
+    Raises:
+        OutputError: `path` exists and `force` is not given.
+    """
+    if not force and os.path.lexists(path):
+        raise OutputError(f"{path} exists; pass --force to replace it")
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The message for a write to `path` that the system refused.
+
+    Returns:
+        An error that says which file, why, and what to do where that is known.
+    """
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"can't write {path}: {reason}; free some space there or choose another --output "
+            "(nothing half-written was left)"
+        )
+    return OutputError(f"can't write {path}: {reason}")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Write a file completely or not at all.
+
+    The body writes to the temporary path it is given, which lies beside the target and keeps its suffix.
+    At the end that file is synced to disk and renamed; after any failure, Ctrl-C included, it is removed and
+    whatever was at `path` is untouched.
+
+    Args:
+        path: the file to write; missing parent folders are made.
+        force: replace an existing file.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        OutputError: the file exists and `force` is not given, or the system refused to write (full disk, no
+            permission, a folder of that name).
+
+    Example:
+        >>> with atomic_path("out/labels.png", force=True) as temporary:
+        ...     temporary.write_bytes(png)
+    """
+    target = Path(path)
+    check_replaceable(target, force=force)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise output_error(target, error) from error
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        # mkstemp makes 0600; an output follows the user's umask like any other file.
+        temporary.chmod(0o666 & ~_umask())
+        _publish_file(temporary, target, force=force)
+    except OSError as error:
+        if _is_about_another_file(error, temporary, target):
+            raise
+        raise output_error(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Write a folder completely or not at all.
+
+    The body fills the temporary folder it is given, which lies beside the target. At the end it takes the
+    target's name. With `force` an existing folder is first moved aside, moved back if anything fails, and
+    deleted last.
+
+    Args:
+        path: the folder to write; missing parent folders are made.
+        force: replace an existing folder or file of that name.
+
+    Yields:
+        The temporary folder, empty.
+
+    Raises:
+        OutputError: the folder exists and `force` is not given, or the system refused to write.
+    """
+    target = Path(path)
+    check_replaceable(target, force=force)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise output_error(target, error) from error
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                _sync(file)
+        temporary.chmod(0o777 & ~_umask())
+        check_replaceable(target, force=force)
+        _publish_directory(temporary, target)
+    except OSError as error:
+        if _is_about_another_file(error, temporary, target):
+            raise
+        raise output_error(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish_file(temporary: Path, target: Path, *, force: bool) -> None:
+    """Give the finished file its name; without `force` never over a file that appeared in the meantime."""
+    if force:
+        temporary.replace(target)
+        return
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        check_replaceable(target, force=False)
+        raise
+    except OSError:
+        # Some file systems (FAT, many network mounts) have no hard links: the small race remains there.
+        check_replaceable(target, force=False)
+        temporary.replace(target)
+
+
+def _publish_directory(temporary: Path, target: Path) -> None:
+    """Give the finished folder its name, with the old one moved aside until that has worked."""
+    if not os.path.lexists(target):
+        temporary.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".old-{target.name}-", dir=target.parent))
+    old = aside / target.name
+    try:
+        target.rename(old)
+        temporary.rename(target)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(target):
+            old.rename(target)
+        raise
+    finally:
+        # With the target in place (the new one, or the old one moved back) what is aside is of no more use.
+        if os.path.lexists(target):
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_about_another_file(error: OSError, temporary: Path, target: Path) -> bool:
+    """Whether the body failed on something it read, which `can't write TARGET` would misreport."""
+    names = [
+        Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)
+    ]
+    return bool(names) and not any(name.is_relative_to(temporary) or name == target for name in names)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file to disk, so that a rename never exposes one that a power cut would leave empty."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """The process's umask. Python reads it by setting it, which other threads would see: ask Linux first."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
