@@ -1,0 +1,95 @@
+"""Which data files an ONNX file refers to, found without loading it.
+
+onnxruntime 1.32 refuses weights outside the model's folder; older releases that this package supports follow
+any path. The bundle's rule (inside, listed, hashed) must hold for all of them, so the references are read
+here: a walk over the protobuf wire format that steps over weights and needs neither `onnx` nor `protobuf`.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from scclip_rt.errors import BundleError
+
+# Message type → field number → type of the nested message (onnx.proto, stable since IR version 3).
+_NESTED: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_KEY, _VALUE = 1, 2  # the fields of StringStringEntryProto
+
+
+def external_locations(path: Path) -> set[str]:
+    """The `location` of every tensor stored outside an ONNX file, exactly as written in it.
+
+    Raises:
+        BundleError: the file is empty or no protobuf message.
+        OSError: the file can't be read.
+    """
+    with path.open("rb") as stream:
+        if path.stat().st_size == 0:
+            raise BundleError(f"{path.name} is empty; copy or export the bundle again")
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return set(_locations(data))
+            except (IndexError, ValueError) as error:
+                raise BundleError(
+                    f"{path.name} is no ONNX file ({error}); copy or export the bundle again"
+                ) from error
+
+
+def _locations(data: mmap.mmap) -> Iterator[str]:
+    # A stack instead of recursion: nested graphs in a hostile file must not exhaust Python's.
+    stack = [("model", 0, len(data))]
+    while stack:
+        kind, start, end = stack.pop()
+        if kind == "entry":
+            entry = {field: data[first:last] for field, first, last in _messages(data, start, end)}
+            if entry.get(_KEY) == b"location":
+                yield entry.get(_VALUE, b"").decode("utf-8")
+            continue
+        nested = _NESTED[kind]
+        for field, first, last in _messages(data, start, end):
+            if field in nested:
+                stack.append((nested[field], first, last))
+
+
+def _messages(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Every length-delimited field of the message at [position, end): its number, and where its bytes lie."""
+    while position < end:
+        tag, position = _varint(data, position)
+        field, wire = tag >> 3, tag & 7
+        length = 0
+        if wire == 0:
+            _, position = _varint(data, position)
+        elif wire == 1:
+            length = 8
+        elif wire == 2:
+            length, position = _varint(data, position)
+        elif wire == 5:
+            length = 4
+        else:
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if position + length > end:
+            raise ValueError(f"field {field} at byte {position} runs past its message")
+        if wire == 2:
+            yield field, position, position + length
+        position += length
+
+
+def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise ValueError(f"a number of more than ten bytes at byte {position}")
