@@ -1,0 +1,211 @@
+"""ONNX Runtime sessions: providers by name, no silent fallback, graphs that agree with the manifest."""
+
+import functools
+import importlib.metadata
+import math
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from scclip_rt.bundle import Bundle
+from scclip_rt.errors import BackendError, BundleError
+from scclip_rt.files import cache_directory
+from scclip_rt.manifest import GraphSpec, TensorSpec
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
+
+
+def default_threads() -> int:
+    """The physical cores this process may use (its CPU affinity), or a container's quota if that is less."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    # Two hyper-threads share one set of multipliers: matrix products gain nothing from the second.
+    cores = {_physical_core(cpu) for cpu in allowed}
+    quota = _cgroup_cpus()
+    return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
+
+
+def _physical_core(cpu: int) -> str:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return path.read_text("ascii").strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cgroup_cpus() -> float | None:
+    """The CPU quota of a container (`docker run --cpus`), which the affinity does not show; cgroup v2."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def choose_provider(ort_provider: str | None, device: str) -> tuple[str, int]:
+    """The provider and device number that the two options ask for together.
+
+    Args:
+        ort_provider: `cpu`, `cuda`, `tensorrt`, or None to follow `device`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        A key of `PROVIDERS` that is installed, and the GPU's number (0 for the CPU).
+
+    Raises:
+        BackendError: an unknown name, a contradiction, or a provider that is not installed.
+    """
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        raise BackendError(f"unknown device {device!r}; known: auto, cpu, cuda:N (cuda:0 is the first GPU)")
+    if ort_provider is not None and ort_provider not in PROVIDERS:
+        raise BackendError(f"unknown ONNX Runtime provider {ort_provider!r}; known: {', '.join(PROVIDERS)}")
+    on_gpu = device.startswith("cuda")
+    provider = ort_provider or ("cuda" if on_gpu else "cpu")
+    if device != "auto" and on_gpu != (provider != "cpu"):
+        raise BackendError(
+            f"provider {provider!r} doesn't run on device {device!r}; "
+            f"use --device {'cpu' if provider == 'cpu' else 'cuda:0'} or another --ort-provider"
+        )
+    _check_installed(provider)
+    return provider, int(match.group(1) or 0)
+
+
+def _check_installed(provider: str) -> None:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if PROVIDERS[provider] in available:
+        return
+    names = ", ".join(key for key, value in PROVIDERS.items() if value in available) or "none"
+    raise BackendError(
+        f"ONNX Runtime {onnxruntime.__version__} here has no {provider!r} provider; it has: {names}. "
+        "Put the GPU build (extra `scclip-rt[gpu]`) in the CPU build's place, as both write the same folder: "
+        "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'onnxruntime-gpu[cuda,cudnn]'`; "
+        "or use --device cpu"
+    )
+
+
+@functools.cache
+def warn_about_double_install() -> None:
+    """Warn once if both builds of ONNX Runtime are installed: they overwrite each other's files."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if len(found) > 1:
+        warnings.warn(
+            f"{' and '.join(found)} are both installed and share one folder, so which one runs is chance. "
+            "Cure: `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu` (GPU) or "
+            "`pip install onnxruntime` (CPU)",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _provider_options(provider: str, device: int) -> list[tuple[str, dict[str, str]]]:
+    if provider == "cpu":
+        return [(PROVIDERS["cpu"], {})]
+    # TF32 has the mantissa of fp16; anomaly detection and the norms are defined in fp32.
+    cuda = (PROVIDERS["cuda"], {"device_id": str(device), "use_tf32": "0"})
+    if provider == "cuda":
+        return [cuda]
+    # The TensorRT provider has no switch for TF32, only NVIDIA's own, read when the libraries load.
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    engines = cache_directory() / "ort-tensorrt"
+    options = {
+        "device_id": str(device),
+        "trt_engine_cache_enable": "1",  # a build takes minutes
+        "trt_engine_cache_path": str(engines),
+    }
+    return [(PROVIDERS["tensorrt"], options), cuda]
+
+
+def create_session(
+    bundle: Bundle, spec: GraphSpec, *, provider: str = "cpu", device: int = 0, threads: int | None = None
+) -> Any:
+    """Load a graph of a bundle and check that it runs where asked and is what the manifest says.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        BackendError: the provider was not taken.
+        BundleError: damaged, not a model, or other tensors than the manifest's.
+    """
+    import onnxruntime
+
+    warn_about_double_install()
+    path = bundle.checked_graph(spec.file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.log_severity_level = 3  # errors come back as exceptions; the warnings are about graph details
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=_provider_options(provider, device)
+        )
+    # onnxruntime's exceptions share no public base class.
+    except Exception as error:
+        raise _load_error(path, provider, error) from error
+    taken = session.get_providers()[0]
+    if taken != PROVIDERS[provider]:
+        raise BackendError(
+            f"asked for {PROVIDERS[provider]}, ONNX Runtime took {taken}: a driver or library it needs is "
+            "missing (CUDA, cuDNN or TensorRT of the version this onnxruntime-gpu wants); install it, or use "
+            "--device cpu"
+        )
+    check_graph(spec, session)
+    return session
+
+
+def _load_error(path: Path, provider: str, error: Exception) -> BackendError | BundleError:
+    reason = " ".join(str(error).split())[:300]
+    if provider == "cpu":
+        return BundleError(f"{path}: ONNX Runtime can't load it: {reason}")
+    return BackendError(f"{path}: ONNX Runtime can't load it on {provider}: {reason}")
+
+
+def check_graph(spec: GraphSpec, session: Any) -> None:
+    """Compare a session's inputs and outputs with the manifest, in name, dtype and shape.
+
+    Axis names are free: only which axes are dynamic and how long the others are must agree.
+
+    Raises:
+        BundleError: the first difference.
+    """
+    for side, wanted, found in (
+        ("input", spec.inputs, session.get_inputs()),
+        ("output", spec.outputs, session.get_outputs()),
+    ):
+        graph = {value.name: value for value in found}
+        if set(graph) != {tensor.name for tensor in wanted}:
+            raise BundleError(
+                f"{spec.file}: the graph's {side}s are {', '.join(graph)}; bundle.json says "
+                f"{', '.join(tensor.name for tensor in wanted)}. Export the bundle again"
+            )
+        for tensor in wanted:
+            _check_tensor(spec.file, tensor, graph[tensor.name])
+
+
+def _check_tensor(file: str, tensor: TensorSpec, value: Any) -> None:
+    dtype = _DTYPES.get(value.type, value.type)
+    shape = tuple(value.shape)
+    agrees = len(shape) == len(tensor.shape) and all(
+        # An output whose length the exporter could not infer is dynamic in the graph: no contradiction.
+        want == have or not isinstance(have, int)
+        for want, have in zip(tensor.shape, shape, strict=True)
+    )
+    if dtype != tensor.dtype or not agrees:
+        lengths = ", ".join(str(length) for length in shape)
+        raise BundleError(
+            f"{file}: tensor {tensor.name!r} is {dtype} ({lengths}) in the graph; bundle.json says {tensor}. "
+            "Export the bundle again"
+        )
