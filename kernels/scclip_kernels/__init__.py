@@ -1,1 +1,32 @@
-"""The operations of SC-CLIP (arXiv 2411.15869) as batched, traceable torch functions."""
+"""The operations of SC-CLIP (arXiv 2411.15869) as batched, traceable torch functions.
+
+Every function works on a batch of windows, each window by itself: a batch equals its singles.
+"""
+
+from scclip_kernels.affinity import affinity, aggregate, cosine_similarity
+from scclip_kernels.anomaly import anomaly_scores, num_outliers, outlier_indices, squared_distances
+from scclip_kernels.attention import (
+    calibrated_attention,
+    merge_heads,
+    scaled_attention,
+    similarity_attention,
+    split_heads,
+)
+from scclip_kernels.resolution import neighbor_weights, resolve
+
+__all__ = [
+    "affinity",
+    "aggregate",
+    "anomaly_scores",
+    "calibrated_attention",
+    "cosine_similarity",
+    "merge_heads",
+    "neighbor_weights",
+    "num_outliers",
+    "outlier_indices",
+    "resolve",
+    "scaled_attention",
+    "similarity_attention",
+    "split_heads",
+    "squared_distances",
+]

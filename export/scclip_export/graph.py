@@ -1,0 +1,146 @@
+"""Trace the encoders to ONNX, and facts about the graphs that come out."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from scclip_export.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.errors import ExportError
+
+# Operators whose output shape or control flow depends on data: TensorRT can't plan them, and nothing here needs them.
+FORBIDDEN_OPS = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "Compress", "SequenceAt", "Random"})
+MIN_OPSET, MAX_OPSET = 18, 23
+MIN_GRID = 6  # patches per side of a whole image
+
+
+def onnx_from_encoder(encoder: CalibratedEncoder, path: Path, *, opset: int, example_grid: tuple[int, int]) -> None:
+    """Trace the image encoder with dynamic batch and queries, and dynamic sides if it has no fixed grid.
+
+    Args:
+        encoder: float32, in eval mode.
+        path: the .onnx file; weights go to `path` + ".data".
+        opset: ONNX opset, 18 to 23.
+        example_grid: (rows, columns) of patches to trace with.
+
+    Raises:
+        ExportError: the exporter fails, or the graph holds an operator that no engine can plan.
+    """
+    patch = encoder.embedding.patch_size
+    rows, columns = example_grid
+    # Three examples: 0, 1 and 2 are sizes that tracing may take for constants.
+    windows = torch.randint(0, 256, (3, rows * patch, columns * patch, 3), dtype=torch.uint8)
+    text = torch.nn.functional.normalize(torch.randn(5, encoder.proj.out_features), dim=-1)
+    window_axes: dict[int, torch.export.Dim] = {0: torch.export.Dim("batch", min=1)}
+    if encoder.grid is None:
+        window_axes[1] = patch * torch.export.Dim("rows", min=MIN_GRID, max=8192)
+        window_axes[2] = patch * torch.export.Dim("columns", min=MIN_GRID, max=8192)
+    outputs = ["features", "logits"]
+    if encoder.debug_outputs:
+        outputs.append("outliers")
+    _trace(
+        encoder,
+        (windows, text),
+        path,
+        opset=opset,
+        input_names=["windows", "text"],
+        output_names=outputs,
+        dynamic_shapes={"windows": window_axes, "text": {0: torch.export.Dim("queries", min=1)}},
+    )
+
+
+def onnx_from_text_encoder(encoder: TextEncoder, path: Path, *, opset: int) -> None:
+    """Trace the text encoder with dynamic batch and length; arguments as `onnx_from_encoder`."""
+    context = encoder.positions.shape[0]
+    tokens = torch.randint(1, 100, (3, min(9, context)))
+    axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("tokens", min=2, max=context)}
+    _trace(
+        encoder,
+        (tokens,),
+        path,
+        opset=opset,
+        input_names=["tokens"],
+        output_names=["embeddings"],
+        dynamic_shapes={"tokens": axes},
+    )
+
+
+def _trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    *,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: dict[str, dict[int, torch.export.Dim]],
+) -> None:
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module,
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=dynamic_shapes,
+                optimize=True,
+                verbose=False,
+            )
+            program.save(str(path), external_data=True)
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(f"tracing {path.name} failed: {str(error).splitlines()[0][:300]}") from error
+    _strip_metadata(path)
+    found = Counter(operators(path)) & Counter(dict.fromkeys(FORBIDDEN_OPS, 1))
+    if found:
+        raise ExportError(f"{path.name} holds operators that engines can't plan: {', '.join(found)}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.onnx's progress and deprecation chatter off the terminal; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip_metadata(path: Path) -> None:
+    """Drop per-node trace metadata: stack traces name the exporting machine's folders and are half of the graph file."""
+    model = onnx.load(str(path), load_external_data=False)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.producer_name, model.doc_string = "scclip-export", ""
+    onnx.save(model, str(path))
+
+
+def operators(path: Path) -> list[str]:
+    """Return the operator of every node of an ONNX file, subgraphs and functions included."""
+    model = onnx.load(str(path), load_external_data=False)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    found = []
+    while nodes:
+        node = nodes.pop()
+        found.append(node.op_type)
+        for attribute in node.attribute:
+            nodes.extend(attribute.g.node)
+            nodes.extend(n for graph in attribute.graphs for n in graph.node)
+    return found
