@@ -163,8 +163,9 @@ def choose_encoder(
     """
     if precision == "fp16" and kind == "cpu":
         raise BackendError(
-            "precision 'fp16' is refused on the CPU: ONNX Runtime has no fp16 arithmetic there, so it is slower "
-            "than fp32 and can crash while optimising the graph; use --precision fp32 or --device cuda:0"
+            "precision 'fp16' is refused on the CPU: ONNX Runtime has no fp16 arithmetic there, so it is "
+            "slower than fp32 and can crash while optimising the graph; use --precision fp32 or "
+            "--device cuda:0"
         )
     wanted = bundle.encoders_for("window") if grid == "window" else _whole_encoders(bundle)
     fitting = [

@@ -104,8 +104,8 @@ def warn_about_double_install() -> None:
     if len(found) > 1:
         warnings.warn(
             f"{' and '.join(found)} are both installed and share one folder, so which one runs is chance. "
-            "Cure: `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu` (GPU) or "
-            "`pip install onnxruntime` (CPU)",
+            "Cure: `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu` (GPU) "
+            "or `pip install onnxruntime` (CPU)",
             UserWarning,
             stacklevel=2,
         )

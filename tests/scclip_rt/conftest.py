@@ -240,12 +240,17 @@ def own_bundle(bundle_path: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def edit_manifest(root: Path, edit: EditManifest, *, relist: bool = False) -> None:
-    """Change bundle.json; with `relist` also bring `files` up to date."""
+def edit_manifest(root: Path, edit: EditManifest) -> None:
+    """Change bundle.json."""
     document = json.loads((root / "bundle.json").read_text("utf-8"))
     edit(document)
-    if relist:
-        list_files(root, document)
+    (root / "bundle.json").write_text(json.dumps(document), "utf-8")
+
+
+def relist(root: Path) -> None:
+    """Bring `files` of bundle.json up to date with what lies in the directory."""
+    document = json.loads((root / "bundle.json").read_text("utf-8"))
+    list_files(root, document)
     (root / "bundle.json").write_text(json.dumps(document), "utf-8")
 
 
