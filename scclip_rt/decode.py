@@ -1,36 +1,121 @@
-"""From window features to a label map (METHOD §4), without a (queries, height, width) tensor."""
+"""From window features to a label map (METHOD §4), without a (queries, height, width) tensor.
+
+Everything between the patches' logits and the map in original size is linear and separable, so the map of
+query q
+is rows · L_q · columnsᵀ with two small matrices that depend on sizes only (`DecodePlan`). The map is
+computed a tile
+at a time, queries last so that the arg-max runs over contiguous memory, and reduced before the next tile.
+Memory is independent of queries × pixels: queries go in chunks, with a running maximum and a running sum of
+exponentials per pixel.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt._interpolation import Axis, Tile, interpolation_axis
+from scclip_rt._parallel import parallel, single_blas_thread, worker_threads
+from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.geometry import Tiling
-from scclip_rt.refine import Affinity
+
+if TYPE_CHECKING:
+    from scclip_rt.refine import Affinity
+
+TILE_ROWS = 64
+TILE_COLUMNS = 128
+TILE_BYTES = 1 << 20
+"""Scratch per thread: a part of a tile for a chunk of queries, sized to stay in a core's cache."""
+LOGIT_BYTES = 64 << 20
+"""Most memory for the patches' logits of one chunk of queries."""
+MAX_CHUNK = 512
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """labels (H, W) uint8 or uint16; confidence (H, W) float32 or None; `unlabelled`: the value of no class."""
+    """A label map.
 
-    labels: NDArray[np.uint8] | NDArray[np.uint16]
+    Attributes:
+        labels: (H, W) uint8, or uint16 above 254 classes.
+        confidence: (H, W) float32, probability of the best class before `prob_threshold` cuts it; None unless
+            asked for.
+        unlabelled: the label of pixels without a class: 255 or 65535.
+    """
+
+    labels: Labels
     confidence: NDArray[np.float32] | None
     unlabelled: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodePlan:
-    """The two matrices; `plan(tiling, grid, shape)` makes and caches them."""
+    """The two matrices of one combination of sizes: `decode_plan` makes and caches them.
 
-    rows: NDArray[np.float32]
-    columns: NDArray[np.float32]
+    Attributes:
+        windows: rows and columns of windows.
+        grid: rows and columns of patches per window.
+        shape: (height, width) of the output.
+        rows: patches to output pixels from top to bottom.
+        columns: the same from left to right.
+    """
+
+    windows: tuple[int, int]
+    grid: tuple[int, int]
+    shape: tuple[int, int]
+    rows: Axis
+    columns: Axis
+
+    def arrange(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(windows, N, E) → (rows·grid rows, columns·grid columns, E), sorted by place in the image."""
+        (wy, wx), (gy, gx) = self.windows, self.grid
+        if features.shape[:2] != (wy * wx, gy * gx):
+            raise ValueError(
+                f"the plan is for {wy * wx} windows of {gy * gx} patches; got features {features.shape}"
+            )
+        cells = features.reshape(wy, wx, gy, gx, -1).transpose(0, 2, 1, 3, 4).reshape(wy * gy, wx * gx, -1)
+        return cells[self.rows.order][:, self.columns.order]
 
 
+@lru_cache(maxsize=16)
 def decode_plan(tiling: Tiling, grid: tuple[int, int], shape: tuple[int, int]) -> DecodePlan:
-    """The cached plan for one tiling, one grid of patches per window (rows, columns) and one output size."""
-    raise NotImplementedError
+    """The plan for one tiling, one grid of patches per window (rows, columns) and one output size."""
+    return DecodePlan(
+        windows=(len(tiling.rows), len(tiling.columns)),
+        grid=grid,
+        shape=shape,
+        rows=interpolation_axis(
+            starts=tiling.rows,
+            window=tiling.window[0],
+            cells=grid[0],
+            resized=tiling.height,
+            length=shape[0],
+            tile=TILE_ROWS,
+        ),
+        columns=interpolation_axis(
+            starts=tiling.columns,
+            window=tiling.window[1],
+            cells=grid[1],
+            resized=tiling.width,
+            length=shape[1],
+            tile=TILE_COLUMNS,
+        ),
+    )
+
+
+def label_type(num_classes: int) -> tuple[type[np.uint8] | type[np.uint16], int]:
+    """The dtype of labels and the value that means unlabelled, for so many classes."""
+    if num_classes <= 254:
+        return np.uint8, 255
+    if num_classes <= 65534:
+        return np.uint16, 65535
+    raise OptionError(f"labels hold at most 65,534 classes; got {num_classes:,}")
 
 
 def decode(
@@ -38,7 +123,7 @@ def decode(
     text: NDArray[np.float32],
     plan: DecodePlan,
     *,
-    query_class: NDArray[np.int64],
+    query_class: Sequence[int] | NDArray[np.integer],
     num_classes: int,
     logit_scale: float = 40.0,
     prob_threshold: float = 0.0,
@@ -48,5 +133,262 @@ def decode(
     refine: Affinity | None = None,
     threads: int | None = None,
 ) -> Decoded:
-    """features (W, N, E) float32, text (Q, E) float32 → labels of the plan's output size."""
-    raise NotImplementedError
+    """Label every pixel (METHOD §4).
+
+    Args:
+        features: (windows, N, E) float32, unit vectors.
+        text: (Q, E) float32, unit vectors.
+        plan: of these windows, for the output size.
+        query_class: class of each query, Q long.
+        num_classes: more than any of them.
+        logit_scale: factor on the cosines before the soft-max over queries; a class has its best query's
+            probability.
+        prob_threshold: pixels whose best probability is less become `background`, or unlabelled without one.
+        area_threshold: foreground classes with at most this share of all foreground pixels are removed
+        (without
+            a background any class); their pixels go to the best class that remains. 0 removes none.
+        background: index of the background class, or None.
+        with_confidence: also return probabilities.
+        refine: PAMR on the resized logits (`scclip_rt.refine.pamr_affinity`), or None.
+        threads: worker threads; default: the CPUs this process may use.
+
+    Raises:
+        BackendError: the features hold NaN or infinity.
+    """
+    _check(features, text, query_class, num_classes)
+    dtype, unlabelled = label_type(num_classes)
+    classes = cast("Labels", np.asarray(query_class).astype(dtype))
+    with single_blas_thread():
+        field = LogitField(plan.arrange(features), text, classes, plan, float(logit_scale), refine, threads)
+        soft = with_confidence or prob_threshold > 0
+        best = field.best(np.arange(len(text)), soft=soft, keep_best=soft and area_threshold > 0)
+        labels, probability = best.labels, best.probability
+        if area_threshold > 0:
+            removed = _small_classes(labels, num_classes, area_threshold, background)
+            if removed.any():
+                labels, probability = _reassign(field, best, removed, unlabelled)
+    if prob_threshold > 0 and probability is not None:
+        labels[probability < prob_threshold] = unlabelled if background is None else background
+    return Decoded(labels=labels, confidence=probability if with_confidence else None, unlabelled=unlabelled)
+
+
+@dataclass(slots=True)
+class Best:
+    """The best query of every pixel so far.
+
+    Attributes:
+        labels: (H, W), its class.
+        logit: (H, W) float32, its scaled logit; None where nobody asks.
+        total: (H, W) float32, the soft-max denominator relative to it: its probability is 1 / total.
+    """
+
+    labels: Labels
+    logit: NDArray[np.float32] | None
+    total: NDArray[np.float32] | None
+
+    @classmethod
+    def empty(
+        cls, shape: tuple[int, int], dtype: np.dtype[Any], *, soft: bool, keep_logit: bool = True
+    ) -> Best:
+        """Before any query; `soft` keeps `total`."""
+        return cls(
+            labels=np.zeros(shape, dtype),
+            logit=np.full(shape, -np.inf, np.float32) if keep_logit else None,
+            total=np.zeros(shape, np.float32) if soft else None,
+        )
+
+    @property
+    def probability(self) -> NDArray[np.float32] | None:
+        """(H, W) float32: exp(best − logsumexp)."""
+        return None if self.total is None else np.reciprocal(self.total)
+
+    def merge(
+        self,
+        labels: Labels | int,
+        logit: NDArray[np.float32],
+        total: NDArray[np.float32] | None,
+        where: tuple[slice, slice] = np.s_[:, :],
+    ) -> None:
+        """Bring in the best of further queries at `where`; of equal ones the earlier stays.
+
+        Args:
+            labels: (h, w), or one class for all.
+            logit: (h, w) float32.
+            total: (h, w) float32, None for a single query (which has 1) or without soft-max.
+            where: rows and columns.
+        """
+        if self.logit is None:
+            raise ValueError("this state keeps no logits")
+        running = self.logit[where]
+        better = logit > running
+        if self.total is not None:
+            # One of the two factors is 1: the sums are relative to whichever maximum is the larger.
+            shrink = np.exp(-np.abs(logit - running))
+            old, new = self.total[where], np.float32(1) if total is None else total
+            self.total[where] = np.where(better, old * shrink + new, old + new * shrink)
+        np.copyto(self.labels[where], labels, where=better)
+        np.copyto(running, logit, where=better)
+
+    def merge_state(self, other: Best) -> None:
+        """Bring in the best of later queries, of the whole image."""
+        if other.logit is None:
+            raise ValueError("that state keeps no logits")
+        self.merge(other.labels, other.logit, other.total)
+
+
+class LogitField:
+    """The logit maps of one image, asked for the best query per pixel."""
+
+    def __init__(
+        self,
+        cells: NDArray[np.float32],
+        text: NDArray[np.float32],
+        classes: Labels,
+        plan: DecodePlan,
+        scale: float,
+        refine: Affinity | None,
+        threads: int | None,
+    ) -> None:
+        self.cells = cells
+        self.text = text
+        self.classes = classes
+        self.plan = plan
+        self.scale = scale
+        self.refine = refine
+        self.threads = worker_threads(threads)
+
+    def logits(self, queries: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(cell rows, cell columns, queries) float32, scaled."""
+        weights = self.text[queries].T * np.float32(self.scale)
+        return self.cells @ weights
+
+    def chunks(self, queries: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        """Queries cut so that the cells' logits of a chunk stay within LOGIT_BYTES."""
+        cells = self.cells.shape[0] * self.cells.shape[1]
+        size = max(1, min(MAX_CHUNK, LOGIT_BYTES // (4 * cells)))
+        return np.array_split(queries, -(-len(queries) // size))
+
+    def best(
+        self,
+        queries: NDArray[np.intp],
+        *,
+        soft: bool,
+        keep_best: bool,
+        where: NDArray[np.bool_] | None = None,
+    ) -> Best:
+        """The best of `queries` at every pixel (only near `where`, if given)."""
+        if self.refine is not None:
+            from scclip_rt.refine import refined_best
+
+            return refined_best(self, queries, self.refine, soft=soft)
+        chunks = self.chunks(queries)
+        keep_logit = soft or keep_best or len(chunks) > 1
+        state = Best.empty(self.plan.shape, self.classes.dtype, soft=soft, keep_logit=keep_logit)
+        pieces = [
+            (rows, columns)
+            for rows in self.plan.rows.tiles
+            for columns in self.plan.columns.tiles
+            if where is None or where[rows.start : rows.stop, columns.start : columns.stop].any()
+        ]
+        for chunk in chunks:
+            logits = self.logits(chunk)
+            classes = self.classes[chunk]
+            parallel(lambda piece: _reduce_tile(logits, classes, *piece, state), pieces, self.threads)  # noqa: B023
+        return state
+
+
+def _reduce_tile(
+    logits: NDArray[np.float32], classes: Labels, rows: Tile, columns: Tile, state: Best
+) -> None:
+    """Bring one chunk of queries into the running best of one tile.
+
+    Args:
+        logits: (cell rows, cell columns, queries) float32.
+        classes: class of each query.
+        rows: the tile's vertical part.
+        columns: its horizontal part.
+        state: of the whole image; this tile's part is written.
+    """
+    width, num_queries = columns.stop - columns.start, logits.shape[2]
+    cells = np.ascontiguousarray(logits[rows.first : rows.last, columns.first : columns.last])
+    cells = cells.reshape(len(cells), -1)
+    step = max(1, min(rows.stop - rows.start, TILE_BYTES // (4 * width * num_queries)))
+    buffer = np.empty((step, width, num_queries), np.float32)
+    for top in range(rows.start, rows.stop, step):
+        height = min(step, rows.stop - top)
+        part = rows.weights[top - rows.start : top - rows.start + height] @ cells
+        values = np.matmul(columns.weights, part.reshape(height, -1, num_queries), out=buffer[:height])
+        where = np.s_[top : top + height, columns.start : columns.stop]
+        _merge(values, classes, state, where)
+
+
+def _merge(values: NDArray[np.float32], classes: Labels, state: Best, where: tuple[slice, slice]) -> None:
+    """Merge values (h, w, queries), which it overwrites, into the running best at `where`."""
+    index = values.argmax(axis=-1)
+    if state.logit is None:
+        np.take(classes, index, out=state.labels[where], mode="clip")  # "clip": the default copies `out`
+        return
+    flat = values.reshape(-1, values.shape[-1])
+    best = flat[np.arange(len(flat)), index.ravel()].reshape(index.shape)
+    total = None
+    if state.total is not None:
+        values -= best[..., None]
+        np.exp(values, out=values)
+        total = (flat @ np.ones(flat.shape[-1], np.float32)).reshape(index.shape)
+    state.merge(classes[index], best, total, where)
+
+
+def _small_classes(
+    labels: Labels, num_classes: int, area_threshold: float, background: int | None
+) -> NDArray[np.bool_]:
+    """(classes,) bool: those with at most `area_threshold` of all foreground pixels."""
+    counts = np.bincount(labels.ravel(), minlength=num_classes)
+    if background is not None:
+        counts[background] = 0
+    removed = counts <= area_threshold * counts.sum()
+    if background is not None:
+        removed[background] = False
+    return np.asarray(removed, bool)
+
+
+def _reassign(
+    field: LogitField, best: Best, removed: NDArray[np.bool_], unlabelled: int
+) -> tuple[Labels, NDArray[np.float32] | None]:
+    """Give the pixels of removed classes to the best class that remains.
+
+    Probabilities stay those over all queries, as in the reference.
+    """
+    labels, probability = best.labels, best.probability
+    affected = removed[labels]
+    kept = np.flatnonzero(~removed[field.classes])
+    if not len(kept):
+        labels[...] = unlabelled
+        return labels, None if probability is None else np.zeros_like(probability)
+    if affected.any():
+        second = field.best(kept, soft=False, keep_best=probability is not None, where=affected)
+        np.copyto(labels, second.labels, where=affected)
+        if probability is not None and best.logit is not None and second.logit is not None:
+            gap = second.logit[affected] - best.logit[affected]
+            probability[affected] *= np.exp(gap)
+    return labels, probability
+
+
+def _check(
+    features: NDArray[np.float32],
+    text: NDArray[np.float32],
+    query_class: Sequence[int] | NDArray[np.integer],
+    num_classes: int,
+) -> None:
+    if features.ndim != 3 or text.ndim != 2 or features.shape[2] != text.shape[1]:
+        raise ValueError(
+            f"features (windows, N, E) and text (Q, E) don't fit: {features.shape} and {text.shape}"
+        )
+    if len(text) == 0 or len(query_class) != len(text):
+        raise ValueError(f"need a class for each of at least one query; got {len(query_class)}, {len(text)}")
+    if not 0 <= np.min(query_class) <= np.max(query_class) < num_classes:
+        raise ValueError(f"query_class must lie in 0..{num_classes - 1}")
+    if not np.isfinite(features).all():
+        raise BackendError(
+            "the encoder returned NaN or infinity; the model file or the precision is unsound. "
+            "Check the bundle with 'scclip inspect', or use --precision fp32."
+        )

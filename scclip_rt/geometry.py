@@ -31,7 +31,7 @@ def resize_shape(
         width: of the image, pixels.
         short_side: wanted short side, pixels.
         long_side: largest long side, pixels.
-        min_side: smallest short side, pixels.
+        min_side: smallest short side, pixels; 0 for none.
 
     Returns:
         (height, width) in pixels, rounded half up.
@@ -48,9 +48,10 @@ def whole_image_shape(
 ) -> tuple[int, int]:
     """Size for one pass over the whole image (METHOD §7).
 
-    Resized as for windows, then each side goes to the nearest multiple of `patch` (half up), at least six patches.
+    Resized as for windows (but never scaled up past `long_side`), then each side goes to the nearest multiple
+    of `patch` (half up), at least six patches.
     """
-    shape = resize_shape(height, width, short_side=short_side, long_side=long_side, min_side=1)
+    shape = resize_shape(height, width, short_side=short_side, long_side=long_side, min_side=0)
     rows, columns = (max(int(side / patch + 0.5), MIN_PATCHES) * patch for side in shape)
     return rows, columns
 
@@ -184,8 +185,9 @@ def check_windows(
         count *= max(length - side + stride - 1, 0) // stride + 1
     if count > max_windows:
         raise ImageError(
-            f"{name} needs {count:,} windows at {shape[1]}×{shape[0]}; the limit is {max_windows:,}. It is very elongated "
-            "or the short side is very large: crop it, lower --short-side, or raise --max-windows (max_windows=)."
+            f"{name} needs {count:,} windows at {shape[1]}×{shape[0]}; the limit is {max_windows:,}. "
+            "It is very elongated or the short side is very large: crop it, lower --short-side, "
+            "or raise the limit with --max-windows (max_windows=)."
         )
 
 

@@ -1,0 +1,87 @@
+"""Our own threads, and one BLAS thread while they work.
+
+The decode multiplies many small matrices from its own threads. OpenBLAS would split each over a second set
+of threads,
+which spin while they wait: on a busy machine that costs up to ten times the work itself (numpy 2.4,
+OpenBLAS 0.3.31).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from scclip_rt.errors import OptionError
+
+_Item = TypeVar("_Item")
+
+_NAMES = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads")
+_lock = threading.Lock()
+_users = 0
+_before = 1
+
+
+def worker_threads(threads: int | None) -> int:
+    """The number asked for, else the CPUs this process may use."""
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be at least 1; got {threads}")
+    return threads or len(os.sched_getaffinity(0))
+
+
+def parallel(function: Callable[[_Item], None], items: Sequence[_Item], threads: int | None) -> None:
+    """Run `function` over `items`; the work releases the GIL (BLAS, numpy loops, OpenCV)."""
+    threads = worker_threads(threads)
+    if threads == 1 or len(items) < 2:
+        for item in items:
+            function(item)
+        return
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        for _ in pool.map(function, items):
+            pass
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """Hold numpy's OpenBLAS at one thread; leave another BLAS alone. Nests, also across threads."""
+    global _users, _before
+    functions = _openblas()
+    if functions is None:
+        yield
+        return
+    get, put = functions
+    with _lock:
+        if _users == 0:
+            _before = get()
+            put(1)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                put(_before)
+
+
+@cache
+def _openblas() -> tuple[Callable[[], int], Callable[[int], object]] | None:
+    """What reads and sets the thread count of the OpenBLAS in numpy's wheel, if that is what numpy uses."""
+    root = Path(np.__file__).parent
+    for path in [*root.parent.glob("numpy.libs/*openblas*"), *root.glob(".dylibs/*openblas*")]:
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:
+            continue
+        for name in _NAMES:
+            if hasattr(library, name.format("get")) and hasattr(library, name.format("set")):
+                return getattr(library, name.format("get")), getattr(library, name.format("set"))
+    return None
