@@ -71,7 +71,12 @@ def infer_architecture(
     except IndexError as error:
         raise CheckpointError("a tensor of the checkpoint has too few dimensions for a CLIP ViT") from error
     assumptions: list[str] = []
-    told = [*choices, Choice(**{key: hints.get(key) for key in ("heads", "text_heads", "activation")})]
+    told = [
+        *choices,
+        Choice(
+            heads=hints.get("heads"), text_heads=hints.get("text_heads"), activation=hints.get("activation")
+        ),
+    ]
     heads = _first(told, "heads")
     if heads is None:
         heads, why = _assumed_heads(sizes["width"])
@@ -84,7 +89,10 @@ def infer_architecture(
     if activation is None:
         activation = ACTIVATION_BY_WIDTH.get(sizes["width"], "quickgelu")
         assumptions.append(f"activation: {activation}; --activation quickgelu|gelu changes it")
-    for flag, count, width in (("--heads", heads, sizes["width"]), ("--text-heads", text_heads, sizes["text_width"])):
+    for flag, count, width in (
+        ("--heads", heads, sizes["width"]),
+        ("--text-heads", text_heads, sizes["text_width"]),
+    ):
         if count < 1 or width % count:
             raise ExportError(f"{flag} {count} does not divide the width {width}")
     layer_scale = "visual.transformer.resblocks.0.ls_1.gamma" in state
@@ -181,6 +189,11 @@ def _check_names(model: CLIP, state: Mapping[str, Tensor]) -> None:
     expected, found = set(model.state_dict()), set(state)
     missing, extra = sorted(expected - found), sorted(found - expected)
     if missing or extra:
-        parts = [f"{word} {len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-                 for word, names in (("lacks", missing), ("has unknown", extra)) if names]
-        raise CheckpointError(f"the checkpoint's tensors are not those of a plain CLIP ViT: it {' and '.join(parts)}")
+        parts = [
+            f"{word} {len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for word, names in (("lacks", missing), ("has unknown", extra))
+            if names
+        ]
+        raise CheckpointError(
+            f"the checkpoint's tensors are not those of a plain CLIP ViT: it {' and '.join(parts)}"
+        )

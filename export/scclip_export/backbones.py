@@ -33,7 +33,13 @@ BACKBONES: dict[str, Backbone] = {
 
 # What no tensor tells, by the width of the image tower, for a checkpoint that comes without a configuration.
 HEADS_BY_WIDTH: dict[int, int] = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-ACTIVATION_BY_WIDTH: dict[int, str] = {768: "quickgelu", 1024: "quickgelu", 1280: "gelu", 1408: "gelu", 1664: "gelu"}
+ACTIVATION_BY_WIDTH: dict[int, str] = {
+    768: "quickgelu",
+    1024: "quickgelu",
+    1280: "gelu",
+    1408: "gelu",
+    1664: "gelu",
+}
 
 
 def backbone(name: str) -> Backbone:
@@ -61,7 +67,9 @@ def model_config(architecture: str) -> dict[str, Any]:
 
     config = open_clip.get_model_config(architecture)
     if config is None:
-        similar = [name for name in open_clip.list_models() if name.lower().startswith(architecture.lower()[:6])]
+        similar = [
+            name for name in open_clip.list_models() if name.lower().startswith(architecture.lower()[:6])
+        ]
         hint = f" Similar: {', '.join(similar[:8])}" if similar else ""
         raise ExportError(f"open_clip has no model {architecture!r}.{hint}")
     vision, text = config["vision_cfg"], config["text_cfg"]

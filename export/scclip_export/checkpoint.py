@@ -89,16 +89,22 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(  # noqa: SIM118
+                file.metadata() or {}
+            )
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); download or copy it again") from error
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); download or copy it again"
+        ) from error
 
 
 def _read_torchscript(path: Path) -> StateDict:
     try:
         return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
     except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable TorchScript archive ({_line(error)}); download it again") from error
+        raise CheckpointError(
+            f"{path} is not a readable TorchScript archive ({_line(error)}); download it again"
+        ) from error
 
 
 def _read_pickle(path: Path) -> StateDict:
@@ -187,7 +193,9 @@ def _from_hugging_face(state: StateDict, path: Path) -> StateDict:
                 block = f"{source}.encoder.layers.{index}"
                 _hugging_face_block(state, out, block, f"{target}transformer.resblocks.{index}")
     except KeyError as error:
-        raise CheckpointError(f"{path} looks like a Hugging Face CLIP but lacks the tensor {error}") from error
+        raise CheckpointError(
+            f"{path} looks like a Hugging Face CLIP but lacks the tensor {error}"
+        ) from error
     if "logit_scale" in state:
         out["logit_scale"] = state["logit_scale"]
     return out
@@ -266,7 +274,9 @@ def _config_hints(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} lies beside the checkpoint but is not readable JSON ({error})") from error
+        raise CheckpointError(
+            f"{path} lies beside the checkpoint but is not readable JSON ({error})"
+        ) from error
     if isinstance(config, dict) and config.get("model_type") == "clip":
         vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
         # The defaults are those of transformers' CLIPVisionConfig and CLIPTextConfig, which files leave out.

@@ -5,6 +5,7 @@ Wrapping, not forking: weights are read from open_clip's modules, and what can b
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from open_clip.model import CLIP
@@ -65,7 +66,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) → (B, N, D); `mask` is added to the attention scores."""
-        query, key, value = (split_heads(part, self.num_heads) for part in self.qkv(self.ln_1(x)).chunk(3, dim=-1))
+        query, key, value = (
+            split_heads(part, self.num_heads) for part in self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+        )
         x = x + self.out_proj(merge_heads(scaled_attention(query, key, value, mask)))
         return x + self.proj(self.activation(self.fc(self.ln_2(x))))
 
@@ -75,6 +78,9 @@ class PatchEmbedding(nn.Module):
 
     w · (p - mean) / std + 0 = (w / std) · p - w · mean / std, exact because the patch convolution has no padding.
     """
+
+    class_token: Tensor
+    position_grid: Tensor
 
     def __init__(self, visual: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -95,7 +101,9 @@ class PatchEmbedding(nn.Module):
         """Return patch positions (1, rows * columns, D), bicubic from the trained grid (METHOD §7)."""
         grid = self.position_grid
         if torch.compiler.is_exporting() or (rows, columns) != tuple(grid.shape[-2:]):
-            grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False, antialias=False)
+            grid = F.interpolate(
+                grid, size=(rows, columns), mode="bicubic", align_corners=False, antialias=False
+            )
         return grid.flatten(2).transpose(1, 2)
 
     def forward(self, windows: Tensor, positions: Tensor) -> Tensor:
@@ -113,8 +121,8 @@ class LastBlock(nn.Module):
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         super().__init__()
-        attention = block.attn
-        width = attention.embed_dim
+        attention: Any = block.attn
+        width: int = attention.embed_dim
         self.num_heads: int = attention.num_heads
         self.ln_1 = block.ln_1
         self.key_value = _linear(attention.in_proj_weight[width:], attention.in_proj_bias[width:])
@@ -146,6 +154,8 @@ class CalibratedEncoder(nn.Module):
         debug_outputs: also return the outlier indices.
     """
 
+    fixed_positions: Tensor
+
     def __init__(
         self,
         visual: VisionTransformer,
@@ -159,11 +169,16 @@ class CalibratedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         blocks = list(visual.transformer.resblocks)
-        self.calibration, self.method, self.grid, self.debug_outputs = calibration, method, grid, debug_outputs
+        self.calibration, self.method, self.grid, self.debug_outputs = (
+            calibration,
+            method,
+            grid,
+            debug_outputs,
+        )
         self.embedding = PatchEmbedding(visual, mean, std)
         self.ln_pre = visual.ln_pre
         self.blocks = nn.ModuleList(Block(block) for block in blocks[:-1])
-        self.last = Block(blocks[-1]) if method == "none" else LastBlock(blocks[-1])
+        self.last: Any = Block(blocks[-1]) if method == "none" else LastBlock(blocks[-1])
         self.ln_post = visual.ln_post
         self.proj = _linear(visual.proj.T, None)
         if grid is not None:
@@ -200,7 +215,7 @@ class CalibratedEncoder(nn.Module):
         return hidden
 
     def dense_tokens(self, hidden: list[Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
-        """Run the last block; return its patch tokens (B, N, D) and the outliers (None unless SC-CLIP looks for them)."""
+        """Run the last block; return its patch tokens (B, N, D) and, from SC-CLIP, the outliers."""
         if self.method == "none":
             return self.last(hidden[-1])[:, 1:], None
         if self.method == "maskclip":
@@ -239,8 +254,10 @@ class TextEncoder(nn.Module):
 
     def __init__(self, clip: CLIP) -> None:
         super().__init__()
-        table, index = torch.unique(clip.token_embedding.weight, dim=0, return_inverse=True)
         self.row_of_token: Tensor | None
+        self.table: Tensor
+        self.positions: Tensor
+        table, index = torch.unique(clip.token_embedding.weight, dim=0, return_inverse=True)
         if len(table) <= 0.5 * len(index):
             self.register_buffer("row_of_token", index)
         else:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -21,7 +22,9 @@ MIN_OPSET, MAX_OPSET = 18, 23
 MIN_GRID = 6  # patches per side of a whole image
 
 
-def onnx_from_encoder(encoder: CalibratedEncoder, path: Path, *, opset: int, example_grid: tuple[int, int]) -> None:
+def onnx_from_encoder(
+    encoder: CalibratedEncoder, path: Path, *, opset: int, example_grid: tuple[int, int]
+) -> None:
     """Trace the image encoder with dynamic batch and queries, and dynamic sides if it has no fixed grid.
 
     Args:
@@ -53,12 +56,35 @@ def onnx_from_encoder(encoder: CalibratedEncoder, path: Path, *, opset: int, exa
         input_names=["windows", "text"],
         output_names=outputs,
         dynamic_shapes={"windows": window_axes, "text": {0: torch.export.Dim("queries", min=1)}},
+        shapes=_encoder_shapes(encoder),
     )
+
+
+def _encoder_shapes(encoder: CalibratedEncoder) -> dict[str, list[int | str]]:
+    """The shapes of docs/bundle.md, to replace the names that tracing makes up."""
+    height: int | str
+    width: int | str
+    patches: int | str
+    outliers: int | str
+    height, width, patches, outliers = "height", "width", "patches", "outliers"
+    if encoder.grid is not None:
+        rows, columns = encoder.grid
+        patch = encoder.embedding.patch_size
+        height, width, patches = rows * patch, columns * patch, rows * columns
+        outliers = encoder.calibration.outliers(patches)
+    embed = encoder.proj.out_features
+    return {
+        "windows": ["batch", height, width, 3],
+        "text": ["queries", embed],
+        "features": ["batch", patches, embed],
+        "logits": ["batch", patches, "queries"],
+        "outliers": ["batch", outliers],
+    }
 
 
 def onnx_from_text_encoder(encoder: TextEncoder, path: Path, *, opset: int) -> None:
     """Trace the text encoder with dynamic batch and length; arguments as `onnx_from_encoder`."""
-    context = encoder.positions.shape[0]
+    context = len(encoder.positions)
     tokens = torch.randint(1, 100, (3, min(9, context)))
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("tokens", min=2, max=context)}
     _trace(
@@ -69,6 +95,7 @@ def onnx_from_text_encoder(encoder: TextEncoder, path: Path, *, opset: int) -> N
         input_names=["tokens"],
         output_names=["embeddings"],
         dynamic_shapes={"tokens": axes},
+        shapes={"tokens": ["batch", "tokens"], "embeddings": ["batch", encoder.proj.out_features]},
     )
 
 
@@ -81,10 +108,11 @@ def _trace(
     input_names: list[str],
     output_names: list[str],
     dynamic_shapes: dict[str, dict[int, torch.export.Dim]],
+    shapes: dict[str, list[int | str]],
 ) -> None:
     with _quiet(), torch.no_grad():
         try:
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 module,
                 example,
                 dynamo=True,
@@ -98,7 +126,7 @@ def _trace(
             program.save(str(path), external_data=True)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"tracing {path.name} failed: {str(error).splitlines()[0][:300]}") from error
-    _strip_metadata(path)
+    _tidy(path, shapes)
     found = Counter(operators(path)) & Counter(dict.fromkeys(FORBIDDEN_OPS, 1))
     if found:
         raise ExportError(f"{path.name} holds operators that engines can't plan: {', '.join(found)}")
@@ -118,8 +146,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _strip_metadata(path: Path) -> None:
-    """Drop per-node trace metadata: stack traces name the exporting machine's folders and are half of the graph file."""
+def _tidy(path: Path, shapes: dict[str, list[int | str]]) -> None:
+    """Name the axes of inputs and outputs, and drop trace metadata.
+
+    The stack traces that torch.onnx keeps per node name the exporting machine's folders and are half of the file.
+    """
     model = onnx.load(str(path), load_external_data=False)
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -129,6 +160,13 @@ def _strip_metadata(path: Path) -> None:
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     model.producer_name, model.doc_string = "scclip-export", ""
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, length in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            dim.Clear()
+            if isinstance(length, int):
+                dim.dim_value = length
+            else:
+                dim.dim_param = length
     onnx.save(model, str(path))
 
 

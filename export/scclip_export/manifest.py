@@ -1,0 +1,184 @@
+"""bundle.json: everything that the runtimes need to know, in the terms of docs/bundle.md."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import Tensor
+
+from scclip_export.config import CalibrationConfig, Geometry, Method
+from scclip_export.source import LoadedModel
+from scclip_rt.files import sha256_file
+
+FORMAT_VERSION = 1
+_DTYPES = {
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.FLOAT: "float32",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphEntry:
+    """One ONNX file of the bundle and what was measured of it."""
+
+    file: str
+    parity: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderEntry(GraphEntry):
+    """An image encoder; `grid` as in docs/bundle.md."""
+
+    precision: str
+    grid: Mapping[str, object]
+    runs_on: tuple[str, ...] = ("cpu", "cuda")
+
+
+def text_model_sha256(state: Mapping[str, Tensor], tokenizer: str) -> str:
+    """Hash the text tower: names, shapes and float32 bytes of its tensors, sorted, then the tokenizer.
+
+    So two exports of the same checkpoint accept each other's vocabularies.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.startswith("visual.") or name == "logit_scale":
+            continue
+        tensor = state[name].contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    digest.update(tokenizer.encode())
+    return digest.hexdigest()
+
+
+def _tensors(values: Any) -> list[dict[str, object]]:
+    out = []
+    for value in values:
+        kind = value.type.tensor_type
+        shape = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
+        out.append({"name": value.name, "dtype": _DTYPES[kind.elem_type], "shape": shape})
+    return out
+
+
+def _graph(directory: Path, entry: GraphEntry, axes: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    model = onnx.load(str(directory / entry.file), load_external_data=False)
+    inputs, outputs = _tensors(model.graph.input), _tensors(model.graph.output)
+    used = {axis for tensor in inputs + outputs for axis in tensor["shape"] if isinstance(axis, str)}  # type: ignore[attr-defined]
+    return {
+        "file": entry.file,
+        "inputs": inputs,
+        "outputs": outputs,
+        "axes": {name: dict(axes[name]) for name in sorted(used)},
+        "parity": dict(entry.parity),
+    }
+
+
+def _opset(path: Path) -> int:
+    model = onnx.load(str(path), load_external_data=False)
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def build_manifest(
+    directory: Path,
+    *,
+    name: str,
+    model: LoadedModel,
+    method: Method,
+    calibration: CalibrationConfig,
+    geometry: Geometry,
+    encoders: list[EncoderEntry],
+    text_encoder: GraphEntry,
+    tokenizer: str,
+) -> dict[str, object]:
+    """Describe the files of `directory`.
+
+    Args:
+        directory: holds every file named, and nothing else.
+        name: of the bundle.
+        model: where the weights come from.
+        method: what the last block does.
+        calibration: its parameters, used if `method` is scclip.
+        geometry: how images become windows.
+        encoders: the image encoders, the windows' first.
+        text_encoder: the text encoder.
+        tokenizer: the file name of the tokenizer.
+
+    Returns:
+        The content of bundle.json.
+    """
+    a = model.architecture
+    any_length: dict[str, object] = {"min": 1, "max": None}
+    side: dict[str, object] = {"min": 6 * a.patch_size, "max": None, "multiple_of": a.patch_size}
+    axes: dict[str, dict[str, object]] = {
+        "batch": any_length,
+        "queries": any_length,
+        "patches": {"min": 36, "max": None},
+        "height": side,
+        "width": side,
+        "tokens": {"min": 2, "max": a.context_length},
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "created_with": _versions(),
+        "model": {
+            "backbone": model.backbone,
+            "architecture": model.open_clip_name,
+            "pretrained": model.pretrained,
+            "checkpoint_sha256": model.checkpoint.sha256,
+            **{key: value for key, value in asdict(a).items() if key != "layer_scale"},
+            "assumptions": list(model.assumptions),
+        },
+        "calibration": {"method": method, **(asdict(calibration) if method == "scclip" else {})},
+        "preprocessing": {
+            "color": "RGB",
+            "interpolation": "opencv-linear-u8",
+            **asdict(geometry),
+            "mean": list(model.mean),
+            "std": list(model.std),
+        },
+        "decoding": {"logit_scale": 40.0, "prob_threshold": 0.0, "area_threshold": None},
+        "encoders": [
+            _graph(directory, entry, axes)
+            | {
+                "precision": entry.precision,
+                "grid": dict(entry.grid),
+                "opset": _opset(directory / entry.file),
+                "runs_on": list(entry.runs_on),
+            }
+            for entry in encoders
+        ],
+        "text_encoder": _graph(directory, text_encoder, axes)
+        | {
+            "context_length": a.context_length,
+            "model_sha256": text_model_sha256(
+                model.checkpoint.state, (directory / tokenizer).read_text("utf-8")
+            ),
+        },
+        "tokenizer": tokenizer,
+        "vocabularies": [],
+        "files": {
+            path.relative_to(directory).as_posix(): {
+                "sha256": sha256_file(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("scclip-rt", "torch", "open_clip_torch", "onnx", "onnxscript", "onnxruntime")
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, object]) -> None:
+    """Write bundle.json, readable by people."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (directory / "bundle.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,76 @@
+"""Windows to verify an export on: cut from the user's images, or generated."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_export.config import Geometry
+from scclip_export.errors import ExportError
+from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+
+
+def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Return a random picture with what moves a CLIP: gradients, textured ellipses and boxes, grain.
+
+    Returns:
+        uint8 (height, width, 3), the same for the same arguments.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    corners = rng.uniform(0, 255, (3, 3))
+    image = corners[0] + (corners[1] - corners[0]) * y[..., None] + (corners[2] - corners[0]) * x[..., None]
+    for _ in range(int(rng.integers(6, 14))):
+        center, radius = rng.uniform(0, 1, 2), rng.uniform(0.08, 0.35, 2)
+        offset_y, offset_x = (y - center[0]) / radius[0], (x - center[1]) / radius[1]
+        inside = (
+            offset_y**2 + offset_x**2 < 1
+            if rng.random() < 0.5
+            else np.maximum(abs(offset_y), abs(offset_x)) < 1
+        )
+        angle, frequency = rng.uniform(0, np.pi), rng.uniform(5, 150)
+        stripes = np.sin(frequency * (np.cos(angle) * x + np.sin(angle) * y))
+        image[inside] = (rng.uniform(0, 255, 3) + rng.uniform(10, 60) * stripes[..., None])[inside]
+    image += rng.normal(0, 6, image.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def verification_images(directory: Path | None, *, count: int = 3) -> list[NDArray[np.uint8]]:
+    """Return the images of a folder (the first `count`, sorted by name), or generated ones.
+
+    Raises:
+        ExportError: the folder does not exist or holds no image.
+    """
+    if directory is None:
+        return [generated_image(375, 500, seed) for seed in range(count)]
+    from scclip_rt.images import load_image
+
+    if not directory.is_dir():
+        raise ExportError(f"--verify-images {directory}: no such folder")
+    files = sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ExportError(
+            f"--verify-images {directory}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    return [load_image(path) for path in files[:count]]
+
+
+def verification_windows(
+    images: list[NDArray[np.uint8]], geometry: Geometry, *, count: int = 6
+) -> NDArray[np.uint8]:
+    """Cut windows as the runtime does, spread over the images: uint8 (count, window, window, 3)."""
+    per_image = -(-count // len(images))
+    windows = []
+    for image in images:
+        shape = resize_shape(
+            *image.shape[:2],
+            short_side=geometry.short_side,
+            long_side=geometry.long_side,
+            min_side=geometry.window,
+        )
+        tiling = Tiling.windows(*shape, window=geometry.window, stride=geometry.stride)
+        cut = cut_windows(resize(image, shape), tiling)
+        windows.append(cut[np.linspace(0, len(cut) - 1, per_image).round().astype(int)])
+    return np.concatenate(windows)[:count]
