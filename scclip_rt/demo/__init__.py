@@ -1,0 +1,1 @@
+"""The demo: scenes the project renders itself, for which its demo model was trained."""
