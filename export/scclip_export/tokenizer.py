@@ -15,7 +15,8 @@ def tokenizer_json() -> str:
     """CLIP's tokenizer in the format of the `tokenizers` library.
 
     Text must be cleaned first, as `scclip_rt.text.clean` does (fix encoding, unescape HTML, collapse white space,
-    lower case): that part of open_clip's tokenizer cannot be written down in the file.
+    lower case): that part of open_clip's tokenizer cannot be written down in the file. Ids then equal open_clip's,
+    but for some letters that only the newer of the two libraries' Unicode tables knows.
 
     Returns:
         JSON: byte-level pairs with the suffix `</w>`, framed by the tokens 49406 (start) and 49407 (end).
