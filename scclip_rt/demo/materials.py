@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[Any]  # float32 throughout; the type stubs of OpenCV cannot say so
 Colour = Sequence[float] | Field
 
 NOISE_TILE = 128
@@ -67,7 +68,8 @@ class Canvas:
         u, v = self.u * np.float32(1 / across), self.v * np.float32(1 / along)
         first = cv2.remap(tile, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         second = cv2.remap(tile, u + 37.5, v + 53.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        return np.clip((first + second - 1.0) * 0.8 + 0.5, 0.0, 1.0)
+        field: Field = np.clip((first + second - 1.0) * 0.8 + 0.5, 0.0, 1.0)
+        return field
 
     def warped(self, amount: float, size: float) -> Canvas:
         """The same canvas with coordinates displaced by up to `amount` over noise of `size`."""
@@ -115,17 +117,18 @@ class Canvas:
         """A saturated random colour, float32 (3,)."""
         hue = self.rng.uniform(0, 6)
         ramp = np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1
-        return (np.clip(ramp, 0, 1) * self.rng.uniform(140, 210) + self.rng.uniform(10, 40)).astype(
-            np.float32
-        )
+        colour: Field = np.clip(ramp, 0, 1) * self.rng.uniform(140, 210) + self.rng.uniform(10, 40)
+        return colour.astype(np.float32)
 
 
 def blend(low: Colour, high: Colour, amount: Field) -> Field:
     """Low + (high − low)·amount for colours (3,) or images (H, W, 3) and amounts (H, W)."""
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     if low.ndim == high.ndim == 1:
-        return cv2.merge([amount * (b - a) + a for a, b in zip(low, high, strict=True)])
-    return low + (high - low) * planes(amount)
+        image: Field = cv2.merge([amount * (b - a) + a for a, b in zip(low, high, strict=True)])
+    else:
+        image = low + (high - low) * planes(amount)
+    return image
 
 
 def planes(amount: Field) -> Field:
@@ -135,7 +138,8 @@ def planes(amount: Field) -> Field:
 
 def step(value: Field, start: float, end: float) -> Field:
     """0 below `start`, 1 above `end`, linear between (descending when end < start)."""
-    return np.clip((value - np.float32(start)) * np.float32(1 / (end - start)), 0.0, 1.0)
+    field: Field = np.clip((value - np.float32(start)) * np.float32(1 / (end - start)), 0.0, 1.0)
+    return field
 
 
 def wave(phase: Field) -> Field:
@@ -145,13 +149,15 @@ def wave(phase: Field) -> Field:
 
 def ridge(noise: Field, sharpness: float) -> Field:
     """Bright lines where the noise crosses its mean, in [0, 1]."""
-    return np.clip(1.0 - np.abs(noise - 0.5) * np.float32(sharpness), 0.0, 1.0)
+    field: Field = np.clip(1.0 - np.abs(noise - 0.5) * np.float32(sharpness), 0.0, 1.0)
+    return field
 
 
 def lattice_value(canvas: Canvas, column: Field, row: Field) -> Field:
     """A random value in [0, 1) per lattice cell; `column` and `row` hold whole numbers."""
     table = canvas.rng.random(CELL_TILE * CELL_TILE, dtype=np.float32)
-    return table[(row.astype(np.int32) % CELL_TILE) * CELL_TILE + column.astype(np.int32) % CELL_TILE]
+    field: Field = table[(row.astype(np.int32) % CELL_TILE) * CELL_TILE + column.astype(np.int32) % CELL_TILE]
+    return field
 
 
 def grass(canvas: Canvas) -> Field:

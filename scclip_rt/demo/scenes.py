@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -85,7 +85,7 @@ def render(
     chosen = _choose(rng, count, avoid_held_out=split == "train")
     regions = _layout(rng, size, count)
     scale = math.exp(rng.uniform(math.log(TEXTURE_SCALE[0]), math.log(TEXTURE_SCALE[1])))
-    image = np.zeros((*size, 3), np.float32)
+    image: NDArray[Any] = np.zeros((*size, 3), np.float32)
     for region, index in enumerate(chosen):
         canvas = Canvas.create(rng, *size, tilt=MATERIALS[index].tilt, scale=scale * rng.uniform(0.85, 1.18))
         image = cv2.copyTo(MATERIALS[index].paint(canvas), (regions == region).astype(np.uint8), image)
@@ -218,7 +218,7 @@ def _voronoi(rng: np.random.Generator, size: tuple[int, int], count: int) -> NDA
     x = np.arange(size[1], dtype=np.float32)[None, :, None] / size[1]
     y = np.arange(size[0], dtype=np.float32)[:, None, None] / size[0]
     nearest = ((x - seeds[:, 0]) ** 2 + (y - seeds[:, 1]) ** 2).argmin(-1)
-    return owners.astype(np.uint8)[nearest]
+    return np.asarray(owners[nearest], np.uint8)
 
 
 _SHAPES: tuple[Callable[[np.random.Generator, NDArray[np.uint8], int], None], ...] = (
@@ -231,7 +231,7 @@ _SHAPES: tuple[Callable[[np.random.Generator, NDArray[np.uint8], int], None], ..
 )
 
 
-def _photograph(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _photograph(rng: np.random.Generator, image: NDArray[Any]) -> NDArray[np.uint8]:
     """Light falling off to one side, exposure, slight blur and sensor noise."""
     height, width = image.shape[:2]
     gx, gy = rng.normal(0, 0.10, 2)
