@@ -1,0 +1,227 @@
+"""Colours for classes, painted over the image, and a legend."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.classes import shorten
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw, ImageFont
+
+    from scclip_rt.decode import Labels
+
+Colour = tuple[int, ...]
+
+# Okabe and Ito's and Paul Tol's colour-blind-safe sets, interleaved so that neighbours in a class list differ.
+_DISTINCT = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66),
+    (213, 94, 0), (86, 180, 233), (136, 34, 85), (153, 153, 51), (51, 34, 136),
+    (221, 204, 119), (68, 170, 153), (204, 102, 119), (17, 119, 51), (170, 68, 153),
+    (136, 204, 238), (187, 204, 51), (238, 136, 102), (119, 170, 221), (255, 170, 187),
+)  # fmt: skip
+_GOLDEN = 0.6180339887498949
+_BACKGROUND = (128, 128, 128)
+_UNLABELLED = (24, 24, 24)
+
+_PANEL = (250, 250, 248)
+_INK = (34, 34, 34)
+_FAINT = (110, 110, 110)
+_SMALLEST = 256
+"""Images with a shorter long side are enlarged when a legend goes with them."""
+_NARROWEST = 240
+"""Pixels that a legend needs to be readable at the smallest font."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """A line of the legend."""
+
+    name: str
+    share: float
+    colour: Colour
+
+
+def palette(indices: Sequence[int]) -> NDArray[np.uint8]:
+    """Colours of classes, (len(indices), 3) uint8: 20 chosen ones, then hues in golden-ratio steps."""
+    out = np.empty((len(indices), 3), np.uint8)
+    for row, index in enumerate(indices):
+        if index < len(_DISTINCT):
+            out[row] = _DISTINCT[index]
+            continue
+        step = index - len(_DISTINCT)
+        light, strong = ((0.5, 0.75), (0.35, 0.65), (0.68, 0.7))[step % 3]
+        rgb = colorsys.hls_to_rgb((0.11 + step * _GOLDEN) % 1.0, light, strong)
+        out[row] = np.round(np.array(rgb) * 255)
+    return out
+
+
+def class_colours(labels: Sequence[int], *, background: int | None, unlabelled: int) -> NDArray[np.uint8]:
+    """Colours of labels, (len(labels), 3) uint8; a class has the same colour in every image."""
+    colours = palette(labels)
+    for row, label in enumerate(labels):
+        if label == unlabelled:
+            colours[row] = _UNLABELLED
+        elif label == background:
+            colours[row] = _BACKGROUND
+    return colours
+
+
+def paint(
+    image: NDArray[np.uint8],
+    labels: Labels,
+    present: Sequence[int],
+    colours: NDArray[np.uint8],
+    alpha: float,
+) -> NDArray[np.uint8]:
+    """Mix each pixel with its class's colour, and draw the borders between classes.
+
+    Args:
+        image: (H, W, 3) uint8.
+        labels: (H, W).
+        present: the labels that occur.
+        colours: (len(present), 3) uint8.
+        alpha: weight of the colours.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    # uint8 tables, one look-up a pixel: mixed[c][pixel] = image·(1 − α) + colour·α, without float images.
+    lut = np.zeros((int(max(present)) + 1, 3), np.uint8)
+    lut[list(present)] = np.round(colours * alpha)
+    keep = np.round(np.arange(256) * (1 - alpha)).astype(np.uint8)
+    out = keep[image]
+    out += np.minimum(lut[labels], 255 - out)
+    if min(labels.shape) >= 48 and alpha > 0:
+        edges = np.zeros(labels.shape, bool)
+        edges[1:] |= labels[1:] != labels[:-1]
+        edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+        out[edges] = (out[edges].astype(np.uint16) + 2 * 255) // 3
+    return out
+
+
+def add_legend(picture: NDArray[np.uint8], entries: Sequence[LegendEntry]) -> NDArray[np.uint8]:
+    """Put the picture beside or above a panel that names its colours.
+
+    Args:
+        picture: (H, W, 3) uint8; tiny ones are enlarged by a whole factor.
+        entries: largest share first.
+
+    Returns:
+        (H', W', 3) uint8.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    factor = max(1, _SMALLEST // max(picture.shape[:2]))
+    picture = np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
+    height, width = picture.shape[:2]
+    beside = height > 2 * width
+    size = int(np.clip(max(min(height, width) / 24, max(height, width) / 64), 13, 64))
+    layout = _Layout.fit(
+        entries,
+        ImageFont.load_default(size),
+        size,
+        width=max(_NARROWEST, size * 16 if beside else width),
+        height=max(height if beside else int(height * 0.5), size * 12),
+    )
+    if beside:
+        canvas = Image.new("RGB", (width + layout.width, max(height, layout.height)), _PANEL)
+        origin = (width, 0)
+    else:
+        canvas = Image.new("RGB", (max(width, layout.width), height + layout.height), _PANEL)
+        origin = (0, height)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    layout.draw(ImageDraw.Draw(canvas), *origin)
+    return np.array(canvas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Entries in columns, filled downwards; what doesn't fit is counted."""
+
+    lines: tuple[tuple[str, str, Colour], ...]
+    more: str
+    columns: int
+    rows: int
+    size: int
+    cell: int
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+    @classmethod
+    def fit(
+        cls,
+        entries: Sequence[LegendEntry],
+        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+        size: int,
+        *,
+        width: int,
+        height: int,
+    ) -> _Layout:
+        """Lay out for a panel of `width`, at most about `height`."""
+        room = width - 2 * size
+        longest = min(room, 22 * size) - 5 * size
+        lines = tuple((_fit_text(e.name, font, longest), _percent(e.share), e.colour) for e in entries)
+        # Only what can be shown decides on the width: measuring thousands of names would take seconds.
+        widest = max(font.getlength(name) for name, _, _ in lines[:200])
+        cell = int(widest) + 5 * size
+        columns = max(1, min(room // cell, len(lines)))
+        most = max(1, (height - size) // _line_height(size)) * columns
+        shown = len(lines) if len(lines) <= most else most - 1
+        hidden = entries[shown:]
+        more = f"+{len(hidden):,} more ({_percent(sum(e.share for e in hidden))})" if hidden else ""
+        rows = -(-(shown + bool(hidden)) // columns)
+        return cls(
+            lines=lines[:shown], more=more, columns=columns, rows=rows, size=size, cell=cell, font=font
+        )
+
+    @property
+    def width(self) -> int:
+        return max(self.columns * self.cell, int(self.font.getlength(self.more))) + 2 * self.size
+
+    @property
+    def height(self) -> int:
+        return self.rows * _line_height(self.size) + self.size
+
+    def draw(self, canvas: ImageDraw.ImageDraw, left: int, top: int) -> None:
+        """Draw with the panel's corner at (left, top)."""
+        line, size = _line_height(self.size), self.size
+        for index, (name, share, colour) in enumerate(self.lines):
+            column, row = divmod(index, self.rows)
+            x, y = left + size + column * self.cell, top + size // 2 + row * line
+            canvas.rounded_rectangle(
+                (x, y + line // 2 - size // 2, x + size, y + line // 2 + size // 2), size // 5, fill=colour
+            )
+            middle = y + line // 2
+            canvas.text((x + size * 1.5, middle), name, fill=_INK, font=self.font, anchor="lm")
+            end = x + self.cell - size * 0.75
+            canvas.text((end, middle), share, fill=_FAINT, font=self.font, anchor="rm")
+        if self.more:
+            column, row = divmod(len(self.lines), self.rows)
+            x, y = left + size + column * self.cell, top + size // 2 + row * line
+            canvas.text((x, y + line // 2), self.more, fill=_FAINT, font=self.font, anchor="lm")
+
+
+def _line_height(size: int) -> int:
+    return round(size * 1.6)
+
+
+def _fit_text(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """The name on one line, shortened to `width` pixels."""
+    name = shorten(" ".join(name.split()), 60)
+    length = len(name)
+    while length > 1 and font.getlength(name) > width:
+        length -= 1
+        name = shorten(name.rstrip("…"), length)
+    return name
+
+
+def _percent(share: float) -> str:
+    if share >= 0.0995:
+        return f"{share:.0%}"
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"

@@ -1,0 +1,141 @@
+"""The result of segmenting one image."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.errors import ImageError, OptionError
+from scclip_rt.files import atomic_path
+
+if TYPE_CHECKING:
+    from scclip_rt.decode import Labels
+
+UNLABELLED = "(unlabelled)"
+"""What pixels without a class are called in shares and legends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segmentation:
+    """A label map and what its numbers mean.
+
+    Attributes:
+        labels: (H, W) uint8, or uint16 above 254 classes.
+        classes: names; `labels` holds indices into them.
+        unlabelled: the label of pixels without a class, 255 or 65535.
+        confidence: (H, W) float32, probability of the best class before the threshold; None unless asked for.
+        background: index of the background class, or None.
+        image: (H, W, 3) uint8, what was segmented, for overlays; may be None.
+        name: of the image, for file names; may be None.
+    """
+
+    labels: Labels
+    classes: tuple[str, ...]
+    unlabelled: int
+    confidence: NDArray[np.float32] | None = None
+    background: int | None = None
+    image: NDArray[np.uint8] | None = None
+    name: str | None = None
+
+    def shares(self) -> dict[str, float]:
+        """The share of all pixels of each class that is present, largest first, adding up to 1.
+
+        Pixels without a class count under "(unlabelled)".
+        """
+        return {self._name(label): share for label, share in self.label_shares()}
+
+    def label_shares(self) -> list[tuple[int, float]]:
+        """As `shares`, with labels for names."""
+        counts = np.bincount(self.labels.ravel())
+        present = np.flatnonzero(counts)
+        order = present[np.argsort(-counts[present], kind="stable")]
+        return [(int(label), float(counts[label] / self.labels.size)) for label in order]
+
+    def overlay(
+        self, image: NDArray[np.uint8] | None = None, *, alpha: float = 0.55, legend: bool = True
+    ) -> NDArray[np.uint8]:
+        """The classes in colour over the image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; None takes the segmented one.
+            alpha: how opaque the colours are, 0..1.
+            legend: add a panel with the classes present and their shares; the result is then larger than the image.
+
+        Returns:
+            (H', W', 3) uint8 RGB.
+        """
+        from scclip_rt.overlay import LegendEntry, add_legend, class_colours, paint
+
+        image = self.image if image is None else image
+        if image is None:
+            raise ImageError("this result doesn't hold its image; pass it to overlay(image)")
+        if image.shape != (*self.labels.shape, 3) or image.dtype != np.uint8:
+            raise ImageError(
+                f"an overlay needs the segmented image, uint8 {(*self.labels.shape, 3)}; "
+                f"got {image.dtype} {image.shape}"
+            )
+        if not 0 <= alpha <= 1:
+            raise OptionError(f"alpha must be in 0..1; got {alpha}")
+        shares = self.label_shares()
+        present = [label for label, _ in shares]
+        colours = class_colours(present, background=self.background, unlabelled=self.unlabelled)
+        painted = paint(image, self.labels, present, colours, alpha)
+        if not legend:
+            return painted
+        entries = [
+            LegendEntry(self._name(label), share, tuple(colour))
+            for (label, share), colour in zip(shares, colours.tolist(), strict=True)
+        ]
+        return add_legend(painted, entries)
+
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        stem: str | None = None,
+        *,
+        overlay: bool = True,
+        force: bool = False,
+    ) -> list[Path]:
+        """Write `STEM.labels.png` (grey, 8 or 16 bits: the labels themselves) and `STEM.overlay.png`.
+
+        Args:
+            directory: made if it doesn't exist.
+            stem: None takes the image's name without its suffix.
+            overlay: also write the overlay, if the image is at hand.
+            force: replace existing files.
+
+        Returns:
+            The files written.
+
+        Raises:
+            OutputError: a file exists and `force` is not given, or can't be written; then neither is left.
+        """
+        stem = stem if stem is not None else Path(self.name or "image").stem
+        folder = Path(directory)
+        labels = folder / f"{stem}.labels.png"
+        if not overlay or self.image is None:
+            with atomic_path(labels, force=force) as temporary:
+                _write_png(self.labels, temporary)
+            return [labels]
+        picture = folder / f"{stem}.overlay.png"
+        with (
+            atomic_path(labels, force=force) as labels_temporary,
+            atomic_path(picture, force=force) as picture_temporary,
+        ):
+            _write_png(self.labels, labels_temporary)
+            _write_png(self.overlay(), picture_temporary)
+        return [labels, picture]
+
+    def _name(self, label: int) -> str:
+        return UNLABELLED if label == self.unlabelled else self.classes[label]
+
+
+def _write_png(array: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(array).save(path, format="PNG")
