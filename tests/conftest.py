@@ -1,0 +1,103 @@
+"""Fixtures shared by all tests: synthetic checkpoints and the bundles made from them."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from synthetic import clip_state_dict
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests neither read nor fill the user's cache; embeddings are shared within a session."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_state() -> dict[str, Tensor]:
+    """The golden cases' weights: 12 blocks of width 128."""
+    return {name: torch.from_numpy(np.array(value)) for name, value in clip_state_dict("tiny").items()}
+
+
+@pytest.fixture(scope="session")
+def micro_state(tiny_state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Four image blocks of `tiny` and one text block: traced in seconds."""
+    state = {
+        name: tensor
+        for name, tensor in tiny_state.items()
+        if not any(name.startswith(f"visual.transformer.resblocks.{i}.") for i in range(4, 12))
+        and not name.startswith("transformer.resblocks.1.")
+    }
+    last = "visual.transformer.resblocks.3.attn.out_proj.weight"
+    return state | {last: state[last] * 60}
+
+
+@pytest.fixture(scope="session")
+def micro_checkpoint(micro_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("micro") / "micro.safetensors"
+    save_file(micro_state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    save_file(tiny_state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def export_cli() -> Callable[..., int]:
+    """Run `scclip-export` in this process; return its exit code."""
+    from scclip_export.cli import run
+
+    def call(*arguments: str | Path) -> int:
+        return run([str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_checkpoint: Path, export_cli: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The golden weights, exported by the command."""
+    path = tmp_path_factory.mktemp("bundles") / "tiny.scclip"
+    assert (
+        export_cli("--checkpoint", tiny_checkpoint, "--output", path, "--debug-outputs", "--dynamic-grid")
+        == 0
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def micro_bundle(
+    micro_checkpoint: Path, export_cli: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Four blocks, windows, one fixed and one dynamic grid."""
+    path = tmp_path_factory.mktemp("bundles") / "micro.scclip"
+    options = ("--dynamic-grid", "--image-size", "96x160", "--fusion-layers", "1:3")
+    assert export_cli("--checkpoint", micro_checkpoint, "--output", path, *options) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def _micro_clip(micro_state: dict[str, Tensor]) -> torch.nn.Module:
+    from scclip_export.architecture import build_clip, infer_architecture
+
+    architecture, _ = infer_architecture(micro_state, {})
+    return build_clip(architecture, micro_state)
+
+
+@pytest.fixture
+def micro_clip(_micro_clip: torch.nn.Module) -> torch.nn.Module:
+    """open_clip's CLIP with the micro weights; a copy, so that a test may change it."""
+    return copy.deepcopy(_micro_clip)
