@@ -107,8 +107,8 @@ class PreprocessingSpec:
     long_side: int
     window: int
     stride: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

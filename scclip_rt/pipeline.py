@@ -5,12 +5,13 @@ cores or the GPU by itself), preparing and finishing in a small pool. Everything
 surfaces where its image's result is due.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,13 @@ class Timings:
     prepare: float = 0.0
     encode: float = 0.0
     decode: float = 0.0
+
+    @contextlib.contextmanager
+    def measure(self, stage: Literal["prepare", "encode", "decode"]) -> Iterator[None]:
+        """Set a stage to the seconds that the body takes."""
+        start = time.perf_counter()
+        yield
+        setattr(self, stage, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,12 @@ class Outcome(Generic[Item, Result]):
     timings: Timings
     result: Result | None = None
     error: Exception | None = None
+
+    def unwrap(self) -> Result:
+        """The result; without one, raise the error."""
+        if self.result is None:
+            raise self.error or RuntimeError("an outcome without result and error")
+        return self.result
 
 
 class _Run(Generic[Item, Prepared, Result]):
@@ -169,10 +183,8 @@ class _Run(Generic[Item, Prepared, Result]):
 
     def _prepare(self, item: Item, timings: Timings) -> Prepared:
         """In a worker."""
-        start = time.perf_counter()
-        prepared = self._stages.prepare(item)
-        timings.prepare = time.perf_counter() - start
-        return prepared
+        with timings.measure("prepare"):
+            return self._stages.prepare(item)
 
     def _enqueue(self, job: _Job[Prepared, Result]) -> None:
         """Spread a job's windows over batches; a full batch goes to the encoder at once."""
@@ -230,10 +242,8 @@ class _Run(Generic[Item, Prepared, Result]):
 
     def _finish(self, prepared: Prepared, features: NDArray[np.float32], timings: Timings) -> Result:
         """In a worker."""
-        start = time.perf_counter()
-        result = self._stages.finish(prepared, features)
-        timings.decode = time.perf_counter() - start
-        return result
+        with timings.measure("decode"):
+            return self._stages.finish(prepared, features)
 
     def _deliver(self, item: Item, job: _Job[Prepared, Result]) -> Outcome[Item, Result]:
         error = job.prepared.exception()

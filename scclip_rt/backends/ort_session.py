@@ -130,9 +130,23 @@ def _provider_options(provider: str, device: int) -> list[tuple[str, dict[str, s
 
 
 def create_session(
-    bundle: Bundle, spec: GraphSpec, *, provider: str = "cpu", device: int = 0, threads: int | None = None
+    bundle: Bundle,
+    spec: GraphSpec,
+    *,
+    provider: str = "cpu",
+    device: int = 0,
+    threads: int | None = None,
+    optimize: bool = True,
 ) -> Any:
     """Load a graph of a bundle and check that it runs where asked and is what the manifest says.
+
+    Args:
+        bundle: where the graph is.
+        spec: which graph.
+        provider: a key of `PROVIDERS`.
+        device: the GPU's number.
+        threads: CPU threads; None takes `default_threads`.
+        optimize: False for a session that is only looked at, which loads faster.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -147,6 +161,8 @@ def create_session(
     path = bundle.checked_graph(spec.file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors come back as exceptions; the warnings are about graph details
     try:
         session = onnxruntime.InferenceSession(

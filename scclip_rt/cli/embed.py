@@ -1,0 +1,77 @@
+"""`scclip embed`: class names in, a vocabulary file out."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from scclip_rt.cli.options import add_class_options, add_output_options, check_json_target, write_json
+from scclip_rt.files import check_replaceable
+
+_DESCRIPTION = """\
+Embed class names once and keep them in a file. A vocabulary file needs no text encoder and no time when
+it is used, and carries the classes, their synonyms and which of them is the background. It fits every
+bundle that was exported from the same checkpoint.
+"""
+
+_EPILOG = """\
+examples:
+  scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
+  scclip embed vitb16.scclip --classes "background; person, man, woman; dog" --output three.safetensors
+  scclip segment vitb16.scclip photos/ --vocabulary classes.safetensors --output out
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "embed",
+        help="embed class names into a vocabulary file",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
+    parser.add_argument(
+        "--output", metavar="FILE.safetensors", type=Path, required=True, help="the vocabulary file to write"
+    )
+    add_class_options(parser, vocabulary=False)
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="CPU threads (default: the cores this process may use)"
+    )
+    add_output_options(parser, force=True)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed what the command line names."""
+    check_replaceable(args.output, force=args.force)
+    check_json_target(args.json, force=args.force)
+
+    from scclip_rt.bundle import Bundle
+    from scclip_rt.resolve import EmbeddingOptions, resolve_vocabulary
+    from scclip_rt.vocabulary import save_vocabulary
+
+    bundle = Bundle.open(args.bundle)
+    options = EmbeddingOptions(
+        templates=args.templates, cache=not args.no_cache, progress=True, threads=args.threads
+    )
+    vocabulary = resolve_vocabulary(bundle, options, classes=args.classes, background=args.background)
+    save_vocabulary(vocabulary, args.output, force=args.force)
+    report = {
+        "schema": "scclip-embed/1",
+        "bundle": {"path": str(bundle.path), "name": bundle.name},
+        "output": str(args.output),
+        "classes": list(vocabulary.classes),
+        "queries": len(vocabulary.queries),
+        "background": vocabulary.background,
+        "templates": vocabulary.templates,
+        "text_model_sha256": vocabulary.text_model_sha256,
+    }
+    if args.json is not None:
+        write_json(report, args.json, force=args.force)
+    if args.json != "-":
+        background = vocabulary.background
+        named = "none" if background is None else vocabulary.classes[background]
+        counts = f"{len(vocabulary.classes)} classes, {len(vocabulary.queries)} queries, background: {named}"
+        print(f"{args.output}: {counts}")
+    return 0

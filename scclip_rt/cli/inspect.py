@@ -1,0 +1,167 @@
+"""`scclip inspect`: what a bundle is, and whether every byte of it is as it was exported."""
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from scclip_rt.bundle import Bundle
+from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.manifest import EncoderSpec, GraphSpec
+
+_DESCRIPTION = """\
+Show what a bundle holds, and check all of it: the manifest, every file's SHA-256, and that the
+graphs' tensors are what the manifest says. Exit code 2 if anything differs.
+"""
+
+_EPILOG = """\
+examples:
+  scclip inspect vitb16.scclip
+  scclip inspect --json=report.json vitb16.scclip
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show and check a bundle",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
+    add_output_options(parser, force=True)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the bundle and print it."""
+    check_json_target(args.json, force=args.force)
+    bundle = Bundle.open(args.bundle)
+    bundle.verify_all()
+    checked = _check_graphs(bundle)
+    if args.json is not None:
+        write_json(_document(bundle, checked), args.json, force=args.force)
+    if args.json != "-":
+        print("\n".join(_lines(bundle, checked)))
+    return 0
+
+
+def _check_graphs(bundle: Bundle) -> list[str]:
+    """Names of the graphs whose tensors were compared with the manifest.
+
+    Only those that the CPU provider can load: fp16 and bf16 graphs need a GPU.
+    """
+    from scclip_rt.backends.ort_session import create_session
+
+    graphs: list[GraphSpec] = [spec for spec in bundle.encoders if spec.precision in ("fp32", "int8")]
+    graphs.append(bundle.text_encoder)
+    for spec in graphs:
+        create_session(bundle, spec, threads=1, optimize=False)
+    return [spec.file for spec in graphs]
+
+
+def _document(bundle: Bundle, checked: list[str]) -> dict[str, Any]:
+    return {
+        "schema": "scclip-inspect/1",
+        "path": str(bundle.path),
+        "hashes_match": True,
+        "graphs_checked": checked,
+        "manifest": asdict(bundle.manifest),
+    }
+
+
+def _lines(bundle: Bundle, checked: list[str]) -> Iterator[str]:
+    manifest, model = bundle.manifest, bundle.model
+    sizes = [spec.bytes for spec in manifest.files.values()]
+    trained = model.pretrained or "from a file"
+    yield f"{bundle.path}: {bundle.name}, format {manifest.format_version}"
+    yield from _table(
+        [
+            ("files", f"{len(sizes)} with {_size(sum(sizes))}; every SHA-256 matches"),
+            ("model", f"{model.architecture} ({trained}), {model.activation}, patch {model.patch_size}"),
+            (
+                "",
+                f"{model.layers} blocks, {model.heads} heads, width {model.width}, embeddings {model.embed_dim}",
+            ),
+            ("checkpoint", f"SHA-256 {model.checkpoint_sha256}"),
+            *(("assumed", assumption) for assumption in model.assumptions),
+            ("calibration", _pairs(manifest.calibration)),
+            ("images", _preprocessing(bundle)),
+            ("decoding", _pairs(asdict(manifest.decoding))),
+            ("made with", _pairs(manifest.created_with)),
+        ]
+    )
+    yield ""
+    for encoder in manifest.encoders:
+        yield from _graph(bundle, encoder, "encoder", _encoder_facts(encoder), checked)
+    text = manifest.text_encoder
+    facts = f"up to {text.context_length} tokens, model {text.model_sha256[:12]}"
+    yield from _graph(bundle, text, "text encoder", facts, checked)
+    yield "files"
+    rows = [(name, _size(spec.bytes), spec.sha256[:16]) for name, spec in sorted(manifest.files.items())]
+    yield from _table(rows)
+
+
+def _preprocessing(bundle: Bundle) -> str:
+    p = bundle.preprocessing
+    sides = f"short side {p.short_side}, long side up to {p.long_side}"
+    return f"{sides}; windows of {p.window} pixels every {p.stride}"
+
+
+def _encoder_facts(encoder: EncoderSpec) -> str:
+    return (
+        f"{encoder.precision}, {encoder.grid}, opset {encoder.opset}, runs on {' and '.join(encoder.runs_on)}"
+    )
+
+
+def _graph(bundle: Bundle, spec: GraphSpec, title: str, facts: str, checked: list[str]) -> Iterator[str]:
+    yield f"{title} {spec.file} ({facts})"
+    rows = [("in", str(tensor)) for tensor in spec.inputs] + [("out", str(tensor)) for tensor in spec.outputs]
+    rows.append(("weights", ", ".join(sorted(bundle.data_files(spec.file))) or "inside"))
+    state = "agree with the manifest" if spec.file in checked else "not compared: needs a GPU to load"
+    rows.append(("tensors", state))
+    rows += [("parity" if i == 0 else "", line) for i, line in enumerate(_parity(spec.parity))]
+    yield from _table(rows)
+    yield ""
+
+
+def _parity(parity: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    for key, value in parity.items():
+        if isinstance(value, Mapping):
+            yield from _parity(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key} = {_value(value)}"
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {_value(value)}" for key, value in values.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return "off" if value is None else str(value)
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Rows with aligned columns, indented by two."""
+    table = list(rows)
+    if not table:
+        return
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        yield "  " + "  ".join([*cells, row[-1]]).rstrip()

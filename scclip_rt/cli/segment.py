@@ -1,0 +1,302 @@
+"""`scclip segment`: images in, label maps and overlays out."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scclip_rt.cli.inputs import InputImage, find_images, output_names
+from scclip_rt.cli.options import (
+    add_backend_options,
+    add_class_options,
+    add_output_options,
+    check_json_target,
+    write_json,
+)
+from scclip_rt.errors import ImageError, OutputError
+from scclip_rt.files import atomic_path, check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.pipeline import Outcome
+    from scclip_rt.segmentation import Segmentation
+    from scclip_rt.segmenter import Segmenter
+
+_DESCRIPTION = """\
+Segment images: every pixel gets the class whose name fits it best.
+
+For each image this writes into the output folder
+  STEM.labels.png      class numbers, from 0 in the order of the classes; the highest value
+                       (255, or 65535 above 254 classes) means unlabelled
+  STEM.overlay.png     the image under the classes' colours, with a legend
+  STEM.confidence.png  with --confidence: the probability of each pixel's class, 0..255
+Images of the same stem keep their suffix in the name (STEM.jpg.labels.png), so that none is
+overwritten. Folders are searched through. Outputs that exist stop the command before any work,
+unless --force is given.
+"""
+
+_EPILOG = """\
+examples:
+  scclip segment vitb16.scclip photo.jpg --classes "sky; grass, lawn; dog, puppy" --output out
+  scclip segment vitb16.scclip photos/ --classes voc.txt --output out --json=out/report.json
+  scclip segment vitb16.scclip photos/ --vocabulary voc.safetensors --output out --keep-going
+  scclip segment vitb16.scclip photo.jpg --classes voc.txt --output out --refine pamr --confidence
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "segment",
+        help="segment images",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, and folders of them")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="folder for the results, made if missing"
+    )
+    add_class_options(parser, vocabulary=True)
+    _add_image_options(parser)
+    _add_label_options(parser)
+    add_backend_options(parser)
+    add_output_options(parser, force=True)
+    parser.set_defaults(run=run)
+
+
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--short-side",
+        metavar="PIXELS",
+        type=int,
+        help="resize the short side to this (default: the bundle's)",
+    )
+    group.add_argument(
+        "--stride", metavar="PIXELS", type=int, help="distance between windows (default: the bundle's)"
+    )
+    group.add_argument(
+        "--whole-image",
+        action="store_true",
+        help="encode the image in one pass; the bundle must have been exported with --dynamic-grid or --image-size",
+    )
+    group.add_argument(
+        "--max-pixels", metavar="N", type=int, help="refuse larger images (default: 128 million)"
+    )
+    group.add_argument(
+        "--max-windows", metavar="N", type=int, help="refuse images of more windows (default: 1024)"
+    )
+    group.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="go on after an image that can't be read; the exit code is 2 all the same",
+    )
+
+
+def _add_label_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labels")
+    group.add_argument(
+        "--logit-scale",
+        metavar="X",
+        type=float,
+        help="factor on cosines before the softmax (default: the bundle's)",
+    )
+    group.add_argument(
+        "--prob-threshold",
+        metavar="P",
+        type=float,
+        help="pixels of lower probability become background, or unlabelled (default: the bundle's)",
+    )
+    group.add_argument(
+        "--area-threshold",
+        metavar="SHARE",
+        type=float,
+        help="drop classes of at most this share of the foreground; 0 is off (default: the bundle's)",
+    )
+    group.add_argument(
+        "--refine",
+        choices=["pamr"],
+        help="follow the image's edges more closely, at some cost (default: off)",
+    )
+    group.add_argument("--confidence", action="store_true", help="also write STEM.confidence.png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One image and the files it is to become."""
+
+    image: InputImage
+    labels: Path
+    overlay: Path
+    confidence: Path | None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        return tuple(path for path in (self.labels, self.overlay, self.confidence) if path is not None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment what the command line names."""
+    tasks = plan(args)
+    segmenter = _segmenter(args)
+    rows: list[dict[str, Any]] = []
+    for task, outcome in _progress(tasks, _outcomes(segmenter, tasks, confidence=args.confidence)):
+        rows.append(_finish(task, outcome, args))
+        if "error" not in rows[-1] and len(tasks) == 1 and args.json != "-":
+            _print_one(rows[-1])
+    failed = sum("error" in row for row in rows)
+    if args.json is not None:
+        write_json(_report(segmenter, rows), args.json, force=args.force)
+    if len(tasks) > 1 and args.json != "-":
+        print(f"{len(rows) - failed} of {len(rows)} images written to {args.output}")
+    return 2 if failed else 0
+
+
+def plan(args: argparse.Namespace) -> list[Task]:
+    """Which files will be written, all checked before any work is done.
+
+    Raises:
+        ImageError: an input does not exist.
+        OutputError: an output exists and there is no --force.
+    """
+    images = find_images(args.images)
+    tasks = []
+    for image, name in zip(images, output_names(images), strict=True):
+        base = args.output / name
+        task = Task(
+            image=image,
+            labels=base.with_name(f"{name}.labels.png"),
+            overlay=base.with_name(f"{name}.overlay.png"),
+            confidence=base.with_name(f"{name}.confidence.png") if args.confidence else None,
+        )
+        tasks.append(task)
+    if args.output.exists() and not args.output.is_dir():
+        raise OutputError(f"{args.output} is a file; --output names a folder")
+    for task in tasks:
+        for path in task.outputs:
+            check_replaceable(path, force=args.force)
+    check_json_target(args.json, force=args.force)
+    return tasks
+
+
+def _segmenter(args: argparse.Namespace) -> "Segmenter":
+    from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS
+    from scclip_rt.segmenter import Segmenter
+
+    return Segmenter(
+        args.bundle,
+        classes=args.classes,
+        vocabulary=args.vocabulary,
+        templates=args.templates,
+        background=args.background,
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        ort_provider=args.ort_provider,
+        threads=args.threads,
+        batch=args.batch,
+        short_side=args.short_side,
+        stride=args.stride,
+        whole_image=args.whole_image,
+        logit_scale=args.logit_scale,
+        prob_threshold=args.prob_threshold,
+        area_threshold=args.area_threshold,
+        refine=args.refine,
+        max_pixels=MAX_PIXELS if args.max_pixels is None else args.max_pixels,
+        max_windows=MAX_WINDOWS if args.max_windows is None else args.max_windows,
+        cache=not args.no_cache,
+        progress=True,
+    )
+
+
+def _outcomes(
+    segmenter: "Segmenter", tasks: Sequence[Task], *, confidence: bool
+) -> "Iterator[Outcome[Any, Segmentation]]":
+    if len(tasks) > 1:
+        return segmenter.outcomes([task.image.path for task in tasks], confidence=confidence)
+    return iter([segmenter.outcome(tasks[0].image.path, confidence=confidence)])
+
+
+def _progress(
+    tasks: Sequence[Task], outcomes: "Iterator[Outcome[Any, Segmentation]]"
+) -> "Iterator[tuple[Task, Outcome[Any, Segmentation]]]":
+    pairs = zip(tasks, outcomes, strict=True)
+    if len(tasks) == 1:
+        return pairs
+    from tqdm import tqdm
+
+    return iter(tqdm(pairs, total=len(tasks), unit="image", desc="segmenting", file=sys.stderr))
+
+
+def _finish(task: Task, outcome: "Outcome[Any, Segmentation]", args: argparse.Namespace) -> dict[str, Any]:
+    """Write an image's results; a row of the report."""
+    if outcome.result is None:
+        if not (args.keep_going and isinstance(outcome.error, ImageError)):
+            raise outcome.error or RuntimeError("no result and no error")
+        print(f"scclip: error: {outcome.error}", file=sys.stderr)
+        return {"input": str(task.image.path), "error": str(outcome.error)}
+    start = time.perf_counter()
+    result = outcome.result
+    _save(result, task, force=args.force)
+    seconds = {
+        "prepare": outcome.timings.prepare,
+        "encode": outcome.timings.encode,
+        "decode": outcome.timings.decode,
+        "write": time.perf_counter() - start,
+    }
+    return {
+        "input": str(task.image.path),
+        "labels": str(task.labels),
+        "overlay": str(task.overlay),
+        "confidence": None if task.confidence is None else str(task.confidence),
+        "height": result.labels.shape[0],
+        "width": result.labels.shape[1],
+        "shares": {name: round(share, 6) for name, share in result.shares().items()},
+        "seconds": {stage: round(value, 6) for stage, value in seconds.items()},
+    }
+
+
+def _print_one(row: dict[str, Any]) -> None:
+    for path in (row["labels"], row["overlay"], row["confidence"]):
+        if path is not None:
+            print(path)
+    for name, share in row["shares"].items():
+        print(f"  {100 * share:5.1f} %  {name}")
+
+
+def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
+    """All of an image's files or none."""
+    folder, stem = task.labels.parent, task.labels.name.removesuffix(".labels.png")
+    if task.confidence is None or result.confidence is None:
+        result.save(folder, stem, force=force)
+        return
+    from PIL import Image
+
+    with atomic_path(task.confidence, force=force) as temporary:
+        grey = (result.confidence * 255 + 0.5).astype("uint8")
+        Image.fromarray(grey).save(temporary, format="PNG")
+        result.save(folder, stem, force=force)
+
+
+def _report(segmenter: "Segmenter", rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    bundle, vocabulary = segmenter.bundle, segmenter.vocabulary
+    return {
+        "schema": "scclip-segment/1",
+        "bundle": {
+            "path": str(bundle.path),
+            "name": bundle.name,
+            "checkpoint": bundle.model.checkpoint_sha256,
+        },
+        "backend": segmenter.backend.describe(),
+        "options": asdict(segmenter.options),
+        "classes": list(vocabulary.classes),
+        "background": vocabulary.background,
+        "images": rows,
+    }

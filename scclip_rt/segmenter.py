@@ -1,0 +1,442 @@
+"""`Segmenter`: a bundle and a vocabulary, ready to turn images into label maps."""
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.backends import EncoderBackend, open_backend
+from scclip_rt.bundle import Bundle
+from scclip_rt.decode import decode, decode_plan
+from scclip_rt.errors import ImageError, OptionError, VocabularyError
+from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS, Tiling
+from scclip_rt.pipeline import Outcome, Stages, Timings, run_pipeline
+from scclip_rt.preparation import Preparation, PreparedImage
+from scclip_rt.refine import pamr_affinity
+from scclip_rt.resolve import EmbeddingOptions, check_model, resolve_vocabulary
+from scclip_rt.segmentation import Segmentation
+from scclip_rt.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from scclip_rt.images import ImageSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """From cosines to labels: the numbers of METHOD §4 and what else to compute."""
+
+    logit_scale: float
+    prob_threshold: float
+    area_threshold: float
+    refine: Literal["pamr"] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.logit_scale < float("inf"):
+            raise OptionError(f"logit_scale must be above 0; got {self.logit_scale}")
+        for name in ("prob_threshold", "area_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} must be from 0 to 1; got {getattr(self, name)}")
+        if self.refine not in (None, "pamr"):
+            raise OptionError(f"unknown refinement {self.refine!r}; known: pamr")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """An image's dense features: all that a change of vocabulary needs.
+
+    Attributes:
+        features: (windows, N, E) float32, unit rows; N = rows · columns patches of a window, row by row.
+        tiling: where each window lies in the resized image.
+        grid: (rows, columns) of patches in a window.
+        image: (H, W, 3) uint8, the image as loaded.
+        resized: (h, w, 3) uint8, what the tiling refers to.
+        name: the path it was loaded from; None for an image from memory.
+    """
+
+    features: NDArray[np.float32]
+    tiling: Tiling
+    grid: tuple[int, int]
+    image: NDArray[np.uint8]
+    resized: NDArray[np.uint8]
+    name: str | None
+
+
+class Segmenter:
+    """Open-vocabulary segmentation of images with one bundle.
+
+    Calls from several threads at a time are allowed.
+
+    Args:
+        bundle: a bundle directory, an open `Bundle`, or `demo` for the one that comes with the package.
+        classes: class names, one string each with synonyms after commas ("dog, puppy"); or one string: a
+            file with a line per class, or `cat; dog, puppy`. Embedded by the bundle's text encoder.
+        vocabulary: instead of `classes`, a `Vocabulary` or a file that `scclip embed` wrote.
+        templates: prompt templates around each name: `imagenet` (80 of them), `none`, or a file.
+        background: name of the class that takes what no class claims, `none` for no such class; None takes
+            the class called "background" if there is one.
+        backend: `auto` or `onnxruntime`.
+        device: `auto`, `cpu` or `cuda:N`.
+        precision: `auto`, `fp32`, `fp16`, …: whichever the bundle holds.
+        ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
+        threads: CPU threads; None takes the cores this process may use.
+        batch: most windows encoded at once; None takes the backend's own number.
+        short_side: the short side images are resized to, pixels; None takes the bundle's.
+        stride: distance between windows, pixels; None takes the bundle's.
+        whole_image: encode the image in one pass instead of windows, with an encoder exported for that.
+        logit_scale: factor on cosines before the softmax; None takes the bundle's.
+        prob_threshold: probability under which a pixel becomes background or unlabelled; None takes the
+            bundle's.
+        area_threshold: share of the labelled area up to which a class is dropped; 0 is off, None takes the
+            bundle's.
+        refine: `pamr` follows the image's edges more closely, at some cost.
+        max_pixels: largest image taken.
+        max_windows: most windows of an image.
+        cache: keep class embeddings in the cache folder.
+        progress: show progress on standard error while classes are embedded.
+
+    Raises:
+        ScclipError: a subclass says what is wrong with the bundle, the classes, the backend or an option.
+
+    Example:
+        >>> segment = Segmenter("vitb16.scclip", classes=["sky", "grass, lawn", "dog, puppy"])
+        >>> result = segment("photo.jpg")
+        >>> result.labels.shape, result.shares()
+        ((375, 500), {'sky': 0.41, 'grass': 0.38, 'dog': 0.21})
+        >>> result.save("out")
+        [PosixPath('out/photo.labels.png'), PosixPath('out/photo.overlay.png')]
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle,
+        *,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
+        templates: str = "imagenet",
+        background: str | None = None,
+        backend: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        ort_provider: str | None = None,
+        threads: int | None = None,
+        batch: int | None = None,
+        short_side: int | None = None,
+        stride: int | None = None,
+        whole_image: bool = False,
+        logit_scale: float | None = None,
+        prob_threshold: float | None = None,
+        area_threshold: float | None = None,
+        refine: Literal["pamr"] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        max_windows: int = MAX_WINDOWS,
+        cache: bool = True,
+        progress: bool = False,
+    ) -> None:
+        self._bundle = opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
+        self._embedding = EmbeddingOptions(
+            templates=templates, cache=cache, progress=progress, threads=threads
+        )
+        self._threads = threads
+        self._options = _decode_options(opened, logit_scale, prob_threshold, area_threshold, refine)
+        # The options first, then what takes seconds: a typing error shows at once.
+        self._encoder = open_backend(
+            opened,
+            backend=backend,
+            device=device,
+            precision=precision,
+            ort_provider=ort_provider,
+            threads=threads,
+            batch=batch,
+            grid="whole" if whole_image else "window",
+        )
+        self._prepare = _preparation(
+            opened,
+            self._encoder,
+            short_side=short_side,
+            stride=stride,
+            max_pixels=max_pixels,
+            max_windows=max_windows,
+        )
+        self._vocabulary: Vocabulary | None = None
+        if classes is not None or vocabulary is not None:
+            self.set_classes(classes, vocabulary=vocabulary, background=background)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle in use."""
+        return self._bundle
+
+    @property
+    def backend(self) -> EncoderBackend:
+        """The loaded encoder; `backend.describe()` says what runs where."""
+        return self._encoder
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary in use.
+
+        Raises:
+            VocabularyError: none was given yet.
+        """
+        if self._vocabulary is None:
+            raise VocabularyError("no classes yet; pass classes= or vocabulary=, or call set_classes(…)")
+        return self._vocabulary
+
+    @property
+    def options(self) -> DecodeOptions:
+        """Scale, thresholds and refinement in use."""
+        return self._options
+
+    def set_classes(
+        self,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        *,
+        vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
+        background: str | None = None,
+    ) -> None:
+        """Change the vocabulary, for all calls that start from now on.
+
+        Args:
+            classes: as for `Segmenter`.
+            vocabulary: instead of `classes`.
+            background: as for `Segmenter`.
+
+        Raises:
+            VocabularyError: empty, ambiguous, of another model, or no such background class.
+        """
+        self._vocabulary = resolve_vocabulary(
+            self._bundle, self._embedding, classes=classes, vocabulary=vocabulary, background=background
+        )
+
+    def with_classes(
+        self,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        *,
+        vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
+        background: str | None = None,
+    ) -> Self:
+        """A second segmenter with another vocabulary, sharing the loaded encoder with this one."""
+        other = copy.copy(self)
+        other.set_classes(classes, vocabulary=vocabulary, background=background)
+        return other
+
+    def __call__(self, image: "ImageSource", *, confidence: bool = False) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: a path, a PIL image, or a uint8 RGB array (H, W, 3).
+            confidence: also give each pixel's probability of its class.
+
+        Raises:
+            ImageError: unreadable, of another kind, or above a limit.
+        """
+        return self.outcome(image, confidence=confidence).unwrap()
+
+    def outcome(
+        self, image: "ImageSource", *, confidence: bool = False
+    ) -> "Outcome[ImageSource, Segmentation]":
+        """`__call__` with the timings; the image's error is in the outcome."""
+        vocabulary, timings = self.vocabulary, Timings()
+        try:
+            with timings.measure("prepare"):
+                prepared = self._prepare(image)
+        except ImageError as error:
+            return Outcome(image, timings, error=error)
+        with timings.measure("encode"):
+            encoded = _encoded(prepared, self._encoder.features(prepared.windows))
+        with timings.measure("decode"):
+            result = self._decode(encoded, vocabulary, confidence, self._threads)
+        return Outcome(image, timings, result=result)
+
+    def encode(self, image: "ImageSource") -> Encoded:
+        """Dense features of an image, for `decode` with any number of vocabularies, or for other uses.
+
+        Args:
+            image: a path, a PIL image, or a uint8 RGB array (H, W, 3).
+
+        Raises:
+            ImageError: unreadable, of another kind, or above a limit.
+
+        Example:
+            >>> encoded = segment.encode("photo.jpg")
+            >>> encoded.features.shape
+            (6, 196, 512)
+            >>> animals = segment.decode(encoded, vocabulary=load_vocabulary("animals.safetensors"))
+        """
+        prepared = self._prepare(image)
+        return _encoded(prepared, self._encoder.features(prepared.windows))
+
+    def decode(
+        self, encoded: Encoded, vocabulary: Vocabulary | None = None, *, confidence: bool = False
+    ) -> Segmentation:
+        """Label an encoded image.
+
+        Args:
+            encoded: what `encode` gave.
+            vocabulary: None takes the segmenter's.
+            confidence: also give each pixel's probability of its class.
+
+        Raises:
+            VocabularyError: the vocabulary is of another model.
+        """
+        if vocabulary is None:
+            vocabulary = self.vocabulary
+        else:
+            check_model(vocabulary, self._bundle)
+        return self._decode(encoded, vocabulary, confidence, self._threads)
+
+    @overload
+    def stream(
+        self, images: "Iterable[ImageSource]", *, confidence: bool = False, errors: Literal["raise"] = "raise"
+    ) -> Iterator[Segmentation]: ...
+
+    @overload
+    def stream(
+        self, images: "Iterable[ImageSource]", *, confidence: bool = False, errors: Literal["yield"]
+    ) -> Iterator[Segmentation | ImageError]: ...
+
+    def stream(
+        self,
+        images: "Iterable[ImageSource]",
+        *,
+        confidence: bool = False,
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[Segmentation | ImageError]:
+        """Segment many images, in order.
+
+        Batches are filled across images; loading, resizing and decoding overlap the encoder. Images are read
+        ahead, by a bounded number and size: for a live camera, where each result is wanted at once, call the
+        segmenter instead.
+
+        Args:
+            images: any iterable of what `__call__` takes, also an endless one.
+            confidence: also give each pixel's probability of its class.
+            errors: `raise` an image's error in its place, which ends the stream, or `yield` it in the place
+                of its result and go on.
+
+        Yields:
+            A `Segmentation` for each image (or its `ImageError`).
+
+        Example:
+            >>> for result in segment.stream(sorted(Path("photos").glob("*.jpg"))):
+            ...     result.save("out")
+        """
+        if errors not in ("raise", "yield"):
+            raise OptionError(f"errors must be 'raise' or 'yield'; got {errors!r}")
+        return _results(self.outcomes(images, confidence=confidence), errors)
+
+    def outcomes(
+        self, images: "Iterable[ImageSource]", *, confidence: bool = False
+    ) -> "Iterator[Outcome[ImageSource, Segmentation]]":
+        """`stream` with the timings: what `scclip segment` reports. An image's error is in its outcome."""
+        vocabulary = self.vocabulary
+
+        def finish(prepared: PreparedImage, features: NDArray[np.float32]) -> Segmentation:
+            # One thread: several images are decoded at a time, beside an encoder that takes all cores.
+            return self._decode(_encoded(prepared, features), vocabulary, confidence, 1)
+
+        stages: Stages[ImageSource, PreparedImage, Segmentation] = Stages(
+            prepare=self._prepare,
+            encode=self._encoder.features,
+            finish=finish,
+            batch=self._encoder.batch_size,
+        )
+        return run_pipeline(stages, images)
+
+    def _decode(
+        self, encoded: Encoded, vocabulary: Vocabulary, confidence: bool, threads: int | None
+    ) -> Segmentation:
+        options = self._options
+        shape = (encoded.image.shape[0], encoded.image.shape[1])
+        affinity = None
+        if options.refine == "pamr":
+            spec = self._bundle.preprocessing
+            affinity = pamr_affinity(encoded.resized, shape, mean=spec.mean, std=spec.std)
+        decoded = decode(
+            encoded.features,
+            vocabulary.embeddings,
+            decode_plan(encoded.tiling, encoded.grid, shape),
+            query_class=vocabulary.query_class,
+            num_classes=len(vocabulary.classes),
+            logit_scale=options.logit_scale,
+            prob_threshold=options.prob_threshold,
+            area_threshold=options.area_threshold,
+            background=vocabulary.background,
+            with_confidence=confidence,
+            refine=affinity,
+            threads=threads,
+        )
+        return Segmentation(
+            labels=decoded.labels,
+            classes=vocabulary.classes,
+            unlabelled=decoded.unlabelled,
+            confidence=decoded.confidence,
+            background=vocabulary.background,
+            image=encoded.image,
+            name=encoded.name,
+        )
+
+
+def _encoded(prepared: PreparedImage, features: NDArray[np.float32]) -> Encoded:
+    return Encoded(
+        features=features,
+        tiling=prepared.tiling,
+        grid=prepared.grid,
+        image=prepared.image,
+        resized=prepared.resized,
+        name=prepared.name,
+    )
+
+
+def _results(
+    outcomes: "Iterator[Outcome[ImageSource, Segmentation]]", errors: Literal["raise", "yield"]
+) -> Iterator[Segmentation | ImageError]:
+    for outcome in outcomes:
+        if errors == "yield" and isinstance(outcome.error, ImageError):
+            yield outcome.error
+        else:
+            yield outcome.unwrap()
+
+
+def _decode_options(
+    bundle: Bundle,
+    logit_scale: float | None,
+    prob_threshold: float | None,
+    area_threshold: float | None,
+    refine: Literal["pamr"] | None,
+) -> DecodeOptions:
+    defaults = bundle.decoding
+    return DecodeOptions(
+        logit_scale=defaults.logit_scale if logit_scale is None else logit_scale,
+        prob_threshold=defaults.prob_threshold if prob_threshold is None else prob_threshold,
+        area_threshold=(defaults.area_threshold or 0.0) if area_threshold is None else area_threshold,
+        refine=refine,
+    )
+
+
+def _preparation(
+    bundle: Bundle,
+    encoder: EncoderBackend,
+    *,
+    short_side: int | None,
+    stride: int | None,
+    max_pixels: int,
+    max_windows: int,
+) -> Preparation:
+    spec = bundle.preprocessing
+    return Preparation(
+        grid=encoder.spec.grid,
+        patch=bundle.model.patch_size,
+        embed_dim=bundle.model.embed_dim,
+        short_side=spec.short_side if short_side is None else short_side,
+        long_side=spec.long_side,
+        window=spec.window,
+        stride=spec.stride if stride is None else stride,
+        max_pixels=max_pixels,
+        max_windows=max_windows,
+    )

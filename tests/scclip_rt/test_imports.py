@@ -1,0 +1,76 @@
+"""What an import brings in, in a fresh interpreter."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def loaded_modules(code: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after `code`."""
+    listing = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    run = [sys.executable, "-W", "error::ImportWarning", "-c", f"{code}\n{listing}"]
+    output = subprocess.run(run, check=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    return set(json.loads(output.stdout.splitlines()[-1]))
+
+
+def test_import_is_light() -> None:
+    assert loaded_modules("import scclip_rt") & {"numpy", "onnxruntime", "cv2", "jsonschema", "tqdm"} == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from scclip_rt import *",
+        "import scclip_rt.cli, scclip_rt.backends.onnxruntime, onnxruntime",
+        "import scclip_rt.cli.segment, scclip_rt.cli.embed, scclip_rt.cli.inspect",
+    ],
+)
+def test_nothing_of_the_runtime_imports_torch_or_the_exporter(code: str) -> None:
+    unwanted = {
+        "torch",
+        "torchvision",
+        "open_clip",
+        "onnx",
+        "onnxscript",
+        "scclip_export",
+        "scclip_kernels",
+        "scipy",
+    }
+    assert loaded_modules(code) & unwanted == set()
+
+
+def test_segmenting_loads_no_torch(bundle_path: Path) -> None:
+    code = (
+        "import numpy as np, scclip_rt\n"
+        f"segment = scclip_rt.Segmenter({str(bundle_path)!r}, classes=['cat', 'dog'], templates='none')\n"
+        "segment(np.zeros((60, 80, 3), np.uint8), confidence=True).overlay()"
+    )
+    assert loaded_modules(code) & {"torch", "onnx", "open_clip", "scclip_export", "scclip_kernels"} == set()
+
+
+@pytest.mark.parametrize(("code", "seconds"), [("import scclip_rt", 0.5), ("import scclip_rt.cli", 0.5)])
+def test_import_time(code: str, seconds: float) -> None:
+    """The least of a few runs: other processes can only add to it."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, env=os.environ, timeout=60)
+        times.append(time.perf_counter() - start)
+    assert min(times) < seconds
+
+
+def test_public_names_exist() -> None:
+    import scclip_rt
+
+    for name in scclip_rt.__all__:
+        assert getattr(scclip_rt, name).__name__ == name
+    assert set(scclip_rt.__all__) <= set(dir(scclip_rt))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = scclip_rt.nonsense
