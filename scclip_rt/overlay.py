@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scclip_rt.classes import shorten
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageFont
 
     from scclip_rt.decode import Labels
 
@@ -116,10 +116,11 @@ def add_legend(picture: NDArray[np.uint8], entries: Sequence[LegendEntry]) -> ND
     Returns:
         (H', W', 3) uint8.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageFont
 
     factor = max(1, _SMALLEST // max(picture.shape[:2]))
-    picture = np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
+    if factor > 1:
+        picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     height, width = picture.shape[:2]
     beside = height > 2 * width
     size = int(np.clip(max(min(height, width) / 24, max(height, width) / 64), 13, 64))
@@ -128,17 +129,20 @@ def add_legend(picture: NDArray[np.uint8], entries: Sequence[LegendEntry]) -> ND
         ImageFont.load_default(size),
         size,
         width=max(_NARROWEST, size * 16 if beside else width),
-        height=max(height if beside else int(height * 0.5), size * 12),
+        height=max(height if beside else int(height * 0.6), size * 14),
+    )
+    panel = layout.draw(
+        max(layout.width, 0 if beside else width), max(layout.height, height if beside else 0)
     )
     if beside:
-        canvas = Image.new("RGB", (width + layout.width, max(height, layout.height)), _PANEL)
-        origin = (width, 0)
+        out = np.empty((max(height, len(panel)), width + panel.shape[1], 3), np.uint8)
     else:
-        canvas = Image.new("RGB", (max(width, layout.width), height + layout.height), _PANEL)
-        origin = (0, height)
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    layout.draw(ImageDraw.Draw(canvas), *origin)
-    return np.array(canvas)
+        out = np.empty((height + len(panel), max(width, panel.shape[1]), 3), np.uint8)
+    out[...] = _PANEL
+    out[:height, :width] = picture
+    top, left = (0, width) if beside else (height, 0)
+    out[top : top + len(panel), left : left + panel.shape[1]] = panel
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +169,15 @@ class _Layout:
     ) -> _Layout:
         """Lay out for a panel of `width`, at most about `height`."""
         room = width - 2 * size
-        longest = min(room, 22 * size) - 5 * size
+        longest = max(
+            min(14 * size, room // 2 - 6 * size), 6 * size
+        )  # two columns where there is room for them
         lines = tuple((_fit_text(e.name, font, longest), _percent(e.share), e.colour) for e in entries)
         # Only what can be shown decides on the width: measuring thousands of names would take seconds.
         widest = max(font.getlength(name) for name, _, _ in lines[:200])
-        cell = int(widest) + 5 * size
-        columns = max(1, min(room // cell, len(lines)))
+        least = int(widest) + 6 * size
+        columns = max(1, min(room // least, len(lines)))
+        cell = min(room // columns, least * 3 // 2)
         most = max(1, (height - size) // _line_height(size)) * columns
         shown = len(lines) if len(lines) <= most else most - 1
         hidden = entries[shown:]
@@ -188,23 +195,26 @@ class _Layout:
     def height(self) -> int:
         return self.rows * _line_height(self.size) + self.size
 
-    def draw(self, canvas: ImageDraw.ImageDraw, left: int, top: int) -> None:
-        """Draw with the panel's corner at (left, top)."""
+    def draw(self, width: int, height: int) -> NDArray[np.uint8]:
+        """The panel, (height, width, 3) uint8."""
+        from PIL import Image, ImageDraw
+
+        panel = Image.new("RGB", (width, height), _PANEL)
+        canvas = ImageDraw.Draw(panel)
         line, size = _line_height(self.size), self.size
-        for index, (name, share, colour) in enumerate(self.lines):
+        for index in range(len(self.lines) + bool(self.more)):
             column, row = divmod(index, self.rows)
-            x, y = left + size + column * self.cell, top + size // 2 + row * line
-            canvas.rounded_rectangle(
-                (x, y + line // 2 - size // 2, x + size, y + line // 2 + size // 2), size // 5, fill=colour
-            )
-            middle = y + line // 2
+            x, middle = size + column * self.cell, size // 2 + row * line + line // 2
+            if index == len(self.lines):
+                canvas.text((x, middle), self.more, fill=_FAINT, font=self.font, anchor="lm")
+                break
+            name, share, colour = self.lines[index]
+            box = (x, middle - size // 2, x + size, middle + size // 2)
+            canvas.rounded_rectangle(box, size // 5, fill=colour)
             canvas.text((x + size * 1.5, middle), name, fill=_INK, font=self.font, anchor="lm")
-            end = x + self.cell - size * 0.75
+            end = x + self.cell - size * 1.25
             canvas.text((end, middle), share, fill=_FAINT, font=self.font, anchor="rm")
-        if self.more:
-            column, row = divmod(len(self.lines), self.rows)
-            x, y = left + size + column * self.cell, top + size // 2 + row * line
-            canvas.text((x, y + line // 2), self.more, fill=_FAINT, font=self.font, anchor="lm")
+        return np.array(panel)
 
 
 def _line_height(size: int) -> int:
@@ -213,12 +223,11 @@ def _line_height(size: int) -> int:
 
 def _fit_text(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """The name on one line, shortened to `width` pixels."""
-    name = shorten(" ".join(name.split()), 60)
-    length = len(name)
-    while length > 1 and font.getlength(name) > width:
-        length -= 1
-        name = shorten(name.rstrip("…"), length)
-    return name
+    name = " ".join(name.split())
+    for length in range(min(len(name), 60), 0, -1):
+        if font.getlength(shorten(name, length)) <= width:
+            return shorten(name, length)
+    return shorten(name, 1)
 
 
 def _percent(share: float) -> str:
