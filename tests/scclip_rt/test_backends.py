@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist
 
 from scclip_rt.backends import open_backend, open_text_backend, ort_session
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError, OptionError
+from tiny_bundle import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist
 
 
 @pytest.fixture(scope="module")

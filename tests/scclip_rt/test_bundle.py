@@ -8,13 +8,13 @@ from typing import Any
 
 import onnx
 import pytest
-from conftest import build_bundle, edit_manifest, encoder_model, relist
 
 from scclip_rt import hashes
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BundleError
 from scclip_rt.files import cache_directory
 from scclip_rt.onnx_external import external_locations
+from tiny_bundle import build_bundle, edit_manifest, encoder_model, relist
 
 ENCODER, DATA = "encoder.fp32.onnx", "encoder.fp32.onnx.data"
 
