@@ -15,6 +15,7 @@ from scclip_rt.bundle import Bundle
 from scclip_rt.decode import decode, decode_plan
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
 from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS, Tiling
+from scclip_rt.options import DecodeOptions
 from scclip_rt.pipeline import Outcome, Stages, Timings, run_pipeline
 from scclip_rt.preparation import Preparation, PreparedImage
 from scclip_rt.refine import pamr_affinity
@@ -24,25 +25,6 @@ from scclip_rt.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scclip_rt.images import ImageSource
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeOptions:
-    """From cosines to labels: the numbers of METHOD §4 and what else to compute."""
-
-    logit_scale: float
-    prob_threshold: float
-    area_threshold: float
-    refine: Literal["pamr"] | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.logit_scale < float("inf"):
-            raise OptionError(f"logit_scale must be above 0; got {self.logit_scale}")
-        for name in ("prob_threshold", "area_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} must be from 0 to 1; got {getattr(self, name)}")
-        if self.refine not in (None, "pamr"):
-            raise OptionError(f"unknown refinement {self.refine!r}; known: pamr")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +124,13 @@ class Segmenter:
             templates=templates, cache=cache, progress=progress, threads=threads
         )
         self._threads = threads
-        self._options = _decode_options(opened, logit_scale, prob_threshold, area_threshold, refine)
+        self._options = DecodeOptions.over(
+            opened.decoding,
+            logit_scale=logit_scale,
+            prob_threshold=prob_threshold,
+            area_threshold=area_threshold,
+            refine=refine,
+        )
         # The options first, then what takes seconds: a typing error shows at once.
         self._encoder = open_backend(
             opened,
@@ -401,22 +389,6 @@ def _results(
             yield outcome.error
         else:
             yield outcome.unwrap()
-
-
-def _decode_options(
-    bundle: Bundle,
-    logit_scale: float | None,
-    prob_threshold: float | None,
-    area_threshold: float | None,
-    refine: Literal["pamr"] | None,
-) -> DecodeOptions:
-    defaults = bundle.decoding
-    return DecodeOptions(
-        logit_scale=defaults.logit_scale if logit_scale is None else logit_scale,
-        prob_threshold=defaults.prob_threshold if prob_threshold is None else prob_threshold,
-        area_threshold=(defaults.area_threshold or 0.0) if area_threshold is None else area_threshold,
-        refine=refine,
-    )
 
 
 def _preparation(

@@ -8,9 +8,9 @@ from scclip_rt.cli.options import add_class_options, add_output_options, check_j
 from scclip_rt.files import check_replaceable
 
 _DESCRIPTION = """\
-Embed class names once and keep them in a file. A vocabulary file needs no text encoder and no time when
-it is used, and carries the classes, their synonyms and which of them is the background. It fits every
-bundle that was exported from the same checkpoint.
+Embed class names once and keep them in a file. A vocabulary file needs no text encoder and no
+time when it is used, and carries the classes, their synonyms and which of them is the background.
+It fits every bundle that was exported from the same checkpoint.
 """
 
 _EPILOG = """\

@@ -446,7 +446,7 @@ def test_system_errors_in_one_line(
         (("--backend", "openvino"), "unknown backend 'openvino'"),
         (("--device", "cuda:0"), "no 'cuda' provider"),
         (("--precision", "fp16"), "'fp16' is refused on the CPU"),
-        (("--background", "cta"), "no class is called 'cta'; did you mean 'cat'?"),
+        (("--background", "cta"), "no class is called 'cta'; did you mean 'cat'"),
         (("--templates", "nonsense"), "can't read templates 'nonsense'"),
         (
             ("--threads", "many"),
