@@ -1,0 +1,183 @@
+"""Decoding equals the method written naively: upsample, average, resize, soft-max (METHOD §4), in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import scclip_rt.decode as decode_module
+from naive_decode import case, naive_labels, naive_map, unit
+from scclip_rt.decode import Decoded, decode, decode_plan, label_type
+from scclip_rt.errors import BackendError, OptionError
+from scclip_rt.geometry import Tiling
+
+UNIT = {"prob_threshold": 0.0, "area_threshold": 0.0, "background": None}
+
+
+def check(features, text, tiling, plan, query_class, num_classes, scale=10.0, **options) -> Decoded:
+    options = UNIT | options
+    result = decode(
+        features,
+        text,
+        plan,
+        query_class=query_class,
+        num_classes=num_classes,
+        logit_scale=scale,
+        with_confidence=True,
+        **options,
+    )
+    maps = naive_map(features, text, tiling, plan.grid, plan.shape)
+    labels, gap, best = naive_labels(maps, query_class, num_classes, scale, **options)
+    clear = gap > 1e-4
+    assert clear.mean() > 0.8
+    assert np.array_equal(result.labels[clear], labels[clear])
+    assert np.abs(result.confidence - best).max() < max(1e-5, 2e-7 * scale)  # float32 logits, scaled
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(32, 90),
+    st.integers(32, 90),
+    st.integers(1, 150),
+    st.integers(1, 150),
+    st.integers(1, 32),
+    st.sampled_from([(2, 2), (4, 4), (3, 5)]),
+    st.integers(1, 12),
+    st.sampled_from([None, 1, 2]),
+)
+def test_any_size_equals_the_naive_form(seed, height, width, out_h, out_w, stride, grid, queries, threads):
+    features, text, tiling, plan = case(seed, (height, width), (out_h, out_w), 32, stride, grid, queries)
+    check(features, text, tiling, plan, range(queries), queries)
+    alone = decode(features, text, plan, query_class=range(queries), num_classes=queries, threads=threads)
+    both = decode(features, text, plan, query_class=range(queries), num_classes=queries, with_confidence=True)
+    assert np.array_equal(alone.labels, both.labels)
+
+
+def test_photo_size_with_windows_of_the_method():
+    features, text, tiling, plan = case(1, (336, 448), (375, 500), 224, 112, (14, 14), 40)
+    check(features, text, tiling, plan, range(40), 40)
+
+
+def test_whole_image_is_one_window():
+    rng = np.random.default_rng(2)
+    tiling = Tiling.whole(96, 160)
+    plan = decode_plan(tiling, (6, 10), (77, 131))
+    check(unit(rng, 1, 60, 8), unit(rng, 5, 8), tiling, plan, range(5), 5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (64, 64)])
+def test_extreme_outputs(shape):
+    features, text, tiling, plan = case(3, (64, 96), shape, 32, 16, (4, 4), 6)
+    check(features, text, tiling, plan, range(6), 6)
+
+
+def test_plan_matrices_average_and_interpolate():
+    plan = decode_plan(Tiling.windows(64, 96, window=32, stride=16), (4, 4), (50, 70))
+    for axis, cells in ((plan.rows, 12), (plan.columns, 20)):
+        matrix = axis.matrix()
+        assert matrix.shape == (axis.length, cells)
+        assert np.allclose(matrix.sum(axis=1), 1, atol=1e-6)
+        assert matrix.min() >= 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([None, 0, 2]),
+    st.sampled_from([0.0, 0.2, 0.5]),
+    st.sampled_from([0.0, 0.05, 0.3, 0.95]),
+    st.floats(1, 60),
+)
+def test_thresholds_synonyms_and_area_rule(seed, background, prob_threshold, area_threshold, scale):
+    features, text, tiling, plan = case(seed, (48, 64), (70, 90), 32, 16, (4, 4), 9)
+    check(
+        features,
+        text,
+        tiling,
+        plan,
+        [0, 1, 1, 2, 3, 3, 3, 4, 5],
+        6,
+        scale,
+        background=background,
+        prob_threshold=prob_threshold,
+        area_threshold=area_threshold,
+    )
+
+
+def test_without_background_uncertain_pixels_are_unlabelled():
+    features, text, tiling, plan = case(5, (48, 64), (60, 60), 32, 16, (4, 4), 4)
+    result = check(features, text, tiling, plan, range(4), 4, 5.0, prob_threshold=0.5)
+    assert (result.labels == 255).any()
+    with_background = check(features, text, tiling, plan, range(4), 4, 5.0, prob_threshold=0.5, background=1)
+    assert not (with_background.labels == 255).any()
+
+
+def test_no_class_large_enough_leaves_everything_unlabelled():
+    features, text, tiling, plan = case(5, (48, 64), (60, 60), 32, 16, (4, 4), 4)
+    assert (check(features, text, tiling, plan, range(4), 4, area_threshold=1.0).labels == 255).all()
+
+
+@pytest.mark.parametrize("area_threshold", [0.0, 0.02])
+@pytest.mark.parametrize("with_confidence", [False, True])
+def test_query_chunks_do_not_change_the_result(monkeypatch, area_threshold, with_confidence):
+    features, text, _, plan = case(6, (64, 96), (130, 200), 32, 16, (4, 4), 40)
+    options = {
+        "query_class": np.arange(40) // 2,
+        "num_classes": 20,
+        "area_threshold": area_threshold,
+        "background": 3,
+        "prob_threshold": 0.1,
+        "with_confidence": with_confidence,
+    }
+    whole = decode(features, text, plan, **options)
+    monkeypatch.setattr(decode_module, "MAX_CHUNK", 7)
+    chunked = decode(features, text, plan, **options)
+    assert np.array_equal(whole.labels, chunked.labels)
+    if with_confidence:
+        assert np.allclose(whole.confidence, chunked.confidence, atol=1e-6)
+
+
+def test_equal_queries_give_the_first():
+    features, _, _, plan = case(7, (32, 32), (40, 40), 32, 32, (4, 4), 1)
+    text = np.repeat(unit(np.random.default_rng(0), 1, 16), 3, axis=0)
+    assert (decode(features, text, plan, query_class=[2, 0, 1], num_classes=3).labels == 2).all()
+
+
+def test_many_classes_need_16_bits():
+    assert label_type(254) == (np.uint8, 255)
+    assert label_type(255) == (np.uint16, 65535)
+    with pytest.raises(OptionError, match="65,534"):
+        label_type(70_000)
+    features, text, tiling, plan = case(8, (48, 48), (50, 50), 32, 16, (4, 4), 300)
+    result = check(features, text, tiling, plan, range(300), 300)
+    assert result.labels.dtype == np.uint16
+    assert result.unlabelled == 65535
+
+
+def test_large_logit_scales_stay_finite():
+    features, text, tiling, plan = case(9, (48, 48), (50, 50), 32, 16, (4, 4), 5)
+    check(features, text, tiling, plan, range(5), 5, scale=2000.0)
+
+
+def test_not_finite_features_are_refused():
+    features, text, _, plan = case(10, (48, 48), (50, 50), 32, 16, (4, 4), 5)
+    features[0, 3, 1] = np.nan
+    with pytest.raises(BackendError, match="NaN"):
+        decode(features, text, plan, query_class=range(5), num_classes=5)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    features, text, _, plan = case(11, (48, 48), (50, 50), 32, 16, (4, 4), 5)
+    for bad in (
+        {"query_class": range(4)},
+        {"query_class": [0, 1, 2, 3, 5]},
+        {"features": features[:1]},
+        {"text": text[:, :3]},
+    ):
+        arguments = {"features": features, "text": text, "plan": plan, "query_class": range(5)} | bad
+        with pytest.raises(ValueError, match=r"fit|query|plan"):
+            decode(**arguments, num_classes=5)
+    with pytest.raises(OptionError, match="threads"):
+        decode(features, text, plan, query_class=range(5), num_classes=5, threads=0)
