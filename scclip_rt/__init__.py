@@ -25,9 +25,10 @@ from scclip_rt.errors import (
 
 if TYPE_CHECKING:
     from scclip_rt.bundle import Bundle
+    from scclip_rt.encoded import Encoded
     from scclip_rt.images import load_image
     from scclip_rt.segmentation import Segmentation
-    from scclip_rt.segmenter import Encoded, Segmenter
+    from scclip_rt.segmenter import Segmenter
     from scclip_rt.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -50,7 +51,7 @@ __all__ = [
 
 _LAZY = {
     "Bundle": "scclip_rt.bundle",
-    "Encoded": "scclip_rt.segmenter",
+    "Encoded": "scclip_rt.encoded",
     "Segmentation": "scclip_rt.segmentation",
     "Segmenter": "scclip_rt.segmenter",
     "Vocabulary": "scclip_rt.vocabulary",

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from scclip_rt.backends import EncoderBackend, open_backend
 from scclip_rt.bundle import Bundle
 from scclip_rt.decode import decode, decode_plan
+from scclip_rt.encoded import Encoded
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
-from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS, Tiling
+from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS
 from scclip_rt.options import DecodeOptions
 from scclip_rt.pipeline import Outcome, Stages, Timings, run_pipeline
 from scclip_rt.preparation import Preparation, PreparedImage
@@ -25,27 +25,6 @@ from scclip_rt.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scclip_rt.images import ImageSource
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """An image's dense features: all that a change of vocabulary needs.
-
-    Attributes:
-        features: (windows, N, E) float32, unit rows; N = rows · columns patches of a window, row by row.
-        tiling: where each window lies in the resized image.
-        grid: (rows, columns) of patches in a window.
-        image: (H, W, 3) uint8, the image as loaded.
-        resized: (h, w, 3) uint8, what the tiling refers to.
-        name: the path it was loaded from; None for an image from memory.
-    """
-
-    features: NDArray[np.float32]
-    tiling: Tiling
-    grid: tuple[int, int]
-    image: NDArray[np.uint8]
-    resized: NDArray[np.uint8]
-    name: str | None
 
 
 class Segmenter:
@@ -236,7 +215,7 @@ class Segmenter:
         except ImageError as error:
             return Outcome(image, timings, error=error)
         with timings.measure("encode"):
-            encoded = _encoded(prepared, self._encoder.features(prepared.windows))
+            encoded = Encoded.of(prepared, self._encoder.features(prepared.windows))
         with timings.measure("decode"):
             result = self._decode(encoded, vocabulary, confidence, self._threads)
         return Outcome(image, timings, result=result)
@@ -257,7 +236,7 @@ class Segmenter:
             >>> animals = segment.decode(encoded, vocabulary=load_vocabulary("animals.safetensors"))
         """
         prepared = self._prepare(image)
-        return _encoded(prepared, self._encoder.features(prepared.windows))
+        return Encoded.of(prepared, self._encoder.features(prepared.windows))
 
     def decode(
         self, encoded: Encoded, vocabulary: Vocabulary | None = None, *, confidence: bool = False
@@ -326,7 +305,7 @@ class Segmenter:
 
         def finish(prepared: PreparedImage, features: NDArray[np.float32]) -> Segmentation:
             # One thread: several images are decoded at a time, beside an encoder that takes all cores.
-            return self._decode(_encoded(prepared, features), vocabulary, confidence, 1)
+            return self._decode(Encoded.of(prepared, features), vocabulary, confidence, 1)
 
         stages: Stages[ImageSource, PreparedImage, Segmentation] = Stages(
             prepare=self._prepare,
@@ -368,17 +347,6 @@ class Segmenter:
             image=encoded.image,
             name=encoded.name,
         )
-
-
-def _encoded(prepared: PreparedImage, features: NDArray[np.float32]) -> Encoded:
-    return Encoded(
-        features=features,
-        tiling=prepared.tiling,
-        grid=prepared.grid,
-        image=prepared.image,
-        resized=prepared.resized,
-        name=prepared.name,
-    )
 
 
 def _results(

@@ -16,7 +16,7 @@ It fits every bundle that was exported from the same checkpoint.
 _EPILOG = """\
 examples:
   scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
-  scclip embed vitb16.scclip --classes "background; person, man, woman; dog" --output three.safetensors
+  scclip embed vitb16.scclip --classes "background; person, man; dog" --output three.safetensors
   scclip segment vitb16.scclip photos/ --vocabulary classes.safetensors --output out
 """
 
