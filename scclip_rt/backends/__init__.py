@@ -40,7 +40,6 @@ def open_backend(
         OptionError: `threads` or `batch` under 1.
     """
     _check_options(backend, threads, batch)
-    # onnxruntime takes 0.15 s to import, which `import scclip_rt` shall not.
     from scclip_rt.backends.onnxruntime import OnnxRuntimeEncoder
 
     return OnnxRuntimeEncoder.open(

@@ -7,7 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends.base import BackendInfo
-from scclip_rt.backends.ort_session import choose_provider, create_session, default_threads
+from scclip_rt.backends.ort_session import (
+    choose_provider,
+    create_session,
+    default_threads,
+    load_onnxruntime,
+)
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError
 from scclip_rt.manifest import EncoderSpec, TextEncoderSpec
@@ -50,15 +55,13 @@ class OnnxRuntimeEncoder:
         grid: Literal["window", "whole"] = "window",
     ) -> Self:
         """Load an encoder; arguments and errors as `scclip_rt.backends.open_backend`."""
-        import onnxruntime
-
         provider, number = choose_provider(ort_provider, device)
         kind: _Kind = "cpu" if provider == "cpu" else "cuda"
         spec = choose_encoder(bundle, precision=precision, kind=kind, grid=grid)
         session = create_session(bundle, spec, provider=provider, device=number, threads=threads)
         info = BackendInfo(
             backend="onnxruntime",
-            version=onnxruntime.__version__,
+            version=load_onnxruntime().__version__,
             provider=session.get_providers()[0],
             device="cpu" if kind == "cpu" else f"cuda:{number}",
             precision=spec.precision,

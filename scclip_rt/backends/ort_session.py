@@ -22,6 +22,18 @@ PROVIDERS = {
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
+def load_onnxruntime() -> Any:
+    """Import ONNX Runtime, without its telemetry.
+
+    Official builds of 1.32 send events to Microsoft over HTTPS unless this variable is set before they load
+    (their Privacy.md). Segmenting a photo should not open a connection; a user who sets it keeps the say.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime  # 0.15 s, which `import scclip_rt` shall not take
+
+    return onnxruntime
+
+
 def default_threads() -> int:
     """The physical cores this process may use (its CPU affinity), or a container's quota if that is less."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
@@ -78,8 +90,7 @@ def choose_provider(ort_provider: str | None, device: str) -> tuple[str, int]:
 
 
 def _check_installed(provider: str) -> None:
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     available = onnxruntime.get_available_providers()
     if PROVIDERS[provider] in available:
         return
@@ -155,8 +166,7 @@ def create_session(
         BackendError: the provider was not taken.
         BundleError: damaged, not a model, or other tensors than the manifest's.
     """
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     warn_about_double_install()
     path = bundle.checked_graph(spec.file)
     options = onnxruntime.SessionOptions()

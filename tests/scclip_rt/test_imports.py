@@ -55,6 +55,19 @@ def test_segmenting_loads_no_torch(bundle_path: Path) -> None:
     assert loaded_modules(code) & {"torch", "onnx", "open_clip", "scclip_export", "scclip_kernels"} == set()
 
 
+def test_onnxruntime_sends_no_telemetry(bundle_path: Path, tmp_path: Path) -> None:
+    """Its telemetry would leave a device identifier in the cache folder and open connections."""
+    code = (
+        "import os, scclip_rt\n"
+        f"scclip_rt.Segmenter({str(bundle_path)!r})\n"
+        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, env=environment, timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["scclip-rt"]
+
+
 @pytest.mark.parametrize(("code", "seconds"), [("import scclip_rt", 0.5), ("import scclip_rt.cli", 0.5)])
 def test_import_time(code: str, seconds: float) -> None:
     """The least of a few runs: other processes can only add to it."""
