@@ -169,17 +169,18 @@ class _Layout:
     ) -> _Layout:
         """Lay out for a panel of `width`, at most about `height`."""
         room = width - 2 * size
-        longest = max(
-            min(14 * size, room // 2 - 6 * size), 6 * size
-        )  # two columns where there is room for them
-        lines = tuple((_fit_text(e.name, font, longest), _percent(e.share), e.colour) for e in entries)
-        # Only what can be shown decides on the width: measuring thousands of names would take seconds.
-        widest = max(font.getlength(name) for name, _, _ in lines[:200])
+        # Two columns where there is room for them.
+        longest = max(min(14 * size, room // 2 - 6 * size), 6 * size)
+        rows = max(1, (height - size) // _line_height(size))
+        # Only what could be shown is measured: thousands of names would take a minute.
+        drawable = entries[: rows * max(1, room // (7 * size))]
+        lines = tuple((_fit_text(e.name, font, longest), _percent(e.share), e.colour) for e in drawable)
+        widest = max(font.getlength(name) for name, _, _ in lines)
         least = int(widest) + 6 * size
         columns = max(1, min(room // least, len(lines)))
         cell = min(room // columns, least * 3 // 2)
-        most = max(1, (height - size) // _line_height(size)) * columns
-        shown = len(lines) if len(lines) <= most else most - 1
+        most = rows * columns
+        shown = len(entries) if len(entries) <= most else most - 1
         hidden = entries[shown:]
         more = f"+{len(hidden):,} more ({_percent(sum(e.share for e in hidden))})" if hidden else ""
         rows = -(-(shown + bool(hidden)) // columns)
@@ -224,10 +225,14 @@ def _line_height(size: int) -> int:
 def _fit_text(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """The name on one line, shortened to `width` pixels."""
     name = " ".join(name.split())
-    for length in range(min(len(name), 60), 0, -1):
-        if font.getlength(shorten(name, length)) <= width:
-            return shorten(name, length)
-    return shorten(name, 1)
+    low, high = 1, max(1, min(len(name), 60))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(shorten(name, middle)) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return shorten(name, low)
 
 
 def _percent(share: float) -> str:

@@ -64,12 +64,9 @@ def test_legend_fits_any_picture(size, number):
     assert out.shape[0] >= size[0]
     assert out.shape[1] >= size[1]
     assert out.size < 20 * max(picture.size, 600 * 600 * 3)
-    shown = {
-        colour
-        for colour in map(tuple, out.reshape(-1, 3)[::1].tolist())
-        if colour[0] == 250 and colour[1] == 0
-    }
-    assert (250, 0, 0) in shown
+    pixels = out.reshape(-1, 3)
+    shown = np.unique(pixels[(pixels[:, 0] == 250) & (pixels[:, 1] == 0), 2])
+    assert 0 in shown
     if number <= 5 and min(size) > 300:
         assert len(shown) >= number
 
