@@ -64,12 +64,7 @@ def infer_architecture(
     Raises:
         CheckpointError: a tensor is missing or has an impossible shape.
     """
-    try:
-        sizes = _sizes(state)
-    except KeyError as error:
-        raise CheckpointError(f"the checkpoint lacks the tensor {error} of a CLIP ViT") from error
-    except IndexError as error:
-        raise CheckpointError("a tensor of the checkpoint has too few dimensions for a CLIP ViT") from error
+    sizes = read_sizes(state)
     assumptions: list[str] = []
     told = [
         *choices,
@@ -110,6 +105,20 @@ def _assumed_heads(width: int) -> tuple[int, str]:
     if width in HEADS_BY_WIDTH:
         return HEADS_BY_WIDTH[width], f"as the known models of width {width}"
     return max(width // 64, 1), "width / 64"
+
+
+def read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return what the tensors tell of an `Architecture`: every field but heads, activation and LayerScale.
+
+    Raises:
+        CheckpointError: a tensor is missing or has an impossible shape.
+    """
+    try:
+        return _sizes(state)
+    except KeyError as error:
+        raise CheckpointError(f"the checkpoint lacks the tensor {error} of a CLIP ViT") from error
+    except (IndexError, ValueError) as error:
+        raise CheckpointError("a tensor of the checkpoint has the wrong number of dimensions") from error
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:

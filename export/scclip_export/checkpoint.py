@@ -1,7 +1,7 @@
 """Checkpoints: read a file in any of CLIP's layouts into one state dict, in float32, without running code from it.
 
-The common layout is OpenAI's (`visual.conv1.weight`, `visual.transformer.resblocks.0.…`, `token_embedding.weight`), which
-open_clip shares.
+The common layout is OpenAI's (`visual.conv1.weight`, `visual.transformer.resblocks.0.…`, `token_embedding.weight`),
+which open_clip shares.
 """
 
 import hashlib

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
 from scclip_export.errors import ExportError
+from scclip_rt.geometry import MIN_PATCHES
 
 # Operators whose output shape or control flow depends on data: TensorRT can't plan them, and nothing here needs them.
 FORBIDDEN_OPS = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "Compress", "SequenceAt", "Random"})
 MIN_OPSET, MAX_OPSET = 18, 23
-MIN_GRID = 6  # patches per side of a whole image
 
 
 def onnx_from_encoder(
@@ -43,8 +43,8 @@ def onnx_from_encoder(
     text = torch.nn.functional.normalize(torch.randn(5, encoder.proj.out_features), dim=-1)
     window_axes: dict[int, torch.export.Dim] = {0: torch.export.Dim("batch", min=1)}
     if encoder.grid is None:
-        window_axes[1] = patch * torch.export.Dim("rows", min=MIN_GRID, max=8192)
-        window_axes[2] = patch * torch.export.Dim("columns", min=MIN_GRID, max=8192)
+        window_axes[1] = patch * torch.export.Dim("rows", min=MIN_PATCHES, max=8192)
+        window_axes[2] = patch * torch.export.Dim("columns", min=MIN_PATCHES, max=8192)
     outputs = ["features", "logits"]
     if encoder.debug_outputs:
         outputs.append("outliers")

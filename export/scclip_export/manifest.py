@@ -14,6 +14,7 @@ from torch import Tensor
 from scclip_export.config import CalibrationConfig, Geometry, Method
 from scclip_export.source import LoadedModel
 from scclip_rt.files import sha256_file
+from scclip_rt.geometry import MIN_PATCHES
 
 FORMAT_VERSION = 1
 _DTYPES = {
@@ -113,11 +114,12 @@ def build_manifest(
     """
     a = model.architecture
     any_length: dict[str, object] = {"min": 1, "max": None}
-    side: dict[str, object] = {"min": 6 * a.patch_size, "max": None, "multiple_of": a.patch_size}
+    side: dict[str, object] = {"min": MIN_PATCHES * a.patch_size, "max": None, "multiple_of": a.patch_size}
     axes: dict[str, dict[str, object]] = {
         "batch": any_length,
         "queries": any_length,
-        "patches": {"min": 36, "max": None},
+        "patches": {"min": MIN_PATCHES**2, "max": None},
+        "outliers": any_length,
         "height": side,
         "width": side,
         "tokens": {"min": 2, "max": a.context_length},

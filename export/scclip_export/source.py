@@ -8,7 +8,14 @@ from typing import Any
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 
-from scclip_export.architecture import Activation, Architecture, Choice, build_clip, infer_architecture
+from scclip_export.architecture import (
+    Activation,
+    Architecture,
+    Choice,
+    build_clip,
+    infer_architecture,
+    read_sizes,
+)
 from scclip_export.backbones import backbone, model_config
 from scclip_export.checkpoint import Checkpoint, load_checkpoint
 from scclip_export.config import CLIP_MEAN, CLIP_STD
@@ -80,12 +87,12 @@ def load_model(source: Source, progress: Callable[[str], None]) -> LoadedModel:
         path = download(str(name), str(tag), weights_config)
     progress(f"reading {path}")
     checkpoint = load_checkpoint(path)
+    if config:
+        _check_sizes(str(name), config, read_sizes(checkpoint.state), path)
     choices = [Choice(heads=source.heads, text_heads=source.text_heads, activation=source.activation)]
     if config:
         choices.append(_table_choice(str(name), config, weights_config))
     architecture, assumptions = infer_architecture(checkpoint.state, checkpoint.hints, tuple(choices))
-    if config:
-        _check_sizes(str(name), config, architecture, path)
     if architecture.vocab_size != CLIP_VOCABULARY:
         raise ExportError(
             f"the text tower knows {architecture.vocab_size} tokens; CLIP's own tokenizer has {CLIP_VOCABULARY}, "
@@ -148,7 +155,7 @@ def _table_choice(name: str, config: dict[str, Any], weights: dict[str, Any]) ->
     )
 
 
-def _check_sizes(name: str, config: dict[str, Any], found: Architecture, path: Path) -> None:
+def _check_sizes(name: str, config: dict[str, Any], found: dict[str, int], path: Path) -> None:
     vision, text = config["vision_cfg"], config["text_cfg"]
     expected = {
         "width": vision["width"],
@@ -160,9 +167,7 @@ def _check_sizes(name: str, config: dict[str, Any], found: Architecture, path: P
         "text_layers": text["layers"],
     }
     wrong = [
-        f"{key} {getattr(found, key)} instead of {value}"
-        for key, value in expected.items()
-        if getattr(found, key) != value
+        f"{key} {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value
     ]
     if wrong:
         raise ExportError(
