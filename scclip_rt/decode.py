@@ -1,10 +1,9 @@
 """From window features to a label map (METHOD §4), without a (queries, height, width) tensor.
 
 Everything between the patches' logits and the map in original size is linear and separable, so the map of
-query q
-is rows · L_q · columnsᵀ with two small matrices that depend on sizes only (`DecodePlan`). The map is
-computed a tile
-at a time, queries last so that the arg-max runs over contiguous memory, and reduced before the next tile.
+query q is rows · L_q · columnsᵀ with two small matrices that depend on sizes only (`DecodePlan`). The map is
+computed a tile at a time, queries last so that the arg-max runs over contiguous memory, and reduced before the
+next tile.
 Memory is independent of queries × pixels: queries go in chunks, with a running maximum and a running sum of
 exponentials per pixel.
 """
@@ -14,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt._interpolation import Axis, Tile, interpolation_axis
+from scclip_rt._best import Best, Labels, reduce_tile
+from scclip_rt._interpolation import Axis, interpolation_axis
 from scclip_rt._parallel import parallel, single_blas_thread, worker_threads
 from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.geometry import Tiling
@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 64
 TILE_COLUMNS = 128
-TILE_BYTES = 1 << 20
-"""Scratch per thread: a part of a tile for a chunk of queries, sized to stay in a core's cache."""
 LOGIT_BYTES = 64 << 20
 """Most memory for the patches' logits of one chunk of queries."""
 MAX_CHUNK = 512
-
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,70 +168,6 @@ def decode(
     return Decoded(labels=labels, confidence=probability if with_confidence else None, unlabelled=unlabelled)
 
 
-@dataclass(slots=True)
-class Best:
-    """The best query of every pixel so far.
-
-    Attributes:
-        labels: (H, W), its class.
-        logit: (H, W) float32, its scaled logit; None where nobody asks.
-        total: (H, W) float32, the soft-max denominator relative to it: its probability is 1 / total.
-    """
-
-    labels: Labels
-    logit: NDArray[np.float32] | None
-    total: NDArray[np.float32] | None
-
-    @classmethod
-    def empty(
-        cls, shape: tuple[int, int], dtype: np.dtype[Any], *, soft: bool, keep_logit: bool = True
-    ) -> Best:
-        """Before any query; `soft` keeps `total`."""
-        return cls(
-            labels=np.zeros(shape, dtype),
-            logit=np.full(shape, -np.inf, np.float32) if keep_logit else None,
-            total=np.zeros(shape, np.float32) if soft else None,
-        )
-
-    @property
-    def probability(self) -> NDArray[np.float32] | None:
-        """(H, W) float32: exp(best − logsumexp)."""
-        return None if self.total is None else np.reciprocal(self.total)
-
-    def merge(
-        self,
-        labels: Labels | int,
-        logit: NDArray[np.float32],
-        total: NDArray[np.float32] | None,
-        where: tuple[slice, slice] = np.s_[:, :],
-    ) -> None:
-        """Bring in the best of further queries at `where`; of equal ones the earlier stays.
-
-        Args:
-            labels: (h, w), or one class for all.
-            logit: (h, w) float32.
-            total: (h, w) float32, None for a single query (which has 1) or without soft-max.
-            where: rows and columns.
-        """
-        if self.logit is None:
-            raise ValueError("this state keeps no logits")
-        running = self.logit[where]
-        better = logit > running
-        if self.total is not None:
-            # One of the two factors is 1: the sums are relative to whichever maximum is the larger.
-            shrink = np.exp(-np.abs(logit - running))
-            old, new = self.total[where], np.float32(1) if total is None else total
-            self.total[where] = np.where(better, old * shrink + new, old + new * shrink)
-        np.copyto(self.labels[where], labels, where=better)
-        np.copyto(running, logit, where=better)
-
-    def merge_state(self, other: Best) -> None:
-        """Bring in the best of later queries, of the whole image."""
-        if other.logit is None:
-            raise ValueError("that state keeps no logits")
-        self.merge(other.labels, other.logit, other.total)
-
-
 class LogitField:
     """The logit maps of one image, asked for the best query per pixel."""
 
@@ -293,49 +225,8 @@ class LogitField:
         for chunk in chunks:
             logits = self.logits(chunk)
             classes = self.classes[chunk]
-            parallel(lambda piece: _reduce_tile(logits, classes, *piece, state), pieces, self.threads)  # noqa: B023
+            parallel(lambda piece: reduce_tile(logits, classes, *piece, state), pieces, self.threads)  # noqa: B023
         return state
-
-
-def _reduce_tile(
-    logits: NDArray[np.float32], classes: Labels, rows: Tile, columns: Tile, state: Best
-) -> None:
-    """Bring one chunk of queries into the running best of one tile.
-
-    Args:
-        logits: (cell rows, cell columns, queries) float32.
-        classes: class of each query.
-        rows: the tile's vertical part.
-        columns: its horizontal part.
-        state: of the whole image; this tile's part is written.
-    """
-    width, num_queries = columns.stop - columns.start, logits.shape[2]
-    cells = np.ascontiguousarray(logits[rows.first : rows.last, columns.first : columns.last])
-    cells = cells.reshape(len(cells), -1)
-    step = max(1, min(rows.stop - rows.start, TILE_BYTES // (4 * width * num_queries)))
-    buffer = np.empty((step, width, num_queries), np.float32)
-    for top in range(rows.start, rows.stop, step):
-        height = min(step, rows.stop - top)
-        part = rows.weights[top - rows.start : top - rows.start + height] @ cells
-        values = np.matmul(columns.weights, part.reshape(height, -1, num_queries), out=buffer[:height])
-        where = np.s_[top : top + height, columns.start : columns.stop]
-        _merge(values, classes, state, where)
-
-
-def _merge(values: NDArray[np.float32], classes: Labels, state: Best, where: tuple[slice, slice]) -> None:
-    """Merge values (h, w, queries), which it overwrites, into the running best at `where`."""
-    index = values.argmax(axis=-1)
-    if state.logit is None:
-        np.take(classes, index, out=state.labels[where], mode="clip")  # "clip": the default copies `out`
-        return
-    flat = values.reshape(-1, values.shape[-1])
-    best = flat[np.arange(len(flat)), index.ravel()].reshape(index.shape)
-    total = None
-    if state.total is not None:
-        values -= best[..., None]
-        np.exp(values, out=values)
-        total = (flat @ np.ones(flat.shape[-1], np.float32)).reshape(index.shape)
-    state.merge(classes[index], best, total, where)
 
 
 def _small_classes(

@@ -15,7 +15,7 @@ from scclip_rt.classes import shorten
 if TYPE_CHECKING:
     from PIL import ImageFont
 
-    from scclip_rt.decode import Labels
+    from scclip_rt._best import Labels
 
 Colour = tuple[int, ...]
 

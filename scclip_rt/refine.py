@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt._best import Best
 from scclip_rt._interpolation import bilinear_taps
 from scclip_rt._parallel import parallel
 from scclip_rt.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
-    from scclip_rt.decode import Best, DecodePlan, LogitField
+    from scclip_rt.decode import DecodePlan, LogitField
 
 DILATIONS = (8, 16)
 MAX_REFINE_PIXELS = 34_000_000
@@ -172,8 +173,6 @@ def refined_best(field: LogitField, queries: NDArray[np.intp], affinity: Affinit
 
     Each thread takes a run of queries; runs are merged in order, so that of equal queries the first wins.
     """
-    from scclip_rt.decode import Best
-
     shape = field.plan.shape
     if affinity.weights.shape[1:] != shape:
         raise ValueError(f"the affinity is for maps of {affinity.weights.shape[1:]}; the output is {shape}")

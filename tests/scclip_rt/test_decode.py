@@ -156,6 +156,19 @@ def test_many_classes_need_16_bits():
     assert result.unlabelled == 65535
 
 
+@pytest.mark.parametrize("scale", [5.0, 60.0])
+def test_queries_that_can_not_win_are_left_out_without_a_trace(scale):
+    # Patches that resemble each other, as CLIP's do: most queries lose everywhere in a tile.
+    rng = np.random.default_rng(12)
+    features, text, tiling, plan = case(12, (48, 64), (150, 200), 32, 16, (4, 4), 80)
+    features = 0.15 * features + unit(rng, 1, 1, 16)
+    features = (features / np.linalg.norm(features, axis=-1, keepdims=True)).astype(np.float32)
+    result = check(features, text, tiling, plan, range(80), 80, scale)
+    assert len(np.unique(result.labels)) < 40
+    alone = decode(features, text, plan, query_class=range(80), num_classes=80, logit_scale=scale)
+    assert np.array_equal(alone.labels, result.labels)
+
+
 def test_large_logit_scales_stay_finite():
     features, text, tiling, plan = case(9, (48, 48), (50, 50), 32, 16, (4, 4), 5)
     check(features, text, tiling, plan, range(5), 5, scale=2000.0)
