@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from scclip_rt import __version__
-from scclip_rt.cli import embed, inspect, segment
+from scclip_rt.cli import convert_coco_object, embed, eval, inspect, segment  # noqa: A004 (the command's name)
 from scclip_rt.errors import ScclipError
 
 __all__ = ["build_parser", "guard", "leave", "main", "run"]
 
-COMMANDS = (segment, embed, inspect)
+COMMANDS = (segment, embed, inspect, eval, convert_coco_object)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 

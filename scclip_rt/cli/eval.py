@@ -1,0 +1,272 @@
+"""`scclip eval`: mIoU of a bundle on benchmarks, the demo scenes or a user's own masks; two bundles compared."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scclip_rt.cli.options import add_backend_options, add_output_options, check_json_target, write_json
+from scclip_rt.errors import OptionError
+from scclip_rt.files import atomic_path, check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.evaluation import Dataset, Evaluation
+    from scclip_rt.segmenter import Segmenter
+
+_DESCRIPTION = """\
+Measure segmentation: mIoU, accuracies and IoU per class, as mmsegmentation defines them.
+
+datasets
+  voc21 voc20          PASCAL VOC 2012, with and without background
+  context60 context59  PASCAL Context, with and without background
+  coco-object          the 80 things of COCO and background (see `scclip convert-coco-object`)
+  coco-stuff           COCO-Stuff 164k, 171 classes
+  cityscapes           19 classes
+  ade20k               150 classes
+  demo                 300 rendered scenes that the demo model was not trained on; needs no files
+  folder               your own: --images DIR --masks DIR --classes FILE
+
+Benchmarks are read from the folders that mmsegmentation documents, --root being any level of them, and run
+with the published settings (short side, scale, thresholds); what you give here goes first. docs/evaluation.md
+has the layouts, the settings and the definitions.
+"""
+
+_EPILOG = """\
+examples:
+  scclip eval demo --dataset demo --limit 50
+  scclip eval vitb16.scclip --dataset voc21 --root data --resume voc21.state --json voc21.json
+  scclip eval vitb16.scclip --dataset folder --images photos --masks masks --classes classes.txt
+  scclip eval --compare vitb16.scclip@fp32 vitb16.scclip@int8 --dataset voc21 --root data --sheet int8.html
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "eval",
+        help="measure mIoU, or compare two bundles",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs="?", help="bundle directory, or demo for the packaged one"
+    )
+    _add_dataset_options(parser)
+    _add_run_options(parser)
+    _add_setting_options(parser)
+    add_backend_options(parser)
+    add_output_options(parser, force=True)
+    parser.set_defaults(run=run)
+
+
+def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("dataset")
+    group.add_argument("--dataset", metavar="NAME", required=True, help="one of those above")
+    group.add_argument("--root", metavar="DIR", type=Path, help="where a benchmark's files are")
+    group.add_argument(
+        "--list",
+        metavar="FILE",
+        type=Path,
+        help="images to use instead of the validation split: a name per line, or JSON (a list, or COCO's images)",
+    )
+    group.add_argument("--limit", metavar="N", type=int, help="only the first N images")
+    group.add_argument("--images", metavar="DIR", type=Path, help="folder: the images")
+    group.add_argument(
+        "--masks", metavar="DIR", type=Path, help="folder: a mask of the same name for each, grey or palette"
+    )
+    group.add_argument(
+        "--ignore-label",
+        metavar="N",
+        type=int,
+        help="folder: the label that does not count (default: 255, or 65535 above 255 classes)",
+    )
+    group.add_argument(
+        "--reduce-zero-label",
+        action="store_true",
+        help="folder: label 0 does not count, 1 is the first class",
+    )
+    group.add_argument(
+        "--classes",
+        metavar="FILE|NAMES",
+        help="classes in the order of the labels, synonyms after commas; benchmarks have lists of their own",
+    )
+    group.add_argument(
+        "--background",
+        metavar="NAME",
+        help='folder: the background class (default: "background", if there is one)',
+    )
+    group.add_argument(
+        "--templates", metavar="NAME|FILE", default="imagenet", help="prompts around each name"
+    )
+    group.add_argument(
+        "--no-cache", action="store_true", help="neither read nor keep class embeddings on disk"
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--resume",
+        metavar="FILE",
+        type=Path,
+        help="keep what is counted in FILE, and go on from it if it exists: Ctrl-C costs nothing",
+    )
+    group.add_argument("--plot", metavar="FILE", type=Path, help="write a bar chart of IoU per class (PNG)")
+    group.add_argument(
+        "--compare",
+        metavar=("A", "B"),
+        nargs=2,
+        help="evaluate two bundles side by side; NAME.scclip@PRECISION picks a precision",
+    )
+    group.add_argument(
+        "--sheet",
+        metavar="FILE",
+        type=Path,
+        help="with --compare: the images that differ most, as one HTML file",
+    )
+    group.add_argument(
+        "--worst", metavar="N", type=int, default=12, help="images in the sheet (default: %(default)s)"
+    )
+
+
+def _add_setting_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "settings", "default: the benchmark's published ones, else the bundle's"
+    )
+    group.add_argument("--short-side", metavar="PIXELS", type=int, help="resize the short side to this")
+    group.add_argument("--stride", metavar="PIXELS", type=int, help="distance between windows")
+    group.add_argument(
+        "--whole-image",
+        action="store_true",
+        help="encode images in one pass; the bundle needs an encoder exported for that",
+    )
+    group.add_argument("--logit-scale", metavar="X", type=float, help="factor on cosines before the softmax")
+    group.add_argument(
+        "--prob-threshold", metavar="P", type=float, help="below it a pixel is background or unlabelled"
+    )
+    group.add_argument(
+        "--area-threshold",
+        metavar="P",
+        type=float,
+        help="share of the foreground up to which a class is dropped",
+    )
+    group.add_argument("--refine", metavar="NAME", help="pamr follows the image's edges, at some cost")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate or compare, as the command line says."""
+    _check(args)
+    from scclip_rt.evaluation import open_dataset
+
+    dataset = open_dataset(
+        args.dataset,
+        root=args.root,
+        classes=args.classes,
+        names=args.list,
+        images=args.images,
+        masks=args.masks,
+        ignore=args.ignore_label,
+        reduce_zero_label=args.reduce_zero_label,
+        background=args.background,
+    )
+    return _evaluate(args, dataset) if args.compare is None else _compare(args, dataset)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what does not go together, before any work.
+
+    Raises:
+        OptionError: says which options.
+        OutputError: an output exists and there is no --force.
+    """
+    if (args.bundle is None) == (args.compare is None):
+        raise OptionError("name one bundle, or two with --compare A B")
+    if args.compare is None and args.sheet is not None:
+        raise OptionError("--sheet goes with --compare A B")
+    if args.compare is not None:
+        for option, value in (("--resume", args.resume), ("--plot", args.plot)):
+            if value is not None:
+                raise OptionError(f"{option} goes with one bundle, not with --compare")
+    check_json_target(args.json, force=args.force)
+    for path in (args.plot, args.sheet):
+        if path is not None:
+            check_replaceable(path, force=args.force)
+
+
+def _evaluate(args: argparse.Namespace, dataset: "Dataset") -> int:
+    from scclip_rt.evaluation import evaluate, report
+
+    segmenter = _segmenter(args, dataset, args.bundle, args.precision)
+    result = evaluate(segmenter, dataset, limit=args.limit, resume=args.resume, progress=True)
+    if args.json is not None:
+        write_json(report.document(result), args.json, force=args.force)
+    if args.plot is not None:
+        _plot(result, args.plot, force=args.force)
+    if args.json != "-":
+        print(report.table(result))
+    return 0
+
+
+def _compare(args: argparse.Namespace, dataset: "Dataset") -> int:
+    from scclip_rt.evaluation import compare, report, sheet
+
+    pair = [_bundle_and_precision(name, args.precision) for name in args.compare]
+    first, second = (_segmenter(args, dataset, bundle, precision) for bundle, precision in pair)
+    result = compare(first, second, dataset, limit=args.limit, worst=args.worst, progress=True)
+    if args.json is not None:
+        write_json(report.comparison_document(result), args.json, force=args.force)
+    if args.sheet is not None:
+        _write_text(sheet.sheet(result, (args.compare[0], args.compare[1])), args.sheet, force=args.force)
+    if args.json != "-":
+        print(report.comparison_table(result, (args.compare[0], args.compare[1])))
+    return 0
+
+
+def _segmenter(args: argparse.Namespace, dataset: "Dataset", bundle: str, precision: str) -> "Segmenter":
+    from scclip_rt.evaluation import open_segmenter
+
+    return open_segmenter(
+        bundle,
+        dataset,
+        short_side=args.short_side,
+        logit_scale=args.logit_scale,
+        prob_threshold=args.prob_threshold,
+        area_threshold=args.area_threshold,
+        templates=args.templates,
+        backend=args.backend,
+        device=args.device,
+        precision=precision,
+        ort_provider=args.ort_provider,
+        threads=args.threads,
+        batch=args.batch,
+        stride=args.stride,
+        whole_image=args.whole_image,
+        refine=args.refine,
+        cache=not args.no_cache,
+        progress=True,
+    )
+
+
+def _bundle_and_precision(name: str, default: str) -> tuple[str, str]:
+    """`NAME@PRECISION` to its parts, unless a bundle has just that name."""
+    bundle, separator, precision = name.rpartition("@")
+    if not separator or Path(name).exists():
+        return name, default
+    return bundle, precision
+
+
+def _plot(result: "Evaluation", path: Path, *, force: bool) -> None:
+    from PIL import Image
+
+    from scclip_rt.evaluation.chart import bar_chart
+
+    scores = result.scores
+    title = f"IoU per class, percent: {result.setup['bundle']['name']} on {result.dataset.title}"
+    picture = bar_chart(result.dataset.classes, scores.iou, scores.miou, title)
+    with atomic_path(path, force=force) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def _write_text(text: str, path: Path, *, force: bool) -> None:
+    with atomic_path(path, force=force) as temporary:
+        temporary.write_text(text, "utf-8")
