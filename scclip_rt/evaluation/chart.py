@@ -49,21 +49,21 @@ def bar_chart(
     order = sorted(
         range(len(names)), key=lambda i: (math.isnan(values[i]), -values[i] if values[i] > 0 else 0)
     )
-    for row, index in enumerate(order):
+    ends = [0 if math.isnan(values[i]) else round(_BARS * float(values[i]) / 100) for i in order]
+    for row, end in enumerate(ends):
         y = top + row * _ROW
-        middle = y + _ROW // 2
-        canvas.text((left - 8, middle), labels[index], fill=_INK, font=font, anchor="rm")
-        value = float(values[index])
-        if math.isnan(value):
-            canvas.text((left + 6, middle), "absent", fill=_FAINT, font=font, anchor="lm")
-            continue
-        end = left + round(_BARS * value / 100)
-        canvas.rectangle((left, y + 4, max(end, left), y + _ROW - 5), fill=_BAR)
-        canvas.text((end + 6, middle), f"{value:.1f}", fill=_FAINT, font=font, anchor="lm")
+        canvas.rectangle((left, y + 4, left + end, y + _ROW - 5), fill=_BAR if end else _GRID)
     if not math.isnan(mean):
         x = left + round(_BARS * mean / 100)
         canvas.line((x, top - 4, x, top + _ROW * len(names)), fill=_MEAN, width=2)
         canvas.text((x, top - 7), f"mIoU {mean:.1f}", fill=_MEAN, font=font, anchor="ms")
+    for row, (index, end) in enumerate(zip(order, ends, strict=True)):
+        middle = top + row * _ROW + _ROW // 2
+        canvas.text((left - 8, middle), labels[index], fill=_INK, font=font, anchor="rm")
+        text = "absent" if math.isnan(values[index]) else f"{values[index]:.1f}"
+        place = (left + end + 6, middle)
+        canvas.rectangle(canvas.textbbox(place, text, font=font, anchor="lm"), fill=_PAPER)
+        canvas.text(place, text, fill=_FAINT, font=font, anchor="lm")
     return np.array(picture)
 
 

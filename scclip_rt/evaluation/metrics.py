@@ -76,7 +76,7 @@ class ConfusionMatrix:
         Args:
             truth: (H, W) integers: class indices, or `ignore`.
             labels: (H, W) integers: class indices, or `unlabelled`.
-            unlabelled: the label of pixels without a class.
+            unlabelled: the label of pixels without a class; None: there are none.
 
         Returns:
             (C, C + 1) int64.
@@ -88,12 +88,10 @@ class ConfusionMatrix:
             raise DatasetError(f"the mask is {_size(truth)} and the prediction {_size(labels)}")
         counted = truth != self.ignore
         true, given = truth[counted].astype(np.int64), labels[counted].astype(np.int64)
+        nothing = np.zeros(given.shape, bool) if unlabelled is None else given == unlabelled
         self._check("true label", true)
-        if unlabelled is not None and unlabelled >= self.num_classes:
-            given[given == unlabelled] = self.num_classes
-            self._check("predicted label", given, highest=self.num_classes)
-        else:
-            self._check("predicted label", given)
+        self._check("predicted label", given[~nothing])
+        given[nothing] = self.num_classes
         width = self.num_classes + 1
         pairs = np.bincount(true * width + given, minlength=self.num_classes * width)
         return pairs.reshape(self.num_classes, width).astype(np.int64, copy=False)
@@ -139,11 +137,10 @@ class ConfusionMatrix:
             share=_percent(true, total),
         )
 
-    def _check(self, what: str, values: NDArray[np.int64], *, highest: int | None = None) -> None:
-        highest = self.num_classes - 1 if highest is None else highest
-        if len(values) and not 0 <= (low := int(values.min())) <= (high := int(values.max())) <= highest:
-            value = low if low < 0 else high
-            raise DatasetError(f"{what} {value} is none of the {self.num_classes} classes (from 0 on)")
+    def _check(self, what: str, values: NDArray[np.int64]) -> None:
+        wrong = values[(values < 0) | (values >= self.num_classes)]
+        if len(wrong):
+            raise DatasetError(f"{what} {wrong[0]} is none of the {self.num_classes} classes (from 0 on)")
 
 
 def _percent(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -22,6 +22,8 @@ from scclip_rt.segmentation import UNLABELLED
 LONG_SIDE = 360
 """Pixels of the pictures in the sheet."""
 _ALPHA = 0.6
+_KEYS = 14
+"""Labels named under an image: those that cover most of its maps."""
 _DIFFERENT = (213, 0, 90)
 
 _STYLE = """
@@ -118,7 +120,7 @@ def _images(comparison: Comparison, a: str, b: str) -> Iterator[str]:
 def _pictures(
     difference: Difference, classes: tuple[str, ...], background: int | None
 ) -> tuple[list[NDArray[np.uint8]], list[tuple[str, tuple[int, ...]]]]:
-    """Five pictures (h, w, 3) uint8, and the name and colour of each label in them."""
+    """Five pictures (h, w, 3) uint8, and the names and colours of the labels that cover most."""
     rows, columns = _grid(difference.image.shape)
     image = _shrink(difference.image)
     unlabelled = difference.unlabelled
@@ -130,9 +132,10 @@ def _pictures(
     first, second, true = (paint(image, labels, present, colours, _ALPHA) for labels in (*maps, truth))
     changed = np.where(maps[0] != maps[1], 1, 0)[..., None]
     marked = np.where(changed, np.array(_DIFFERENT), 64 + image.mean(axis=2, keepdims=True) * 0.6)
+    covered = np.bincount(np.stack([*maps, truth]).ravel())[present]
     key = [
-        (UNLABELLED if label == unlabelled else classes[label], tuple(colour))
-        for label, colour in zip(present, colours.tolist(), strict=True)
+        (UNLABELLED if present[i] == unlabelled else classes[present[i]], tuple(colours[i].tolist()))
+        for i in np.argsort(-covered, kind="stable")[:_KEYS]
     ]
     return [image, first, second, marked.astype(np.uint8), true], key
 
@@ -160,5 +163,5 @@ def _data_url(picture: NDArray[np.uint8]) -> str:
 
     buffer = io.BytesIO()
     # Photographs under flat colours: JPEG is a fifth of PNG's size, and nobody measures in a sheet.
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -69,10 +69,10 @@ class MaskRule:
         wrong = ~skipped & ((values < first) | (values >= self.num_classes + first))
         if wrong.any():
             value = int(values[wrong].flat[0])
-            zero = "0 and " if self.reduce_zero_label else ""
+            rest = f"0 and {self.ignore} are" if self.reduce_zero_label else f"{self.ignore} is"
             raise DatasetError(
                 f"label {value} is out of range: {self.num_classes} classes take {first} to "
-                f"{self.num_classes + first - 1}, and {zero}{self.ignore} is ignored ({wrong.sum():,} pixels)"
+                f"{self.num_classes + first - 1}, and {rest} ignored ({wrong.sum():,} pixels)"
             )
         return np.where(skipped, IGNORED, values.astype(np.int32) - first).astype(np.uint16)
 
