@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ def resolve_vocabulary(
 ) -> Vocabulary:
     """Embed class names, or take a vocabulary and check that it is this bundle's.
 
+    Without either, the ready vocabulary that the bundle carries is taken (the first, if there are several).
+
     Args:
         bundle: whose text encoder and tokenizer are used.
         options: how names are embedded.
@@ -45,16 +48,16 @@ def resolve_vocabulary(
         background: name of a class, `none`, or None for what the vocabulary says.
 
     Raises:
-        OptionError: both or neither of `classes` and `vocabulary`.
+        OptionError: both of `classes` and `vocabulary`, or neither and the bundle carries none.
         VocabularyError: empty, ambiguous, too long, of another model, or no such background class.
     """
-    if (classes is None) == (vocabulary is None):
+    if classes is not None and vocabulary is not None:
         raise OptionError("give either classes or a vocabulary, and not both")
     if classes is not None:
         return _embed(bundle, options, classes, background)
+    if vocabulary is None:
+        vocabulary = _ready_vocabulary(bundle)
     if not isinstance(vocabulary, Vocabulary):
-        if vocabulary is None:
-            raise OptionError("give classes or a vocabulary")
         name = os.fspath(vocabulary)
         vocabulary = load_vocabulary(vocabulary)
         check_model(vocabulary, bundle, name=name)
@@ -63,6 +66,15 @@ def resolve_vocabulary(
     if background is None:
         return vocabulary
     return replace(vocabulary, background=find_background(vocabulary.classes, background))
+
+
+def _ready_vocabulary(bundle: Bundle) -> Path:
+    ready = bundle.manifest.vocabularies
+    if not ready:
+        raise OptionError(
+            f"{bundle.path} carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote"
+        )
+    return bundle.checked_path(ready[0])
 
 
 def check_model(vocabulary: Vocabulary, bundle: Bundle, *, name: str = "") -> None:

@@ -36,7 +36,8 @@ class Segmenter:
         bundle: a bundle directory, an open `Bundle`, or `demo` for the one that comes with the package.
         classes: class names, one string each with synonyms after commas ("dog, puppy"); or one string: a
             file with a line per class, or `cat; dog, puppy`. Embedded by the bundle's text encoder.
-        vocabulary: instead of `classes`, a `Vocabulary` or a file that `scclip embed` wrote.
+        vocabulary: instead of `classes`, a `Vocabulary` or a file that `scclip embed` wrote. Without
+            either, the ready vocabulary of the bundle, if it carries one.
         templates: prompt templates around each name: `imagenet` (80 of them), `none`, or a file.
         background: name of the class that takes what no class claims, `none` for no such class; None takes
             the class called "background" if there is one.
@@ -130,7 +131,7 @@ class Segmenter:
             max_windows=max_windows,
         )
         self._vocabulary: Vocabulary | None = None
-        if classes is not None or vocabulary is not None:
+        if classes is not None or vocabulary is not None or opened.manifest.vocabularies:
             self.set_classes(classes, vocabulary=vocabulary, background=background)
 
     @property

@@ -150,6 +150,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--force", action="store_true", help="replace an existing bundle")
     group.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX opset, 18 to 23 (20)")
+    group.add_argument(
+        "--vocabulary",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CLASSES",
+        help="embed a class file into the bundle as a ready vocabulary; may be repeated",
+    )
     group.add_argument("--debug-outputs", action="store_true", help="the encoders also return `outliers`")
     group.add_argument(
         "--verify-images",
@@ -220,6 +228,7 @@ def _run(args: argparse.Namespace) -> int:
         image_sizes=tuple(args.image_size),
         debug_outputs=args.debug_outputs,
         verify_images=args.verify_images,
+        vocabularies=tuple(args.vocabulary),
     )
     started = time.monotonic()
 

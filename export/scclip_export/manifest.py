@@ -95,6 +95,7 @@ def build_manifest(
     encoders: list[EncoderEntry],
     text_encoder: GraphEntry,
     tokenizer: str,
+    vocabularies: list[str],
 ) -> dict[str, object]:
     """Describe the files of `directory`.
 
@@ -108,6 +109,7 @@ def build_manifest(
         encoders: the image encoders, the windows' first.
         text_encoder: the text encoder.
         tokenizer: the file name of the tokenizer.
+        vocabularies: the files of ready vocabularies.
 
     Returns:
         The content of bundle.json.
@@ -163,7 +165,7 @@ def build_manifest(
             ),
         },
         "tokenizer": tokenizer,
-        "vocabularies": [],
+        "vocabularies": vocabularies,
         "files": {
             path.relative_to(directory).as_posix(): {
                 "sha256": sha256_file(path),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
 from scclip_export.errors import ExportError
 from scclip_kernels import anomaly_scores, cosine_similarity, neighbor_weights, outlier_indices, resolve
+from scclip_rt.backends.ort_session import load_onnxruntime
 
 # Largest absolute difference of unit features, of cosines, and of unit text embeddings.
 THRESHOLDS: dict[str, float] = {"fp32": 2e-5}
@@ -85,7 +85,7 @@ def check_encoder(
     )
     expected = [_torch_window(encoder, window, text) for window in windows]
     worst = np.zeros((len(windows), 4))
-    session = _session(path)
+    session = open_session(path)
     batches = tuple(size for size in _BATCHES if size <= len(windows))
     for size in batches:
         for queries in _QUERIES if size == batches[-1] else _QUERIES[:2]:
@@ -181,7 +181,7 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
     longest = int(tokens.argmax(dim=-1).max()) + 1
     with torch.inference_mode():
         expected = encoder(tokens).numpy()
-    session, worst = _session(path), 0.0
+    session, worst = open_session(path), 0.0
     lengths = (longest, min(longest + 5, tokens.shape[1]), tokens.shape[1])
     for length in lengths:
         for batch in (1, len(tokens)):
@@ -201,7 +201,9 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
     }
 
 
-def _session(path: Path) -> ort.InferenceSession:
+def open_session(path: Path) -> Any:
+    """Return an ONNX Runtime session on the CPU."""
+    ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -12,14 +12,25 @@ from scclip_export.config import CalibrationConfig, Geometry, Method, calibratio
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
 from scclip_export.errors import ExportError
 from scclip_export.graph import MAX_OPSET, MIN_OPSET, onnx_from_encoder, onnx_from_text_encoder
-from scclip_export.manifest import EncoderEntry, GraphEntry, build_manifest, write_manifest
-from scclip_export.parity import Parity, check_encoder, check_text_encoder, parity_table
+from scclip_export.manifest import (
+    EncoderEntry,
+    GraphEntry,
+    build_manifest,
+    text_model_sha256,
+    write_manifest,
+)
+from scclip_export.parity import Parity, check_encoder, check_text_encoder, open_session, parity_table
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel, Source, load_model
 from scclip_export.tokenizer import tokenizer_json
 from scclip_export.verification import verification_images, verification_windows
+from scclip_rt.classes import parse_classes
+from scclip_rt.embedding import embed_classes
 from scclip_rt.files import atomic_directory, check_replaceable
 from scclip_rt.geometry import MIN_PATCHES, resize
+from scclip_rt.templates import load_templates
+from scclip_rt.text import Tokenizer
+from scclip_rt.vocabulary import save_vocabulary
 
 Progress = Callable[[str], None]
 
@@ -41,6 +52,7 @@ class ExportConfig:
     image_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) in pixels
     debug_outputs: bool = False
     verify_images: Path | None = None
+    vocabularies: tuple[Path, ...] = ()  # class files to embed into the bundle
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
@@ -80,6 +92,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         entries, parities = _encoders(config, plan, directory, progress)
         text_entry = _text_encoder(config, model, directory, progress)
         (directory / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+        vocabularies = _vocabularies(config, model, directory, progress)
         progress("writing the manifest")
         manifest = build_manifest(
             directory,
@@ -91,6 +104,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
             encoders=entries,
             text_encoder=text_entry,
             tokenizer="tokenizer.json",
+            vocabularies=vocabularies,
         )
         write_manifest(directory, manifest)
     return ExportReport(path=plan.output, manifest=manifest, parity=tuple(parities))
@@ -228,6 +242,28 @@ def _text_encoder(
     onnx_from_text_encoder(encoder, path, opset=config.opset)
     parity = check_text_encoder(encoder, path, _example_tokens(model.architecture.context_length))
     return GraphEntry(file=path.name, parity=parity)
+
+
+def _vocabularies(config: ExportConfig, model: LoadedModel, directory: Path, progress: Progress) -> list[str]:
+    """Embed the class files with the exported text encoder: the vocabularies the bundle carries ready."""
+    session = open_session(directory / "text_encoder.onnx")
+    tokenizer = tokenizer_json()
+    files = []
+    for classes in config.vocabularies:
+        progress(f"embedding the classes of {classes}")
+        vocabulary = embed_classes(
+            parse_classes(classes),
+            lambda tokens: session.run(None, {"tokens": tokens})[0],
+            Tokenizer.from_json(tokenizer),
+            load_templates("imagenet"),
+            model_sha256=text_model_sha256(model.checkpoint.state, tokenizer),
+            context_length=model.architecture.context_length,
+            progress=True,
+        )
+        file = f"vocabularies/{classes.stem}.safetensors"
+        save_vocabulary(vocabulary, directory / file)
+        files.append(file)
+    return files
 
 
 def _example_tokens(context: int) -> torch.Tensor:

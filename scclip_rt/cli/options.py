@@ -13,7 +13,7 @@ from scclip_rt.files import atomic_path, check_replaceable
 def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> None:
     """`--classes` (with `--vocabulary` as the alternative, if wanted) and how names are embedded."""
     group = parser.add_argument_group("classes")
-    source = group.add_mutually_exclusive_group(required=True)
+    source = group.add_mutually_exclusive_group(required=not vocabulary)
     source.add_argument(
         "--classes",
         metavar="FILE|NAMES",
@@ -21,7 +21,11 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
     )
     if vocabulary:
         source.add_argument(
-            "--vocabulary", metavar="FILE", type=Path, help="embedded classes, written by `scclip embed`"
+            "--vocabulary",
+            metavar="FILE",
+            type=Path,
+            help="embedded classes, written by `scclip embed` "
+            "(default without --classes: the bundle's own, if it carries one)",
         )
     group.add_argument(
         "--templates",

@@ -16,7 +16,7 @@ from scclip_rt.cli.options import (
     check_json_target,
     write_json,
 )
-from scclip_rt.errors import ImageError, OutputError
+from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
 
 if TYPE_CHECKING:
@@ -185,11 +185,18 @@ def plan(args: argparse.Namespace) -> list[Task]:
 
 
 def _segmenter(args: argparse.Namespace) -> "Segmenter":
+    from scclip_rt.bundle import Bundle
     from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS
     from scclip_rt.segmenter import Segmenter
 
+    bundle = Bundle.open(args.bundle)
+    if args.classes is None and args.vocabulary is None and not bundle.manifest.vocabularies:
+        raise OptionError(
+            "no classes: pass --classes FILE|NAMES or --vocabulary FILE "
+            f"({bundle.path} carries no vocabulary of its own)"
+        )
     return Segmenter(
-        args.bundle,
+        bundle,
         classes=args.classes,
         vocabulary=args.vocabulary,
         templates=args.templates,

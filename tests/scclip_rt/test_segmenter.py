@@ -148,7 +148,7 @@ def test_no_classes_yet(bundle_path: Path) -> None:
     assert segment.encode(halves()).features.ndim == 3
     with pytest.raises(VocabularyError, match=r"no classes yet; pass classes= or vocabulary="):
         segment(halves())
-    with pytest.raises(OptionError, match="either classes or a vocabulary"):
+    with pytest.raises(OptionError, match="carries no ready vocabulary"):
         segment.set_classes()
     with pytest.raises(OptionError, match="either classes or a vocabulary"):
         Segmenter(bundle_path, classes=["a"], vocabulary=colour_vocabulary())
