@@ -22,6 +22,7 @@ from scclip_rt.evaluation.evaluate import (
     predictions,
     progress_bar,
 )
+from scclip_rt.evaluation.metrics import ConfusionMatrix
 from scclip_rt.evaluation.setup import describe
 from scclip_rt.segmentation import Segmentation
 from scclip_rt.segmenter import Segmenter
@@ -116,15 +117,14 @@ def compare(
             bar.set_postfix_str(f"agreement {tally.agreement:.2f}", refresh=False)
             bar.update()
     seconds = time.monotonic() - started
-    results = [
-        Evaluation(
-            dataset=dataset, images=total, matrix=matrix, seconds=seconds, setup=describe(segmenter, dataset)
-        )
-        for segmenter, matrix in zip((first, second), matrices, strict=True)
-    ]
+
+    def evaluation(segmenter: Segmenter, matrix: ConfusionMatrix) -> Evaluation:
+        setup = describe(segmenter, dataset)
+        return Evaluation(dataset=dataset, images=total, matrix=matrix, seconds=seconds, setup=setup)
+
     return Comparison(
-        first=results[0],
-        second=results[1],
+        first=evaluation(first, matrices[0]),
+        second=evaluation(second, matrices[1]),
         agreement=tally.agreement,
         least_agreement=tally.least,
         worst=tally.worst(),

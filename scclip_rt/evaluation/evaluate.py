@@ -133,6 +133,8 @@ def evaluate(
             raise OptionError(
                 f"{state} has {tally.done} images done already, more than the {total} asked for"
             )
+    if state is not None:
+        save_state(state, setup, tally)  # a place that can't be written shows before hours of work
     with contextlib.closing(predictions(segmenter, _part(dataset, tally.done, total))) as results:
         tally = _run(results, tally, total, setup, state, progress=progress)
     return Evaluation(

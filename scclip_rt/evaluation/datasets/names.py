@@ -14,8 +14,8 @@ def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
     """The names in a list.
 
     Args:
-        path: text with a name per line (what follows a space is skipped, as in VOC's lists per class), or
-            `.json`: a list of names, or COCO's form, `{"images": [{"file_name": …}, …]}`.
+        path: text with a name per line, or `.json`: a list of names, or COCO's form,
+            `{"images": [{"file_name": …}, …]}`.
         suffixes: endings to remove where a name has one.
 
     Returns:
@@ -44,7 +44,7 @@ def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
 
 
 def _from_lines(text: str) -> list[str]:
-    return [line.split()[0] for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _from_json(text: str, path: Path) -> list[str]:
@@ -65,6 +65,6 @@ def _from_json(text: str, path: Path) -> list[str]:
 
 def _without(name: str, suffixes: Sequence[str]) -> str:
     for suffix in sorted(suffixes, key=len, reverse=True):
-        if name.endswith(suffix) and len(name) > len(suffix):
-            return name.removesuffix(suffix)
+        if name.lower().endswith(suffix.lower()) and len(name) > len(suffix):
+            return name[: -len(suffix)]
     return name

@@ -132,6 +132,17 @@ def test_presets_are_the_published_settings(name: str, large: bool, bundle_path:
     assert settings.area_threshold == area
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_documented_settings_are_the_presets(name: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text("utf-8")
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+    classes, _, side, scale, prob, area = [cell.strip() for cell in row.split("|")[2:-1]]
+    preset = BENCHMARKS[name].preset
+    assert (int(classes), int(side), float(scale)) == (SIZES[name], preset.short_side, preset.logit_scale)
+    assert preset.prob_threshold == ((0, 0) if prob == "–" else tuple(map(float, prob.split(";"))))
+    assert preset.area_threshold == (0 if area == "–" else float(area))
+
+
 def test_a_segmenter_takes_the_preset_and_what_is_given_goes_first(bundle_path: Path, voc) -> None:
     dataset = open_dataset("voc21", root=voc.data)
     segmenter = open_segmenter(bundle_path, dataset, templates="none", logit_scale=7.0)
@@ -164,7 +175,7 @@ def test_lists_as_text_and_json(stuff, voc, tmp_path: Path) -> None:
     listing.write_text('["000000000285", "000000000139.jpg"]')
     assert names_of("coco-stuff", stuff.data, listing) == ["000000000285", "000000000139"]
     text = tmp_path / "some.txt"
-    text.write_text("2007_000042  1\n\n2007_000033 -1\n")
+    text.write_text("2007_000042\n\n 2007_000033.JPG \r\n")
     assert names_of("voc20", voc.data, text) == ["2007_000042", "2007_000033"]
 
 
@@ -334,10 +345,12 @@ def test_own_folder_without_images(own, tmp_path: Path) -> None:
 
 def test_own_list_of_images(own, tmp_path: Path) -> None:
     listing = tmp_path / "some.txt"
-    listing.write_text("sub/e\nb.png\n")
+    for folder in ("images", "masks"):
+        (own.base / folder / "b.png").rename(own.base / folder / "my b.png")
+    listing.write_text("sub/e\nmy b.png\n")
     options = {"images": own.base / "images", "masks": own.base / "masks", "classes": "a; b; c"}
     dataset = open_dataset("folder", names=listing, **options)  # type: ignore[arg-type]
-    assert [sample.name for sample in dataset.samples] == ["sub/e", "b"]
+    assert [sample.name for sample in dataset.samples] == ["sub/e", "my b"]
     listing.write_text("nobody\n")
     with pytest.raises(DatasetError, match=r"images/nobody: no such image, but .*some\.txt lists it"):
         open_dataset("folder", names=listing, **options)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from scclip_rt import Segmenter
-from scclip_rt.errors import ImageError, OptionError
+from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.evaluation import (
     ConfusionMatrix,
     Dataset,
@@ -209,6 +209,17 @@ def test_a_state_that_is_further_than_the_limit(
     evaluate(segmenter, dataset, limit=3, resume=state)
     with pytest.raises(OptionError, match="has 3 images done already, more than the 2 asked for"):
         evaluate(segmenter, dataset, limit=2, resume=state)
+
+
+def test_a_state_that_cannot_be_written_shows_before_any_work(
+    dataset: Dataset, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    calls: list[int] = []
+    counting = replace(dataset, samples=[replace(s, truth=_counted(s.truth, calls)) for s in dataset.samples])
+    with pytest.raises(OutputError, match="can't write"):
+        evaluate(segmenter, counting, resume=tmp_path / "file" / "run.state")
+    assert not calls
 
 
 def test_limits_below_one_are_refused(dataset: Dataset, segmenter: Segmenter) -> None:
