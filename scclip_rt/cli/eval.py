@@ -96,7 +96,10 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
         help='folder: the background class (default: "background", if there is one)',
     )
     group.add_argument(
-        "--templates", metavar="NAME|FILE", default="imagenet", help="prompts around each name"
+        "--templates",
+        metavar="NAME|FILE",
+        default="imagenet",
+        help="prompts around each name (default: imagenet)",
     )
     group.add_argument(
         "--no-cache", action="store_true", help="neither read nor keep class embeddings on disk"

@@ -22,8 +22,7 @@ def write_mask(path: Path, values: np.ndarray, *, palette: bool = False) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     if palette:
-        image = Image.fromarray(values, mode="P")
-        image.putpalette(PALETTE)
+        image.putpalette(PALETTE)  # the values become indices
     image.save(path)
 
 
