@@ -7,7 +7,7 @@ are reported apart and held to a looser rule: their mean difference.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ THRESHOLDS: dict[str, float] = {"fp32": 2e-5}
 # Of windows with a tie: mean absolute difference of unit features (one flipped decision moves few patches).
 TIED_THRESHOLD = 1e-3
 _TIE = 1e-6  # similarities; outlier scores are compared relative to their size
-_BATCHES = (1, 2, 6)
 _QUERIES = (1, 8, 150)
+# Batch and queries of the runs before the last two, which take all windows with the fewest and the most queries.
+_RUNS = ((1, 1), (1, 150), (2, 8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,18 +87,15 @@ def check_encoder(
     expected = [_torch_window(encoder, window, text) for window in windows]
     worst = np.zeros((len(windows), 4))
     session = open_session(path)
-    batches = tuple(size for size in _BATCHES if size <= len(windows))
-    for size in batches:
-        for queries in _QUERIES if size == batches[-1] else _QUERIES[:2]:
-            for start in range(0, len(windows) - size + 1, size):
-                feed = {"windows": windows[start : start + size], "text": text[:queries].numpy()}
-                outputs = session.run(None, feed)
-                for i in range(size):
-                    got = [output[i] for output in outputs]
-                    # np.maximum keeps a NaN, and a NaN never passes.
-                    worst[start + i] = np.maximum(
-                        worst[start + i], _compare(got, expected[start + i], queries)
-                    )
+    runs = [(batch, queries) for batch, queries in _RUNS if batch < len(windows)] + [
+        (len(windows), queries) for queries in (_QUERIES[0], _QUERIES[-1])
+    ]
+    for batch, queries in runs:
+        outputs = session.run(None, {"windows": windows[:batch], "text": text[:queries].numpy()})
+        for i in range(batch):
+            got = [output[i] for output in outputs]
+            # np.maximum keeps a NaN, and a NaN never passes.
+            worst[i] = np.maximum(worst[i], _compare(got, expected[i], queries))
     tied = np.array([window.tied for window in expected])
     features, logits, mean, outliers = worst.T
     return Parity(
@@ -108,8 +106,23 @@ def check_encoder(
         tied_windows=int(tied.sum()),
         tied_features_mean_abs=_maximum(mean[tied]),
         outliers_equal=bool((outliers[~tied] == 0).all()) if encoder.debug_outputs else None,
-        batches=batches,
-        queries=_QUERIES,
+        batches=tuple(sorted({batch for batch, _ in runs})),
+        queries=tuple(sorted({queries for _, queries in runs})),
+    )
+
+
+def merge(first: Parity, *others: Parity) -> Parity:
+    """Return the worst of several checks of one graph, on images of different sizes."""
+    every = (first, *others)
+    told = [p.outliers_equal for p in every if p.outliers_equal is not None]
+    return replace(
+        first,
+        features_max_abs=_maximum(np.array([p.features_max_abs for p in every])),
+        logits_max_abs=_maximum(np.array([p.logits_max_abs for p in every])),
+        tied_features_mean_abs=_maximum(np.array([p.tied_features_mean_abs for p in every])),
+        windows=sum(p.windows for p in every),
+        tied_windows=sum(p.tied_windows for p in every),
+        outliers_equal=all(told) if told else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""The export in four named steps: onnx_from_model, check_parity, write_bundle (engines are built from the bundle)."""
+"""The export, step by step: load a model, trace it (graph.py), check it (parity.py), describe it (manifest.py)."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from scclip_export.config import CalibrationConfig, Geometry, Method, calibration_for
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
@@ -19,7 +21,7 @@ from scclip_export.manifest import (
     text_model_sha256,
     write_manifest,
 )
-from scclip_export.parity import Parity, check_encoder, check_text_encoder, open_session, parity_table
+from scclip_export.parity import Parity, check_encoder, check_text_encoder, merge, open_session, parity_table
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel, Source, load_model
 from scclip_export.tokenizer import tokenizer_json
@@ -212,11 +214,12 @@ def _encoders(
             share_weights(path, base)
         progress(f"checking parity of {file} (traced in {time.monotonic() - started:.0f} s)")
         if path == base:
-            windows = verification_windows(images, plan.geometry)
+            parity = check_encoder(encoder, path, verification_windows(images, plan.geometry))
         else:
-            patch = model.architecture.patch_size
-            windows = _whole_windows(images[:1], (example[0] * patch, example[1] * patch))
-        parity = check_encoder(encoder, path, windows)
+            shapes = [example] if fixed else [example, (2 * example[0], MIN_PATCHES)]
+            parity = merge(
+                *(check_encoder(encoder, path, _whole(images, encoder, shape)) for shape in shapes)
+            )
         parities.append((file, parity))
         entries.append(EncoderEntry(file=file, parity=parity.to_json(), precision="fp32", grid=grid))
     progress(parity_table(parities))
@@ -228,10 +231,12 @@ def _encoders(
     return entries, parities
 
 
-def _whole_windows(images: list[Any], shape: tuple[int, int]) -> Any:
-    import numpy as np
-
-    return np.stack([resize(image, shape) for image in images])
+def _whole(
+    images: list[NDArray[np.uint8]], encoder: CalibratedEncoder, grid: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Two verification images, whole, at a size of `grid` patches: uint8 (2, H, W, 3)."""
+    patch = encoder.embedding.patch_size
+    return np.stack([resize(image, (grid[0] * patch, grid[1] * patch)) for image in images[:2]])
 
 
 def _text_encoder(

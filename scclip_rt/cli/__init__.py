@@ -30,6 +30,7 @@ examples:
   scclip segment vitb16.scclip photo.jpg --classes "sky; grass, lawn; dog, puppy" --output out
   scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
   scclip inspect vitb16.scclip
+  scclip eval vitb16.scclip --dataset voc21 --root /data
 
 A bundle is a directory that `scclip-export` makes from a CLIP checkpoint.
 Exit codes: 0 done, 2 an error told in one line, 130 interrupted.

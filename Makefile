@@ -1,0 +1,50 @@
+# Everything runs in .venv; `make PYTHON=python3.12 …` picks another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check lint types format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[export,dev]'
+	@touch $(VENV)/.runtime $@
+
+demo: $(VENV)/.runtime  ## segment the shipped scene with the packaged model (installs the runtime, no torch)
+	$(BIN)/scclip segment demo scclip_rt/demo/scene.png --output demo-output --force
+
+test: $(VENV)/.dev  ## install everything and run all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev  ## the tests without the full-size models
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: lint types test  ## what must pass before a commit
+
+lint: $(VENV)/.dev  ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## one photo against the naive eager baseline
+	$(BIN)/python benchmarks/photo.py
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist demo-output
