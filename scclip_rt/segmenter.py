@@ -156,6 +156,11 @@ class Segmenter:
         return self._vocabulary
 
     @property
+    def preparation(self) -> Preparation:
+        """How images become windows: the sizes in use."""
+        return self._prepare
+
+    @property
     def options(self) -> DecodeOptions:
         """Scale, thresholds and refinement in use."""
         return self._options

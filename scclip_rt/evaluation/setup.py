@@ -25,8 +25,7 @@ def describe(segmenter: Segmenter, dataset: Dataset) -> dict[str, Any]:
         `dataset` and `classes_sha256`, over the embedded class names.
     """
     bundle, vocabulary = segmenter.bundle, segmenter.vocabulary
-    # The segmenter says nowhere else how it prepares images.
-    prepare = segmenter._prepare
+    prepare = segmenter.preparation
     embedded = hashlib.sha256(vocabulary.embeddings.tobytes())
     embedded.update(vocabulary.query_class.tobytes())
     embedded.update(repr(vocabulary.background).encode())
