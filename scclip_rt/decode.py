@@ -140,9 +140,8 @@ def decode(
         logit_scale: factor on the cosines before the soft-max over queries; a class has its best query's
             probability.
         prob_threshold: pixels whose best probability is less become `background`, or unlabelled without one.
-        area_threshold: foreground classes with at most this share of all foreground pixels are removed
-        (without
-            a background any class); their pixels go to the best class that remains. 0 removes none.
+        area_threshold: foreground classes (without a background, all classes) with at most this share of all
+            foreground pixels are removed; their pixels go to the best class that remains. 0 removes none.
         background: index of the background class, or None.
         with_confidence: also return probabilities.
         refine: PAMR on the resized logits (`scclip_rt.refine.pamr_affinity`), or None.
