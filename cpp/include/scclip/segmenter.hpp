@@ -1,0 +1,156 @@
+// scclip::Segmenter: a bundle and a vocabulary, ready to turn images into label maps.
+//
+//     auto segmenter = scclip::Segmenter::Open("vitb16.scclip");
+//     if (!segmenter) return fail(segmenter.status().message());
+//     if (auto set = segmenter->SetVocabulary("classes.safetensors"); !set) return fail(set.message());
+//     auto result = segmenter->Segment({pixels, height, width, width * 3, scclip::PixelFormat::kRgb});
+//     if (result) use(result->labels);
+//
+// Threads: every const method may be called from any number of threads at a time on one Segmenter;
+// SetVocabulary too (calls that have begun keep the vocabulary they began with). Moving and destroying need the
+// object alone. Errors come back as Status; no function throws.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scclip/status.hpp"
+
+namespace scclip {
+
+enum class PixelFormat { kRgb, kBgr, kGray };
+
+/// Pixels that the caller owns and keeps until the call returns; nothing is kept after it.
+struct ImageView {
+    const std::uint8_t* data = nullptr;  ///< first byte of the top row
+    int height = 0;                      ///< rows
+    int width = 0;                       ///< pixels of a row
+    std::ptrdiff_t stride = 0;           ///< bytes from one row to the next; 0: rows follow each other
+    PixelFormat format = PixelFormat::kRgb;
+};
+
+/// What a bundle is opened with. The defaults are the Python runtime's.
+struct OpenOptions {
+    std::string backend = "auto";    ///< `auto`, `onnxruntime`, or `openvino` where compiled in
+    std::string device = "auto";     ///< `auto`, `cpu`, `cuda` or `cuda:N`
+    std::string precision = "auto";  ///< `auto`, `fp32`, `fp16`, …: whichever the bundle holds
+    std::string ort_provider;        ///< ONNX Runtime's `cpu`, `cuda` or `tensorrt`; empty follows `device`
+    int threads = 0;                 ///< CPU threads of one call; 0: the cores this process may use
+    int batch = 0;                   ///< most windows encoded at once; 0: the backend's own number
+    int short_side = 0;              ///< pixels; 0: the bundle's
+    int stride = 0;                  ///< pixels between windows; 0: the bundle's
+    bool whole_image = false;        ///< one pass over the whole image, with an encoder exported for that
+    std::int64_t max_pixels = 128000000;  ///< largest image taken
+    std::int64_t max_windows = 1024;      ///< most windows of an image
+    bool remember_hashes = true;  ///< keep hashes in the cache folder that the Python runtime uses as well
+};
+
+/// From cosines to labels; what is not given is the bundle's.
+struct SegmentOptions {
+    bool confidence = false;               ///< also give each pixel's probability
+    std::optional<double> logit_scale;     ///< factor on cosines before the softmax, above 0
+    std::optional<double> prob_threshold;  ///< 0..1: below it a pixel becomes background, or unlabelled
+    std::optional<double> area_threshold;  ///< 0..1: share of labelled pixels up to which a class is dropped
+};
+
+/// Milliseconds of one image.
+struct Timings {
+    double prepare = 0, encode = 0, decode = 0;
+};
+
+/// A label map, owned by the caller.
+struct Segmentation {
+    int height = 0;
+    int width = 0;
+    /// (height, width) row by row, up to 254 classes; empty above.
+    std::vector<std::uint8_t> labels;
+    /// The same for more than 254 classes; empty otherwise.
+    std::vector<std::uint16_t> wide_labels;
+    /// The label of pixels without a class: 255 in `labels`, 65535 in `wide_labels`.
+    std::uint16_t unlabelled = 255;
+    /// (height, width) probability of the best class before `prob_threshold` cuts; empty unless asked for.
+    std::vector<float> confidence;
+    /// First name of each class: the label is the index.
+    std::shared_ptr<const std::vector<std::string>> classes;
+    Timings timings;
+
+    /// The label of one pixel, whichever width labels have. No bounds are checked.
+    std::uint16_t at(int row, int column) const {
+        const auto index = static_cast<std::size_t>(row) * static_cast<std::size_t>(width) +
+                           static_cast<std::size_t>(column);
+        return labels.empty() ? wide_labels[index] : labels[index];
+    }
+};
+
+/// Dense features of one image: all that a change of vocabulary needs.
+struct WindowFeatures {
+    /// (windows, rows · columns, embed_dim) float32, unit rows; windows and patches row by row.
+    std::vector<float> values;
+    int windows = 0;
+    int rows = 0;       ///< patches of a window from top to bottom
+    int columns = 0;    ///< patches of a window from left to right
+    int embed_dim = 0;
+    int window_height = 0, window_width = 0;    ///< pixels
+    int resized_height = 0, resized_width = 0;  ///< what the starts refer to, pixels
+    std::vector<int> row_starts, column_starts; ///< window i · column_starts.size() + j is at [i], [j]
+    int height = 0, width = 0;                  ///< of the image, pixels
+    Timings timings;
+};
+
+/// What runs where.
+struct BackendInfo {
+    std::string backend, version, provider, device, precision, grid, encoder;
+    int threads = 0;
+};
+
+class SCCLIP_API Segmenter {
+  public:
+    /// Check a bundle, load its image encoder and, if the bundle carries one, its ready vocabulary.
+    ///
+    /// `bundle` is a directory. Errors: kBundle, kBackend, kOption, kVocabulary.
+    static Result<Segmenter> Open(const std::string& bundle, const OpenOptions& options = {});
+
+    Segmenter(Segmenter&&) noexcept;
+    Segmenter& operator=(Segmenter&&) noexcept;
+    ~Segmenter();
+
+    /// Take the classes of a file that `scclip embed` wrote, for all calls that start from now on.
+    /// On an error (kVocabulary) the one in use stays.
+    Status SetVocabulary(const std::string& file);
+
+    /// Label every pixel of an image. Errors: kImage, kVocabulary (none set), kOption, kBackend.
+    Result<Segmentation> Segment(const ImageView& image, const SegmentOptions& options = {}) const;
+
+    /// Label several images, with encoder batches filled across them; results in order, each with its own
+    /// status. The labels are those that Segment gives.
+    std::vector<Result<Segmentation>> SegmentBatch(const std::vector<ImageView>& images,
+                                                   const SegmentOptions& options = {}) const;
+
+    /// Features of an image's windows, for Decode with any number of vocabularies, or for other uses.
+    /// Errors: kImage, kBackend.
+    Result<WindowFeatures> Encode(const ImageView& image) const;
+
+    /// Label an image from its features, with the vocabulary in use. Errors: kVocabulary, kOption, kBackend (NaN
+    /// among the features), kImage (sizes that don't fit each other).
+    Result<Segmentation> Decode(const WindowFeatures& features, const SegmentOptions& options = {}) const;
+
+    /// First names of the classes in use; empty if none are.
+    std::vector<std::string> Classes() const;
+
+    /// What runs where.
+    BackendInfo Describe() const;
+
+  private:
+    struct Impl;
+    explicit Segmenter(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+/// Version of the library, for example "0.1.0".
+SCCLIP_API const char* Version();
+
+}  // namespace scclip

@@ -1,0 +1,4 @@
+#define KERNELS_NAME kAvx2Kernels
+#define KERNELS_TEXT "avx2"
+#define KERNELS_ROWS 6
+#include "kernels_impl.hpp"

@@ -1,0 +1,4 @@
+#define KERNELS_NAME kAvx512Kernels
+#define KERNELS_TEXT "avx512"
+#define KERNELS_ROWS 8
+#include "kernels_impl.hpp"

@@ -1,0 +1,132 @@
+// The loops behind Kernels. Included by kernels_*.cpp, each compiled for one instruction set, with KERNELS_NAME,
+// KERNELS_TEXT and KERNELS_ROWS set. Nothing here may call an inline function of another header: the linker keeps one
+// copy of those, and it could be the one compiled for instructions that this processor lacks.
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.hpp"
+
+namespace scclip {
+namespace {
+
+typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+typedef std::int32_t Ints __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
+
+inline Floats Load(const float* from) {
+    Floats value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+}
+
+inline void Store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
+
+inline Floats All(float value) { return value - Floats{}; }
+
+template <int kRows>
+void MultiplyRows(const float* const* a, std::size_t depth, const float* b, float* const* c) {
+    Floats sum[kRows] = {};
+    for (std::size_t k = 0; k < depth; ++k) {
+        const Floats right = Load(b + k * kLanes);
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; ++row) sum[row] += a[row][k] * right;
+    }
+    for (int row = 0; row < kRows; ++row) Store(c[row], sum[row]);
+}
+
+void Multiply(const float* const* a, std::size_t rows, std::size_t depth, const float* b, float* const* c) {
+    std::size_t row = 0;
+    for (; row + KERNELS_ROWS <= rows; row += KERNELS_ROWS) MultiplyRows<KERNELS_ROWS>(a + row, depth, b, c + row);
+    for (; row < rows; ++row) MultiplyRows<1>(a + row, depth, b, c + row);
+}
+
+inline Floats Sum(const float* const* sources, const float* weights, std::size_t taps, std::size_t at) {
+    Floats sum = weights[0] * Load(sources[0] + at);
+    for (std::size_t t = 1; t < taps; ++t) sum += weights[t] * Load(sources[t] + at);
+    return sum;
+}
+
+void Combine(const float* const* sources, const float* weights, std::size_t taps, std::size_t count, float* out) {
+    for (std::size_t i = 0; i < count; i += kLanes) Store(out + i, Sum(sources, weights, taps, i));
+}
+
+/// The largest lane and the least index among those that have it.
+inline float Reduce(Floats best, Ints group, std::uint32_t* index) {
+    float value = best[0];
+    constexpr auto kStep = static_cast<std::uint32_t>(kLanes);
+    std::uint32_t at = static_cast<std::uint32_t>(group[0]) * kStep;
+    for (std::uint32_t lane = 1; lane < kStep; ++lane) {
+        const std::uint32_t candidate = static_cast<std::uint32_t>(group[lane]) * kStep + lane;
+        const bool better = best[lane] > value || (best[lane] == value && candidate < at);
+        value = better ? best[lane] : value;
+        at = better ? candidate : at;
+    }
+    *index = at;
+    return value;
+}
+
+float FindBest(const float* const* sources, const float* weights, std::size_t taps, std::size_t count,
+               std::uint32_t* index) {
+    Floats best = Sum(sources, weights, taps, 0);
+    Ints group = {};
+    Ints number = {};
+    for (std::size_t i = kLanes; i < count; i += kLanes) {
+        const Floats value = Sum(sources, weights, taps, i);
+        number += 1;
+        const Ints better = value > best;
+        best = better ? value : best;
+        group = better ? number : group;
+    }
+    return Reduce(best, group, index);
+}
+
+/// exp(x) for x ≤ 0, to 2 units in the last place; what is under e⁻⁸⁷ counts as that.
+inline Floats Exp(Floats x) {
+    x = x > -87.0F ? x : All(-87.0F);
+    const float kShift = 12582912.0F;  // 1.5 · 2²³: adding it rounds to a whole number
+    const Floats whole = (x * 1.44269504F + kShift) - kShift;
+    const Floats rest = (x - whole * 0.693359375F) + whole * 2.12194440e-4F;
+    Floats sum = rest * 1.9875691500e-4F + 1.3981999507e-3F;
+    sum = sum * rest + 8.3334519073e-3F;
+    sum = sum * rest + 4.1665795894e-2F;
+    sum = sum * rest + 1.6666665459e-1F;
+    sum = sum * rest + 5.0000001201e-1F;
+    sum = sum * rest * rest + rest + 1.0F;
+    const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
+    Floats factor;
+    __builtin_memcpy(&factor, &power, sizeof factor);
+    return sum * factor;
+}
+
+float FindBestSoft(const float* const* sources, const float* weights, std::size_t taps, std::size_t count,
+                   std::uint32_t* index, float* total, float* scratch) {
+    Combine(sources, weights, taps, count, scratch);
+    const float one = 1.0F;
+    const float* const values[1] = {scratch};
+    const float best = FindBest(values, &one, 1, count, index);
+    Floats sum = {};
+    for (std::size_t i = 0; i < count; i += kLanes) sum += Exp(Load(scratch + i) - best);
+    float all = 0;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) all += sum[lane];
+    *total = all;
+    return best;
+}
+
+void Range(const float* values, std::size_t rows, std::size_t count, float* low, float* high) {
+    for (std::size_t i = 0; i < count; i += kLanes) {
+        Floats least = Load(values + i), greatest = least;
+        for (std::size_t row = 1; row < rows; ++row) {
+            const Floats value = Load(values + row * count + i);
+            least = value < least ? value : least;
+            greatest = value > greatest ? value : greatest;
+        }
+        Store(low + i, least);
+        Store(high + i, greatest);
+    }
+}
+
+}  // namespace
+
+extern const Kernels KERNELS_NAME;
+const Kernels KERNELS_NAME = {Multiply, Combine, FindBest, FindBestSoft, Range, KERNELS_ROWS, KERNELS_TEXT};
+
+}  // namespace scclip

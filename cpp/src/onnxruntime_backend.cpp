@@ -1,0 +1,322 @@
+// The image encoder on ONNX Runtime, through its C API: it is stable across versions, and no exception crosses it.
+#include <onnxruntime_c_api.h>
+#include <onnxruntime_session_options_config_keys.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+#include "backend.hpp"
+#include "error.hpp"
+#include "parallel.hpp"
+#include "text.hpp"
+
+namespace scclip {
+namespace {
+
+const OrtApi& Api() {
+    static const OrtApi* const api = [] {
+        // Official builds send events over HTTPS unless this is set before they start (their Privacy.md). Segmenting
+        // a photo should not open a connection; a user who sets it keeps the say.
+        ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+        return OrtGetApiBase()->GetApi(ORT_API_VERSION);
+    }();
+    if (api == nullptr) {
+        ThrowBackend(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " is too old; this build needs 1." +
+                     std::to_string(ORT_API_VERSION));
+    }
+    return *api;
+}
+
+struct Release {
+    void operator()(OrtEnv* p) const { Api().ReleaseEnv(p); }
+    void operator()(OrtSession* p) const { Api().ReleaseSession(p); }
+    void operator()(OrtSessionOptions* p) const { Api().ReleaseSessionOptions(p); }
+    void operator()(OrtMemoryInfo* p) const { Api().ReleaseMemoryInfo(p); }
+    void operator()(OrtValue* p) const { Api().ReleaseValue(p); }
+    void operator()(OrtTypeInfo* p) const { Api().ReleaseTypeInfo(p); }
+    void operator()(OrtCUDAProviderOptionsV2* p) const { Api().ReleaseCUDAProviderOptions(p); }
+    void operator()(OrtTensorRTProviderOptionsV2* p) const { Api().ReleaseTensorRTProviderOptions(p); }
+};
+template <typename T>
+using Owned = std::unique_ptr<T, Release>;
+
+/// The message of a failed call, in one line; empty for success.
+std::string Take(OrtStatus* status) {
+    if (status == nullptr) return "";
+    std::string message = OneLine(Api().GetErrorMessage(status), 300);
+    Api().ReleaseStatus(status);
+    return message.empty() ? "an error without a message" : message;
+}
+
+void Check(OrtStatus* status) {
+    const std::string message = Take(status);
+    if (!message.empty()) ThrowBackend("ONNX Runtime: " + message);
+}
+
+OrtEnv* Env() {
+    // One for the process, never released: ONNX Runtime's own threads may outlive static destructors.
+    static OrtEnv* const env = [] {
+        OrtEnv* made = nullptr;
+        Check(Api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "scclip", &made));
+        return made;
+    }();
+    return env;
+}
+
+struct Provider {
+    std::string name;  // cpu, cuda, tensorrt
+    int device = 0;
+};
+
+const char* FullName(const std::string& name) {
+    if (name == "cuda") return "CUDAExecutionProvider";
+    return name == "tensorrt" ? "TensorrtExecutionProvider" : "CPUExecutionProvider";
+}
+
+void CheckInstalled(const std::string& name) {
+    char** available = nullptr;
+    int count = 0;
+    Check(Api().GetAvailableProviders(&available, &count));
+    std::vector<std::string> have;
+    bool found = false;
+    for (const char* known : {"cpu", "cuda", "tensorrt"}) {
+        for (int i = 0; i < count; ++i) {
+            if (std::strcmp(available[i], FullName(known)) != 0) continue;
+            have.emplace_back(known);
+            found = found || name == known;
+        }
+    }
+    Take(Api().ReleaseAvailableProviders(available, count));
+    if (found) return;
+    ThrowBackend(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " here has no " + Quote(name) +
+                 " provider; it has: " + Join(have) +
+                 ". Link the library with a GPU build of ONNX Runtime, or use --device cpu");
+}
+
+/// The provider and device number that the two options ask for together.
+Provider ChooseProvider(const std::string& asked, const std::string& device) {
+    const bool on_gpu = device.compare(0, 4, "cuda") == 0;
+    std::string number = on_gpu && device.size() > 4 ? device.substr(5) : "0";
+    const bool known = device == "auto" || device == "cpu" || device == "cuda" ||
+                       (on_gpu && device[4] == ':' && !number.empty() && number.size() < 5 &&
+                        number.find_first_not_of("0123456789") == std::string::npos);
+    if (!known) {
+        ThrowBackend("unknown device " + Quote(device) + "; known: auto, cpu, cuda:N (cuda:0 is the first GPU)");
+    }
+    if (!asked.empty() && asked != "cpu" && asked != "cuda" && asked != "tensorrt") {
+        ThrowBackend("unknown ONNX Runtime provider " + Quote(asked) + "; known: cpu, cuda, tensorrt");
+    }
+    const std::string name = !asked.empty() ? asked : (on_gpu ? "cuda" : "cpu");
+    if (device != "auto" && on_gpu != (name != "cpu")) {
+        ThrowBackend("provider " + Quote(name) + " doesn't run on device " + Quote(device) + "; use --device " +
+                     (name == "cpu" ? "cpu" : "cuda:0") + " or another --ort-provider");
+    }
+    CheckInstalled(name);
+    return {name, std::stoi(number)};
+}
+
+void AppendCuda(OrtSessionOptions* options, int device) {
+    OrtCUDAProviderOptionsV2* raw = nullptr;
+    Check(Api().CreateCUDAProviderOptions(&raw));
+    const Owned<OrtCUDAProviderOptionsV2> cuda(raw);
+    const std::string number = std::to_string(device);
+    // TF32 has the mantissa of fp16; anomaly detection and the norms are defined in fp32.
+    const char* keys[] = {"device_id", "use_tf32"};
+    const char* values[] = {number.c_str(), "0"};
+    Check(Api().UpdateCUDAProviderOptions(raw, keys, values, 2));
+    Check(Api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, raw));
+}
+
+void AppendTensorRt(OrtSessionOptions* options, int device) {
+    // The TensorRT provider has no switch for TF32, only NVIDIA's own, read when the libraries load.
+    ::setenv("NVIDIA_TF32_OVERRIDE", "0", 0);
+    OrtTensorRTProviderOptionsV2* raw = nullptr;
+    Check(Api().CreateTensorRTProviderOptions(&raw));
+    const Owned<OrtTensorRTProviderOptionsV2> tensorrt(raw);
+    const std::string number = std::to_string(device);
+    const char* keys[] = {"device_id"};
+    const char* values[] = {number.c_str()};
+    Check(Api().UpdateTensorRTProviderOptions(raw, keys, values, 1));
+    Check(Api().SessionOptionsAppendExecutionProvider_TensorRT_V2(options, raw));
+}
+
+Owned<OrtSessionOptions> SessionOptions(const Provider& provider, int threads) {
+    OrtSessionOptions* raw = nullptr;
+    Check(Api().CreateSessionOptions(&raw));
+    Owned<OrtSessionOptions> options(raw);
+    Check(Api().SetIntraOpNumThreads(raw, threads));
+    // Idle workers that spin take the cores from decoding and from other processes.
+    Check(Api().AddSessionConfigEntry(raw, kOrtSessionOptionsConfigAllowIntraOpSpinning, "0"));
+    Check(Api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR));
+    if (provider.name == "tensorrt") AppendTensorRt(raw, provider.device);
+    if (provider.name != "cpu") AppendCuda(raw, provider.device);
+    return options;
+}
+
+Owned<OrtSession> Load(const Bundle& bundle, const EncoderSpec& spec, const Provider& provider, int threads) {
+    const std::string path = bundle.CheckedGraph(spec.file);
+    const Owned<OrtSessionOptions> options = SessionOptions(provider, threads);
+    OrtSession* raw = nullptr;
+    const std::string problem = Take(Api().CreateSession(Env(), path.c_str(), options.get(), &raw));
+    if (problem.empty()) return Owned<OrtSession>(raw);
+    if (provider.name == "cpu") ThrowBundle(path + ": ONNX Runtime can't load it: " + problem);
+    ThrowBackend(path + ": ONNX Runtime can't load it on " + provider.name + ": " + problem);
+}
+
+std::string TypeName(ONNXTensorElementDataType type) {
+    if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) return "uint8";
+    if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64) return "int64";
+    return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? "float32" : "type " + std::to_string(type);
+}
+
+/// One input or output as the graph declares it; named axes have length -1.
+TensorSpec Declared(const OrtSession* session, bool input, std::size_t index) {
+    OrtAllocator* allocator = nullptr;
+    Check(Api().GetAllocatorWithDefaultOptions(&allocator));
+    char* name = nullptr;
+    Check((input ? Api().SessionGetInputName : Api().SessionGetOutputName)(session, index, allocator, &name));
+    TensorSpec spec{name, "", {}};
+    Check(Api().AllocatorFree(allocator, name));
+    OrtTypeInfo* raw = nullptr;
+    Check((input ? Api().SessionGetInputTypeInfo : Api().SessionGetOutputTypeInfo)(session, index, &raw));
+    const Owned<OrtTypeInfo> type(raw);
+    const OrtTensorTypeAndShapeInfo* info = nullptr;
+    Check(Api().CastTypeInfoToTensorInfo(raw, &info));
+    if (info == nullptr) {
+        spec.dtype = "no tensor";
+        return spec;
+    }
+    ONNXTensorElementDataType element{};
+    Check(Api().GetTensorElementType(info, &element));
+    spec.dtype = TypeName(element);
+    std::size_t rank = 0;
+    Check(Api().GetDimensionsCount(info, &rank));
+    std::vector<std::int64_t> lengths(rank);
+    std::vector<const char*> names(rank);
+    Check(Api().GetDimensions(info, lengths.data(), rank));
+    Check(Api().GetSymbolicDimensions(info, names.data(), rank));
+    for (std::size_t i = 0; i < rank; ++i) {
+        if (lengths[i] >= 0) spec.shape.emplace_back(lengths[i]);
+        else spec.shape.emplace_back(std::string(names[i] == nullptr ? "None" : names[i]));
+    }
+    return spec;
+}
+
+void CheckTensor(const std::string& file, const TensorSpec& wanted, const TensorSpec& found) {
+    bool agrees = wanted.dtype == found.dtype && wanted.shape.size() == found.shape.size();
+    for (std::size_t i = 0; agrees && i < wanted.shape.size(); ++i) {
+        // A length the exporter could not infer is dynamic in the graph: no contradiction.
+        const bool dynamic = std::holds_alternative<std::string>(found.shape[i]);
+        agrees = dynamic || wanted.shape[i] == found.shape[i];
+    }
+    if (agrees) return;
+    std::string graph = found.ToString().substr(found.name.size() + 2);
+    ThrowBundle(file + ": tensor " + Quote(wanted.name) + " is " + graph + " in the graph; bundle.json says " +
+                wanted.ToString() + ". Export the bundle again");
+}
+
+/// Compare inputs or outputs with the manifest, in name, dtype and shape; axis names are free.
+void CheckSide(const EncoderSpec& spec, const OrtSession* session, bool input) {
+    std::size_t count = 0;
+    Check((input ? Api().SessionGetInputCount : Api().SessionGetOutputCount)(session, &count));
+    const std::vector<TensorSpec>& wanted = input ? spec.inputs : spec.outputs;
+    std::vector<TensorSpec> found;
+    std::vector<std::string> names, wanted_names;
+    bool same = count == wanted.size();
+    for (std::size_t i = 0; i < count; ++i) {
+        found.push_back(Declared(session, input, i));
+        names.push_back(found.back().name);
+        same = same && spec.Find(input, found.back().name) != nullptr;
+    }
+    for (const TensorSpec& tensor : wanted) wanted_names.push_back(tensor.name);
+    if (!same) {
+        ThrowBundle(spec.file + ": the graph's " + (input ? "inputs" : "outputs") + " are " + Join(names) +
+                    "; bundle.json says " + Join(wanted_names) + ". Export the bundle again");
+    }
+    for (const TensorSpec& tensor : found) CheckTensor(spec.file, *spec.Find(input, tensor.name), tensor);
+}
+
+class OnnxRuntimeEncoder final : public Encoder {
+  public:
+    OnnxRuntimeEncoder(Owned<OrtSession> session, EncoderSpec spec, BackendInfo info, int batch, int embed_dim,
+                       int patch)
+        : Encoder(std::move(spec), std::move(info), batch),
+          session_(std::move(session)),
+          patch_(patch),
+          query_(static_cast<std::size_t>(embed_dim)) {
+        // The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
+        query_[0] = 1;
+        OrtMemoryInfo* memory = nullptr;
+        Check(Api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
+        memory_.reset(memory);
+    }
+
+    void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const override {
+        const std::int64_t patches = static_cast<std::int64_t>(height / patch_) * (width / patch_);
+        const auto embed = static_cast<std::int64_t>(query_.size());
+        // ONNX Runtime takes inputs through a pointer that is not const, and does not write to them.
+        const Owned<OrtValue> pixels = Tensor(const_cast<std::uint8_t*>(windows), {count, height, width, 3},
+                                              ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, 1);
+        const Owned<OrtValue> text =
+            Tensor(const_cast<float*>(query_.data()), {1, embed}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4);
+        const Owned<OrtValue> features = Tensor(out, {count, patches, embed}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4);
+        const char* input_names[] = {"windows", "text"};
+        const char* output_names[] = {"features"};
+        const OrtValue* inputs[] = {pixels.get(), text.get()};
+        OrtValue* outputs[] = {features.get()};
+        const std::string problem =
+            Take(Api().Run(session_.get(), nullptr, input_names, inputs, 2, output_names, 1, outputs));
+        if (!problem.empty()) Fail(problem, count, height, width);
+        CheckFeatures(out, static_cast<std::size_t>(count * patches * embed), spec().file);
+    }
+
+  private:
+    Owned<OrtSession> session_;
+    Owned<OrtMemoryInfo> memory_;
+    int patch_;
+    std::vector<float> query_;
+
+    Owned<OrtValue> Tensor(void* data, const std::vector<std::int64_t>& shape, ONNXTensorElementDataType type,
+                           std::size_t item) const {
+        std::size_t bytes = item;
+        for (const std::int64_t length : shape) bytes *= static_cast<std::size_t>(length);
+        OrtValue* raw = nullptr;
+        Check(Api().CreateTensorWithDataAsOrtValue(memory_.get(), data, bytes, shape.data(), shape.size(), type, &raw));
+        return Owned<OrtValue>(raw);
+    }
+
+    [[noreturn]] void Fail(const std::string& reason, int count, int height, int width) const {
+        const std::string shapes = "windows (" + std::to_string(count) + ", " + std::to_string(height) + ", " +
+                                   std::to_string(width) + ", 3), text (1, " + std::to_string(query_.size()) + ")";
+        if (reason.find("llocat") != std::string::npos || reason.find("out of memory") != std::string::npos) {
+            ThrowBackend(spec().file + ": out of memory with " + shapes + "; lower --batch or --short-side (" + reason +
+                         ")");
+        }
+        ThrowBackend(spec().file + ": ONNX Runtime failed with " + shapes + ": " + reason);
+    }
+};
+
+}  // namespace
+
+std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const OpenOptions& options) {
+    const Provider provider = ChooseProvider(options.ort_provider, options.device);
+    const DeviceKind kind = provider.name == "cpu" ? DeviceKind::kCpu : DeviceKind::kCuda;
+    const EncoderSpec& spec = ChooseEncoder(bundle, options, kind);
+    const int threads = options.threads > 0 ? options.threads : DefaultThreads();
+    Owned<OrtSession> session = Load(bundle, spec, provider, threads);
+    CheckSide(spec, session.get(), true);
+    CheckSide(spec, session.get(), false);
+    BackendInfo info{"onnxruntime",
+                     OrtGetApiBase()->GetVersionString(),
+                     FullName(provider.name),
+                     kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(provider.device),
+                     spec.precision,
+                     spec.grid.ToString(),
+                     spec.file,
+                     threads};
+    return std::make_unique<OnnxRuntimeEncoder>(std::move(session), spec, info, BatchSize(spec, options.batch, kind),
+                                                bundle.manifest().embed_dim, bundle.manifest().patch_size);
+}
+
+}  // namespace scclip

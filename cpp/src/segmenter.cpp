@@ -1,0 +1,342 @@
+#include "scclip/segmenter.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <mutex>
+
+#include "backend.hpp"
+#include "decode.hpp"
+#include "error.hpp"
+#include "preparation.hpp"
+#include "text.hpp"
+#include "vocabulary.hpp"
+
+namespace scclip {
+namespace {
+
+// Output pixels per tile: small enough for few queries to matter in one, large enough for the bookkeeping to vanish.
+constexpr int kTileRows = 32, kTileColumns = 64;
+
+class Clock {
+  public:
+    double Milliseconds() const {
+        return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// What a function throws becomes the Status of what it returns.
+template <typename Function>
+auto Guard(Function function) noexcept -> Result<decltype(function())> {
+    try {
+        return function();
+    } catch (...) {
+        return CurrentStatus();
+    }
+}
+
+WindowFeatures SizesOf(const PreparedImage& image, int patch, int embed_dim) {
+    WindowFeatures features;
+    const Tiling& tiling = image.tiling;
+    features.windows = tiling.size();
+    features.rows = tiling.window_height / patch;
+    features.columns = tiling.window_width / patch;
+    features.embed_dim = embed_dim;
+    features.window_height = tiling.window_height;
+    features.window_width = tiling.window_width;
+    features.resized_height = tiling.height;
+    features.resized_width = tiling.width;
+    features.row_starts = tiling.rows;
+    features.column_starts = tiling.columns;
+    features.height = image.height;
+    features.width = image.width;
+    features.timings.prepare = image.milliseconds;
+    return features;
+}
+
+bool SoundStarts(const std::vector<int>& starts, int window, int length) {
+    return !starts.empty() && window > 0 && starts.front() == 0 && starts.back() == length - window &&
+           std::is_sorted(starts.begin(), starts.end()) &&
+           std::adjacent_find(starts.begin(), starts.end(), [&](int a, int b) { return b - a > window; }) ==
+               starts.end();
+}
+
+/// The parts may have been stored and read again: none is trusted.
+void CheckFeatureSizes(const WindowFeatures& f, int embed_dim) {
+    const bool sound = SoundStarts(f.row_starts, f.window_height, f.resized_height) &&
+                       SoundStarts(f.column_starts, f.window_width, f.resized_width) && f.rows > 0 && f.columns > 0 &&
+                       f.height > 0 && f.width > 0 && f.embed_dim == embed_dim &&
+                       static_cast<std::size_t>(f.windows) == f.row_starts.size() * f.column_starts.size() &&
+                       f.values.size() == static_cast<std::size_t>(f.windows) * static_cast<std::size_t>(f.rows) *
+                                              static_cast<std::size_t>(f.columns) * static_cast<std::size_t>(embed_dim);
+    if (!sound) ThrowImage("the features' sizes don't fit each other or this bundle; make them again with Encode");
+}
+
+double InRange(const char* name, double value) {
+    if (!(value >= 0 && value <= 1)) ThrowOption(std::string(name) + " must be from 0 to 1; got " + FloatRepr(value));
+    return value;
+}
+
+}  // namespace
+
+struct Segmenter::Impl {
+    struct Classes {
+        Vocabulary vocabulary;
+        std::shared_ptr<const std::vector<std::string>> names;
+    };
+
+    Bundle bundle;
+    std::unique_ptr<Encoder> encoder;
+    Preparation prepare;
+    int threads = 0;
+    mutable std::mutex mutex;  // of `classes`
+    std::shared_ptr<const Classes> classes;
+
+    void SetVocabulary(const std::string& file) {
+        auto made = std::make_shared<Classes>();
+        made->vocabulary = LoadVocabulary(file);
+        CheckModel(made->vocabulary, bundle.manifest().text_encoder.model_sha256,
+                   static_cast<std::size_t>(bundle.manifest().embed_dim), file);
+        made->names = std::make_shared<const std::vector<std::string>>(made->vocabulary.classes);
+        const std::lock_guard<std::mutex> lock(mutex);
+        classes = std::move(made);
+    }
+
+    std::shared_ptr<const Classes> Current() const {
+        const std::lock_guard<std::mutex> lock(mutex);
+        return classes;
+    }
+
+    std::shared_ptr<const Classes> Needed() const {
+        auto current = Current();
+        if (!current) ThrowVocabulary("no classes yet; call SetVocabulary with a file that `scclip embed` wrote");
+        return current;
+    }
+
+    DecodeInput Options(const SegmentOptions& options) const {
+        const Manifest& defaults = bundle.manifest();
+        DecodeInput input;
+        input.logit_scale = options.logit_scale.value_or(defaults.logit_scale);
+        if (!(input.logit_scale > 0 && std::isfinite(input.logit_scale))) {
+            ThrowOption("logit_scale must be above 0; got " + FloatRepr(input.logit_scale));
+        }
+        input.prob_threshold = InRange("prob_threshold", options.prob_threshold.value_or(defaults.prob_threshold));
+        input.area_threshold = InRange("area_threshold", options.area_threshold.value_or(defaults.area_threshold));
+        input.confidence = options.confidence;
+        input.threads = threads;
+        return input;
+    }
+
+    PreparedImage Prepare(const ImageView& image) const {
+        const Clock clock;
+        PreparedImage prepared = prepare(image);
+        prepared.milliseconds = clock.Milliseconds();
+        return prepared;
+    }
+
+    /// `count` windows of one size to features, in batches.
+    void EncodeWindows(const std::uint8_t* windows, int count, const Tiling& tiling, float* out) const {
+        const int height = tiling.window_height, width = tiling.window_width, patch = bundle.manifest().patch_size;
+        const std::size_t pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3;
+        const std::size_t values = static_cast<std::size_t>((height / patch) * (width / patch)) *
+                                   static_cast<std::size_t>(bundle.manifest().embed_dim);
+        for (int first = 0; first < count; first += encoder->batch_size()) {
+            const int size = std::min(encoder->batch_size(), count - first);
+            const auto at = static_cast<std::size_t>(first);
+            encoder->Features(windows + at * pixels, size, height, width, out + at * values);
+        }
+    }
+
+    WindowFeatures Allocate(const PreparedImage& image) const {
+        WindowFeatures features = SizesOf(image, bundle.manifest().patch_size, bundle.manifest().embed_dim);
+        features.values.resize(static_cast<std::size_t>(features.windows) * static_cast<std::size_t>(features.rows) *
+                               static_cast<std::size_t>(features.columns) *
+                               static_cast<std::size_t>(features.embed_dim));
+        return features;
+    }
+
+    WindowFeatures Encode(const PreparedImage& image) const {
+        WindowFeatures features = Allocate(image);
+        const Clock clock;
+        EncodeWindows(image.windows.data(), features.windows, image.tiling, features.values.data());
+        features.timings.encode = clock.Milliseconds();
+        return features;
+    }
+
+    Segmentation Label(const WindowFeatures& features, DecodeInput input, const Classes& current) const {
+        const Clock clock;
+        const Vocabulary& vocabulary = current.vocabulary;
+        input.features = features.values.data();
+        input.text = vocabulary.embeddings.data();
+        input.embed_dim = vocabulary.embed_dim;
+        input.query_class = &vocabulary.query_class;
+        input.num_classes = static_cast<std::int64_t>(vocabulary.classes.size());
+        input.background = vocabulary.background;
+        const DecodePlan plan{static_cast<int>(features.row_starts.size()),
+                              static_cast<int>(features.column_starts.size()),
+                              features.rows,
+                              features.columns,
+                              InterpolationAxis(features.row_starts, features.window_height, features.rows,
+                                                features.resized_height, features.height, kTileRows),
+                              InterpolationAxis(features.column_starts, features.window_width, features.columns,
+                                                features.resized_width, features.width, kTileColumns)};
+        Decoded decoded = scclip::Decode(input, plan);
+        Segmentation result;
+        result.height = features.height;
+        result.width = features.width;
+        result.labels = std::move(decoded.labels);
+        result.wide_labels = std::move(decoded.wide_labels);
+        result.unlabelled = decoded.unlabelled;
+        result.confidence = std::move(decoded.confidence);
+        result.classes = current.names;
+        result.timings = features.timings;
+        result.timings.decode = clock.Milliseconds();
+        return result;
+    }
+
+    /// Encode images whose windows have one size as if they were one; `images` and `features` go together.
+    void EncodeTogether(const std::vector<PreparedImage*>& images, std::vector<WindowFeatures>* features) const {
+        std::vector<std::uint8_t> windows;
+        std::size_t values = 0;
+        int count = 0;
+        for (PreparedImage* image : images) {
+            features->push_back(Allocate(*image));
+            windows.insert(windows.end(), image->windows.begin(), image->windows.end());
+            std::vector<std::uint8_t>().swap(image->windows);
+            values += features->back().values.size();
+            count += features->back().windows;
+        }
+        std::vector<float> all(values);
+        const Clock clock;
+        EncodeWindows(windows.data(), count, images.front()->tiling, all.data());
+        const double each = clock.Milliseconds() / count;
+        auto from = all.begin();
+        for (WindowFeatures& part : *features) {
+            const auto end = from + static_cast<std::ptrdiff_t>(part.values.size());
+            std::copy(from, end, part.values.begin());
+            part.timings.encode = each * part.windows;
+            from = end;
+        }
+    }
+
+    /// The images from `first` on that are encoded together: windows of one size, at most some batches of them.
+    std::vector<Result<PreparedImage>> PrepareGroup(const std::vector<ImageView>& images, std::size_t first) const {
+        std::vector<Result<PreparedImage>> group;
+        int windows = 0, height = 0, width = 0;
+        for (std::size_t i = first; i < images.size() && windows < 8 * encoder->batch_size(); ++i) {
+            Result<PreparedImage> made = Guard([&] { return Prepare(images[i]); });
+            if (made) {
+                const Tiling& tiling = made->tiling;
+                const bool same = tiling.window_height == height && tiling.window_width == width;
+                if (windows > 0 && !same) break;  // prepared again, in its own group
+                height = tiling.window_height, width = tiling.window_width;
+                windows += tiling.size();
+            }
+            group.push_back(std::move(made));
+        }
+        return group;
+    }
+
+    void LabelGroup(std::vector<Result<PreparedImage>>* group, const SegmentOptions& options, const Classes& current,
+                    std::vector<Result<Segmentation>>* results) const {
+        std::vector<PreparedImage*> sound;
+        for (auto& image : *group) {
+            if (image) sound.push_back(&*image);
+        }
+        std::vector<WindowFeatures> features;
+        Status problem;
+        try {
+            if (!sound.empty()) EncodeTogether(sound, &features);
+        } catch (...) {
+            problem = CurrentStatus();
+        }
+        std::size_t next = 0;
+        for (const auto& image : *group) {
+            if (!image || !problem.ok()) {
+                results->push_back(image ? problem : image.status());
+                continue;
+            }
+            const WindowFeatures& part = features[next++];
+            results->push_back(Guard([&] { return Label(part, Options(options), current); }));
+        }
+    }
+};
+
+Segmenter::Segmenter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Segmenter::Segmenter(Segmenter&&) noexcept = default;
+Segmenter& Segmenter::operator=(Segmenter&&) noexcept = default;
+Segmenter::~Segmenter() = default;
+
+Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& options) {
+    return Guard([&] {
+        auto impl = std::make_unique<Impl>();
+        impl->bundle = Bundle::Open(bundle, options.remember_hashes);
+        impl->encoder = OpenEncoder(impl->bundle, options);
+        impl->prepare = Preparation::Over(impl->bundle.manifest(), impl->encoder->spec().grid, options);
+        impl->threads = options.threads;
+        const auto& ready = impl->bundle.manifest().vocabularies;
+        if (!ready.empty()) impl->SetVocabulary(impl->bundle.CheckedPath(ready.front()));
+        return Segmenter(std::move(impl));
+    });
+}
+
+Status Segmenter::SetVocabulary(const std::string& file) {
+    try {
+        impl_->SetVocabulary(file);
+        return {};
+    } catch (...) {
+        return CurrentStatus();
+    }
+}
+
+Result<Segmentation> Segmenter::Segment(const ImageView& image, const SegmentOptions& options) const {
+    return Guard([&] {
+        const auto current = impl_->Needed();
+        const DecodeInput input = impl_->Options(options);
+        return impl_->Label(impl_->Encode(impl_->Prepare(image)), input, *current);
+    });
+}
+
+std::vector<Result<Segmentation>> Segmenter::SegmentBatch(const std::vector<ImageView>& images,
+                                                          const SegmentOptions& options) const {
+    std::vector<Result<Segmentation>> results;
+    try {
+        const auto current = impl_->Needed();
+        impl_->Options(options);
+        while (results.size() < images.size()) {
+            auto group = impl_->PrepareGroup(images, results.size());
+            impl_->LabelGroup(&group, options, *current, &results);
+        }
+    } catch (...) {
+        const Status status = CurrentStatus();
+        while (results.size() < images.size()) results.emplace_back(status);
+    }
+    return results;
+}
+
+Result<WindowFeatures> Segmenter::Encode(const ImageView& image) const {
+    return Guard([&] { return impl_->Encode(impl_->Prepare(image)); });
+}
+
+Result<Segmentation> Segmenter::Decode(const WindowFeatures& features, const SegmentOptions& options) const {
+    return Guard([&] {
+        const auto current = impl_->Needed();
+        const DecodeInput input = impl_->Options(options);
+        CheckFeatureSizes(features, impl_->bundle.manifest().embed_dim);
+        return impl_->Label(features, input, *current);
+    });
+}
+
+std::vector<std::string> Segmenter::Classes() const {
+    const auto current = impl_->Current();
+    return current ? current->vocabulary.classes : std::vector<std::string>();
+}
+
+BackendInfo Segmenter::Describe() const { return impl_->encoder->info(); }
+
+const char* Version() { return SCCLIP_VERSION; }
+
+}  // namespace scclip

@@ -1,0 +1,47 @@
+// What make_fixtures.py wrote.
+#pragma once
+
+#include <doctest.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+inline std::string FixturePath(const std::string& name) {
+    const char* folder = std::getenv("SCCLIP_FIXTURES");
+    return std::string(folder == nullptr ? "." : folder) + "/" + name;
+}
+
+inline std::string ReadBytes(const std::string& path) {
+    std::ifstream stream(path, std::ios::binary);
+    REQUIRE_MESSAGE(stream.good(), path);
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+inline const nlohmann::json& Fixtures() {
+    static const nlohmann::json document = nlohmann::json::parse(ReadBytes(FixturePath("fixtures.json")));
+    return document;
+}
+
+/// An array of the fixtures; T must be its dtype.
+template <typename T>
+std::vector<T> Array(const nlohmann::json& entry) {
+    const std::string bytes = ReadBytes(FixturePath(entry["file"]));
+    std::vector<T> values(bytes.size() / sizeof(T));
+    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+    return values;
+}
+
+/// As make_fixtures.py's `pattern`.
+inline std::vector<std::uint8_t> Pattern(std::size_t count, std::uint64_t seed) {
+    std::vector<std::uint8_t> pixels(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        pixels[i] = static_cast<std::uint8_t>(((i + seed) * 2654435761ULL & 0xFFFFFFFFULL) >> 24U);
+    }
+    return pixels;
+}

@@ -1,0 +1,124 @@
+// The decode against Python's, with every instruction set that this processor has.
+#include <cmath>
+
+#include "decode.hpp"
+#include "error.hpp"
+#include "fixtures.hpp"
+#include "geometry.hpp"
+
+using namespace scclip;
+
+namespace {
+
+struct Case {
+    std::vector<float> features, text;
+    std::vector<std::int64_t> query_class;
+    DecodeInput input;
+    DecodePlan plan;
+
+    explicit Case(const nlohmann::json& item)
+        : features(Array<float>(item["features"])),
+          text(Array<float>(item["text"])),
+          query_class(item["query_class"].get<std::vector<std::int64_t>>()) {
+        const auto& options = item["options"];
+        const int grid = item["grid"], window = item["window"], stride = item["stride"];
+        const auto rows = WindowStarts(item["resized"][0], window, stride);
+        const auto columns = WindowStarts(item["resized"][1], window, stride);
+        plan = {static_cast<int>(rows.size()),
+                static_cast<int>(columns.size()),
+                grid,
+                grid,
+                InterpolationAxis(rows, window, grid, item["resized"][0], item["shape"][0], 32),
+                InterpolationAxis(columns, window, grid, item["resized"][1], item["shape"][1], 64)};
+        input.features = features.data();
+        input.text = text.data();
+        input.embed_dim = item["text"]["shape"][1];
+        input.query_class = &query_class;
+        input.num_classes = item["classes"];
+        input.logit_scale = options.value("logit_scale", 40.0);
+        input.prob_threshold = options.value("prob_threshold", 0.0);
+        input.area_threshold = options.value("area_threshold", 0.0);
+        if (options.contains("background")) input.background = options["background"].get<std::int64_t>();
+        input.confidence = options.value("with_confidence", false);
+        input.threads = 2;
+    }
+    Case(const Case&) = delete;
+};
+
+/// Differing pixels; the results of another order of additions may differ where classes tie.
+std::size_t Differences(const Decoded& found, const nlohmann::json& labels) {
+    std::size_t different = 0;
+    if (labels["dtype"] == "uint8") {
+        const auto expected = Array<std::uint8_t>(labels);
+        REQUIRE(found.labels.size() == expected.size());
+        for (std::size_t i = 0; i < expected.size(); ++i) different += found.labels[i] != expected[i];
+    } else {
+        const auto expected = Array<std::uint16_t>(labels);
+        REQUIRE(found.wide_labels.size() == expected.size());
+        for (std::size_t i = 0; i < expected.size(); ++i) different += found.wide_labels[i] != expected[i];
+    }
+    return different;
+}
+
+float LargestGap(const std::vector<float>& found, const std::vector<float>& expected) {
+    REQUIRE(found.size() == expected.size());
+    float gap = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) gap = std::max(gap, std::abs(found[i] - expected[i]));
+    return gap;
+}
+
+}  // namespace
+
+TEST_CASE("labels and confidence are Python's") {
+    for (const Kernels* const* kernels = AllKernels(); *kernels != nullptr; ++kernels) {
+        std::size_t pixels = 0, different = 0;
+        float gap = 0;
+        for (const auto& item : Fixtures()["decode"]) {
+            Case test(item);
+            test.input.kernels = *kernels;
+            const Decoded found = Decode(test.input, test.plan);
+            const std::size_t wrong = Differences(found, item["labels"]);
+            const std::size_t size = found.labels.size() + found.wide_labels.size();
+            CHECK_MESSAGE(static_cast<double>(wrong) <= 1e-4 * static_cast<double>(size) + 1, item["options"].dump());
+            pixels += size;
+            different += wrong;
+            if (item.contains("confidence")) {
+                gap = std::max(gap, LargestGap(found.confidence, Array<float>(item["confidence"])));
+            }
+        }
+        MESSAGE((*kernels)->name << ": " << different << " of " << pixels << " labels differ, confidence by " << gap);
+        CHECK(static_cast<double>(different) <= 1e-5 * static_cast<double>(pixels));
+        CHECK(gap < 2e-5F);
+    }
+}
+
+TEST_CASE("chunks of queries and threads change nothing but rounding") {
+    for (const auto& item : Fixtures()["decode"]) {
+        Case test(item);
+        for (const int threads : {1, 3}) {
+            test.input.threads = threads;
+            test.input.logit_bytes = 4096;  // one query at a time
+            const Decoded found = Decode(test.input, test.plan);
+            const auto size = static_cast<double>(found.labels.size() + found.wide_labels.size());
+            CHECK(static_cast<double>(Differences(found, item["labels"])) <= 1e-4 * size + 1);
+            if (item.contains("confidence")) {
+                CHECK(LargestGap(found.confidence, Array<float>(item["confidence"])) < 2e-5F);
+            }
+        }
+    }
+}
+
+TEST_CASE("features that are not numbers are refused") {
+    Case test(Fixtures()["decode"][0]);
+    for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {
+        test.features[test.features.size() / 2] = value;
+        CHECK_THROWS_WITH_AS(Decode(test.input, test.plan),
+                             doctest::Contains("the encoder returned NaN or infinity"), Error);
+    }
+}
+
+TEST_CASE("more classes than labels can name are refused") {
+    Case test(Fixtures()["decode"][0]);
+    test.input.num_classes = 65535;
+    CHECK_THROWS_WITH_AS(Decode(test.input, test.plan), "labels hold at most 65,534 classes; got 65,535", Error);
+}

@@ -1,0 +1,283 @@
+// The public interface, end to end, against Python on the golden cases; threads; the C interface.
+#include <atomic>
+#include <cmath>
+#include <filesystem>
+#include <thread>
+
+#include "decode.hpp"
+#include "fixtures.hpp"
+#include "scclip/scclip.h"
+#include "scclip/segmenter.hpp"
+#include "vocabulary.hpp"
+
+using namespace scclip;
+
+namespace {
+
+Segmenter Opened(const std::string& bundle, const OpenOptions& options = {}) {
+    auto segmenter = Segmenter::Open(bundle, options);
+    REQUIRE_MESSAGE(segmenter.ok(), segmenter.status().message());
+    return std::move(segmenter).value();
+}
+
+double Agreement(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b) {
+    REQUIRE(a.size() == b.size());
+    std::size_t same = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) same += a[i] == b[i];
+    return static_cast<double>(same) / static_cast<double>(a.size());
+}
+
+float LargestGap(const std::vector<float>& a, const std::vector<float>& b) {
+    REQUIRE(a.size() == b.size());
+    float gap = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) gap = std::max(gap, std::abs(a[i] - b[i]));
+    return gap;
+}
+
+SegmentOptions Decoding(const nlohmann::json& options) {
+    SegmentOptions out;
+    out.confidence = true;
+    out.logit_scale = options["logit_scale"].get<double>();
+    out.prob_threshold = options["prob_threshold"].get<double>();
+    out.area_threshold = options["area_threshold"].get<double>();
+    return out;
+}
+
+/// A bundle of pooled colours that runs in a millisecond, and a vocabulary for it.
+struct Small {
+    std::string bundle = FixturePath("bundles/sound");
+    std::string vocabulary = FixturePath("small.safetensors");
+
+    Small() {
+        const Vocabulary sound = LoadVocabulary(FixturePath("vocabularies/sound"));
+        std::string header =
+            R"({"__metadata__":{"format":"scclip-vocabulary/1","classes":"[\"a\",\"b\"]","queries":"[\"a\",\"b\",\"c\"]",)"
+            R"("query_class":"[0,1,1]","background":"null","templates":"none","text_model_sha256":")" +
+            std::string(64, '0') + R"("},"embeddings":{"dtype":"F32","shape":[3,8],"data_offsets":[0,96]}})";
+        while (header.size() % 8 != 0) header += ' ';
+        std::ofstream stream(vocabulary, std::ios::binary);
+        const std::uint64_t length = header.size();
+        stream.write(reinterpret_cast<const char*>(&length), 8);
+        stream << header;
+        stream.write(reinterpret_cast<const char*>(sound.embeddings.data()), 96);
+    }
+};
+
+Segmenter OpenedSmall(const OpenOptions& options = {}) {
+    const Small small;
+    Segmenter segmenter = Opened(small.bundle, options);
+    const Status status = segmenter.SetVocabulary(small.vocabulary);
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    return segmenter;
+}
+
+}  // namespace
+
+TEST_CASE("golden cases: features, logits, confidence and labels are Python's") {
+    for (const auto& item : Fixtures()["golden"]) {
+        CAPTURE(item["name"].get<std::string>());
+        OpenOptions open;
+        open.threads = Fixtures()["threads"];
+        open.short_side = item["short_side"];
+        open.whole_image = item["whole"];
+        Segmenter segmenter = Opened(Fixtures()["bundle"], open);
+        REQUIRE(segmenter.SetVocabulary(FixturePath(item["vocabulary"])).ok());
+        const auto pixels = Array<std::uint8_t>(item["image"]);
+        const ImageView image{pixels.data(), item["image"]["shape"][0], item["image"]["shape"][1], 0, PixelFormat::kRgb};
+        const auto encoded = segmenter.Encode(image);
+        REQUIRE_MESSAGE(encoded.ok(), encoded.status().message());
+        const float features = LargestGap(encoded->values, Array<float>(item["features"]));
+        CHECK(features < 1e-5F);
+
+        const Vocabulary vocabulary = LoadVocabulary(FixturePath(item["vocabulary"]));
+        DecodeInput input;
+        input.features = encoded->values.data();
+        input.text = vocabulary.embeddings.data();
+        input.embed_dim = vocabulary.embed_dim;
+        input.query_class = &vocabulary.query_class;
+        input.logit_scale = 1;
+        const auto logits = WindowLogits(input, encoded->values.size() / vocabulary.embed_dim);
+        const float logit_gap = LargestGap(logits, Array<float>(item["logits"]));
+        CHECK(logit_gap < 1e-5F);
+
+        const auto result = segmenter.Segment(image, Decoding(item["options"]));
+        REQUIRE_MESSAGE(result.ok(), result.status().message());
+        const double agreement = Agreement(result->labels, Array<std::uint8_t>(item["labels"]));
+        CHECK(agreement >= 0.9999);
+        const float confidence = LargestGap(result->confidence, Array<float>(item["confidence"]));
+        CHECK(confidence < 1e-4F);
+        MESSAGE(item["name"].get<std::string>() << ": features " << features << ", logits " << logit_gap << ", confidence "
+                                                << confidence << ", labels equal " << agreement);
+        const auto again = segmenter.Decode(*encoded, Decoding(item["options"]));
+        REQUIRE(again.ok());
+        CHECK(again->labels == result->labels);
+        if (!item.contains("official")) continue;
+        const auto official = Array<std::uint8_t>(item["official"]), tied = Array<std::uint8_t>(item["tied"]);
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < official.size(); ++i) wrong += tied[i] == 0 && result->labels[i] != official[i];
+        CHECK(wrong == 0);
+        CHECK(Agreement(result->labels, official) >= 0.9999);
+    }
+}
+
+TEST_CASE("images and options are refused in Python's words") {
+    for (const auto& item : Fixtures()["images"]) {
+        OpenOptions open;
+        const auto& options = item["options"];
+        open.stride = options.value("stride", 0);
+        open.short_side = options.value("short_side", 0);
+        open.backend = options.value("backend", "auto");
+        open.device = options.value("device", "auto");
+        open.precision = options.value("precision", "auto");
+        open.ort_provider = options.value("ort_provider", "");
+        open.whole_image = options.value("whole_image", false);
+        open.max_pixels = options.value("max_pixels", open.max_pixels);
+        open.max_windows = options.value("max_windows", open.max_windows);
+        std::string expected = item["message"];
+        const auto segmenter = Segmenter::Open(Fixtures()["bundle"], open);
+        std::string found = segmenter.status().message();
+        if (item.contains("height")) {
+            REQUIRE_MESSAGE(segmenter.ok(), found);
+            const int height = item["height"], width = item["width"];
+            const auto pixels = Pattern(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3 + 1, 0);
+            found = segmenter->Encode({pixels.data(), height, width, 0, PixelFormat::kRgb}).status().message();
+        }
+        // How a GPU build is installed differs between the languages: only what is missing must agree.
+        if (const auto hint = expected.find(". Put the GPU build"); hint != std::string::npos) {
+            expected.resize(hint);
+            found.resize(std::min(found.size(), hint));
+        }
+        // Python lists its own backends.
+        if (const auto list = expected.find("; this version offers"); list != std::string::npos) {
+            expected.resize(list);
+            found.resize(std::min(found.size(), list));
+        }
+        CHECK(found == expected);
+    }
+}
+
+TEST_CASE("a batch gives what single images give, and one bad image spoils no other") {
+    const Segmenter segmenter = OpenedSmall();
+    std::vector<std::vector<std::uint8_t>> pixels;
+    std::vector<ImageView> images;
+    for (int i = 0; i < 9; ++i) {
+        const int height = 100 + 17 * i, width = 210 - 11 * i;
+        pixels.push_back(Pattern(static_cast<std::size_t>(height * width * 3), static_cast<std::uint64_t>(i)));
+        images.push_back({pixels.back().data(), height, width, 0, PixelFormat::kRgb});
+    }
+    images.push_back({nullptr, 5, 5, 0, PixelFormat::kRgb});
+    images.push_back({pixels[0].data(), 10, 10, 7, PixelFormat::kRgb});
+    images.push_back(images[0]);
+    const auto results = segmenter.SegmentBatch(images);
+    REQUIRE(results.size() == images.size());
+    for (std::size_t i = 0; i < images.size(); ++i) {
+        const auto single = segmenter.Segment(images[i]);
+        CHECK(results[i].ok() == single.ok());
+        CHECK(results[i].status().message() == single.status().message());
+        if (single) CHECK(results[i]->labels == single->labels);
+    }
+    CHECK(results[9].status().code() == ErrorCode::kImage);
+    CHECK(results[10].status().message() == "the image's stride is 7 bytes; a row of 10 pixels has 30");
+    CHECK(segmenter.SegmentBatch({}).empty());
+}
+
+TEST_CASE("whole images of several sizes in a batch") {
+    OpenOptions options;
+    options.whole_image = true;
+    const Segmenter segmenter = OpenedSmall(options);
+    const auto pixels = Pattern(200 * 300 * 3, 5);
+    const std::vector<ImageView> images = {{pixels.data(), 200, 300, 0, PixelFormat::kRgb},
+                                           {pixels.data(), 300, 200, 0, PixelFormat::kRgb},
+                                           {pixels.data(), 300, 200, 0, PixelFormat::kBgr}};
+    const auto results = segmenter.SegmentBatch(images);
+    for (std::size_t i = 0; i < images.size(); ++i) {
+        REQUIRE_MESSAGE(results[i].ok(), results[i].status().message());
+        CHECK(results[i]->labels == segmenter.Segment(images[i])->labels);
+    }
+}
+
+TEST_CASE("eight threads, two hundred images each, one segmenter: the same labels") {
+    Segmenter segmenter = OpenedSmall();
+    const auto pixels = Pattern(150 * 200 * 3, 2);
+    std::vector<std::vector<std::uint8_t>> expected;
+    const auto view = [&](int i) { return ImageView{pixels.data(), 100 + i % 5 * 10, 200, 0, PixelFormat::kRgb}; };
+    for (int i = 0; i < 5; ++i) expected.push_back(segmenter.Segment(view(i))->labels);
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+        threads.emplace_back([&, t] {
+            for (int i = 0; i < 200; ++i) {
+                const auto result = segmenter.Segment(view(i + t));
+                wrong += !result || result->labels != expected[static_cast<std::size_t>((i + t) % 5)];
+                if (t == 0 && i % 20 == 0) wrong += !segmenter.SetVocabulary(FixturePath("small.safetensors"));
+            }
+        });
+    }
+    for (auto& thread : threads) thread.join();
+    CHECK(wrong == 0);
+}
+
+TEST_CASE("errors come back as a status, and leave the segmenter as it was") {
+    const Small small;
+    Segmenter segmenter = Opened(small.bundle);
+    const auto pixels = Pattern(150 * 200 * 3, 2);
+    const ImageView image{pixels.data(), 150, 200, 0, PixelFormat::kRgb};
+    CHECK(segmenter.Segment(image).status().code() == ErrorCode::kVocabulary);
+    CHECK(segmenter.Classes().empty());
+    REQUIRE(segmenter.SetVocabulary(small.vocabulary).ok());
+    CHECK(segmenter.SetVocabulary("nowhere").code() == ErrorCode::kVocabulary);
+    CHECK(segmenter.Classes() == std::vector<std::string>{"a", "b"});
+    CHECK(segmenter.Segment(image).ok());
+    SegmentOptions options;
+    options.prob_threshold = 1.5;
+    CHECK(segmenter.Segment(image, options).status().message() == "prob_threshold must be from 0 to 1; got 1.5");
+    options = {};
+    options.logit_scale = 0;
+    CHECK(segmenter.Segment(image, options).status().message() == "logit_scale must be above 0; got 0.0");
+    auto features = *segmenter.Encode(image);
+    features.values.pop_back();
+    CHECK(segmenter.Decode(features).status().code() == ErrorCode::kImage);
+    CHECK(segmenter.Describe().backend == "onnxruntime");
+    CHECK(Segmenter::Open("nowhere").status().code() == ErrorCode::kBundle);
+    Segmenter moved = std::move(segmenter);
+    CHECK(moved.Segment(image).ok());
+}
+
+TEST_CASE("the C interface") {
+    const Small small;
+    scclip_options* options = scclip_options_new();
+    CHECK(scclip_options_set(options, "threads", "2") == SCCLIP_OK);
+    CHECK(scclip_options_set(options, "confidence", "1") == SCCLIP_OK);
+    CHECK(scclip_options_set(options, "logit_scale", "20.5") == SCCLIP_OK);
+    CHECK(scclip_options_set(options, "colour", "1") == SCCLIP_ERROR_OPTION);
+    CHECK(std::string(scclip_last_error()) == "unknown option 'colour'");
+    CHECK(scclip_options_set(options, "threads", "-1") == SCCLIP_ERROR_OPTION);
+    CHECK(scclip_options_set(options, "logit_scale", "1,5") == SCCLIP_ERROR_OPTION);
+    scclip_segmenter* segmenter = nullptr;
+    CHECK(scclip_open("nowhere", options, &segmenter) == SCCLIP_ERROR_BUNDLE);
+    CHECK(segmenter == nullptr);
+    CHECK(std::string(scclip_last_error()).find("no such bundle") != std::string::npos);
+    REQUIRE(scclip_open(small.bundle.c_str(), options, &segmenter) == SCCLIP_OK);
+    REQUIRE(scclip_set_vocabulary(segmenter, small.vocabulary.c_str()) == SCCLIP_OK);
+    const auto pixels = Pattern(150 * 200 * 3, 2);
+    scclip_result* result = nullptr;
+    CHECK(scclip_segment(segmenter, nullptr, 150, 200, 0, SCCLIP_RGB, options, &result) == SCCLIP_ERROR_IMAGE);
+    REQUIRE(scclip_segment(segmenter, pixels.data(), 150, 200, 0, SCCLIP_RGB, options, &result) == SCCLIP_OK);
+    CHECK(scclip_result_height(result) == 150);
+    CHECK(scclip_result_width(result) == 200);
+    CHECK(scclip_result_wide_labels(result) == nullptr);
+    CHECK(scclip_result_confidence(result) != nullptr);
+    CHECK(scclip_result_unlabelled(result) == 255);
+    CHECK(scclip_result_class_count(result) == 2);
+    CHECK(std::string(scclip_result_class_name(result, 1)) == "b");
+    CHECK(scclip_result_class_name(result, 2) == nullptr);
+    SegmentOptions same;
+    same.logit_scale = 20.5;
+    const Segmenter cpp = OpenedSmall();
+    const auto expected = cpp.Segment({pixels.data(), 150, 200, 0, PixelFormat::kRgb}, same);
+    CHECK(std::memcmp(scclip_result_labels(result), expected->labels.data(), expected->labels.size()) == 0);
+    scclip_result_free(result);
+    scclip_free(segmenter);
+    scclip_options_free(options);
+    scclip_free(nullptr);
+}
