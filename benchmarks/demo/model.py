@@ -147,7 +147,28 @@ def patchify(images: Tensor) -> Tensor:
     return ((patches.float() - mean) / std).reshape(batch, side * side, 3 * PATCH * PATCH)
 
 
-def encode_images(model: CLIP, images: Tensor, *, keep: int, generator: torch.Generator) -> Tensor:
+def class_token_after(block: nn.Module, x: Tensor, *, values_only: bool) -> Tensor:
+    """The class token (B, D) after the last block on (B, T, D); training uses no patch output of that block.
+
+    With `values_only` it leaves without residual and MLP, as a mixture of the tokens' projected values.
+    """
+    batch, _, width = x.shape
+    heads = block.attn.num_heads
+    weight, bias, h = block.attn.in_proj_weight, block.attn.in_proj_bias, block.ln_1(x)
+    query = functional.linear(h[:, :1], weight[:width], bias[:width])
+    key, value = functional.linear(h, weight[width:], bias[width:]).chunk(2, dim=-1)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, width)
+    y = block.attn.out_proj(y)
+    if values_only:
+        return y
+    y = x[:, 0] + y
+    return y + block.mlp.c_proj(_QuickGELU.apply(block.mlp.c_fc(block.ln_2(y))))
+
+
+def encode_images(
+    model: CLIP, images: Tensor, *, keep: int, generator: torch.Generator, value_path: float = 0.0
+) -> Tensor:
     """Class-token embeddings of images that may be smaller than the model's window.
 
     A smaller image takes the positions of a random part of the window, so every position is trained from the
@@ -158,6 +179,7 @@ def encode_images(model: CLIP, images: Tensor, *, keep: int, generator: torch.Ge
         images: uint8 (B, S, S, 3), S a multiple of 16, at most the model's image size.
         keep: patches kept per image, drawn at random; all when it is not smaller than their number.
         generator: source of the draws.
+        value_path: probability that these images' class tokens leave the last block without residual and MLP.
 
     Returns:
         float32 (B, E), unit length.
@@ -176,9 +198,12 @@ def encode_images(model: CLIP, images: Tensor, *, keep: int, generator: torch.Ge
     x = functional.linear(patches, visual.conv1.weight.flatten(1)) + positions
     head = (visual.class_embedding + visual.positional_embedding[0]).expand(batch, 1, -1)
     x = visual.ln_pre(torch.cat([head, x], dim=1))
-    for block in visual.transformer.resblocks:
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
         x = block_forward(block, x, causal=False)
-    return functional.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
+    values_only = bool(torch.rand((), generator=generator) < value_path)
+    x = class_token_after(last, x, values_only=values_only)
+    return functional.normalize(visual.ln_post(x) @ visual.proj, dim=-1)
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:

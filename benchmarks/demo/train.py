@@ -46,6 +46,7 @@ class Stage:
     keep: int = 49  # patches kept per image
     batch: int = 128
     steps: int = 1000
+    value_path: float = 0.0  # share of parts whose class token skips the last residual and MLP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ class Trainer:
                 group["lr"] = rate
         tokens = self._captions(classes)
         same = torch.from_numpy((classes[:, None] == classes[None]).all(-1))
-        loss, logits = self._gradients(torch.from_numpy(images), tokens, same, stage.keep)
+        loss, logits = self._gradients(torch.from_numpy(images), tokens, same, stage)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -144,14 +145,14 @@ class Trainer:
         self.images_seen += len(images)
         return {"loss": loss.item(), "accuracy": accuracy, "rate": rate, "batch": len(images)}
 
-    def _gradients(self, images: Tensor, tokens: Tensor, same: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    def _gradients(self, images: Tensor, tokens: Tensor, same: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
         """Set the gradients of one batch; returns the loss and the logits.
 
         Small parts of the batch run in parallel, each on one thread: on a shared machine a thread that is
         descheduled then delays its own part only, where threads inside each operation would all wait.
         """
         jobs = [
-            (self._image_parameters, partial(self._encode_part, part, keep, number))
+            (self._image_parameters, partial(self._encode_part, part, stage, number))
             for number, part in enumerate(images.split(PART))
         ]
         images_end = len(jobs)
@@ -166,18 +167,25 @@ class Trainer:
         loss = contrastive_loss(logits, same)
         loss.backward()
         parts = self.pool.map(
-            lambda job, output, leaf: torch.autograd.grad(output, job[0], leaf.grad), jobs, outputs, leaves
+            lambda job, output, leaf: torch.autograd.grad(output, job[0], leaf.grad, allow_unused=True),
+            jobs,
+            outputs,
+            leaves,
         )
         for (parameters, _), gradients in zip(jobs, parts, strict=True):
             for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is None:  # the last MLP, where the value path was taken
+                    continue
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return loss.detach(), logits.detach()
 
-    def _encode_part(self, part: Tensor, keep: int, number: int) -> Tensor:
+    def _encode_part(self, part: Tensor, stage: Stage, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(
             ((self.recipe.seed * 1_000_003) + self.step) * 1009 + number
         )
-        return encode_images(self.model, part, keep=keep, generator=generator)
+        return encode_images(
+            self.model, part, keep=stage.keep, generator=generator, value_path=stage.value_path
+        )
 
     def _captions(self, classes: NDArray[np.int8]) -> Tensor:
         rng = np.random.default_rng([self.recipe.seed, 7, self.step])

@@ -1,62 +1,42 @@
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("open_clip")
-
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "demo"
-
-
-@pytest.fixture(scope="module")
-def demo():
-    sys.path.insert(0, str(BENCHMARK))
-    try:
-        import checkpoint
-        import evaluate
-        import model
-        import train
-
-        import data
-
-        yield {"checkpoint": checkpoint, "data": data, "evaluate": evaluate, "model": model, "train": train}
-    finally:
-        sys.path.remove(str(BENCHMARK))
 
 
 @pytest.fixture(scope="module")
 def tiny(demo):
-    model = demo["model"].ModelConfig(
+    model = demo.model.ModelConfig(
         width=24, blocks=3, heads=2, embedding=16, text_width=16, text_blocks=1, text_heads=2
     )
     stages = (
-        demo["train"].Stage(size=32, keep=3, batch=8, steps=1),
-        demo["train"].Stage(size=32, keep=4, batch=8, steps=2),
+        demo.train.Stage(size=32, keep=3, batch=8, steps=1),
+        demo.train.Stage(size=32, keep=4, batch=8, steps=2),
     )
-    return demo["train"].Recipe(model=model, stages=stages, scenes={32: 24}, warmup=1)
+    return demo.train.Recipe(model=model, stages=stages, scenes={32: 24}, warmup=1)
 
 
 @pytest.fixture(scope="module")
 def banks(demo, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bank")
-    demo["data"].render_bank(folder, 32, 24, workers=1)
-    return {32: demo["data"].SceneBank.open(folder, 32)}
+    demo.data.render_bank(folder, 32, 24, workers=1)
+    return {32: demo.data.SceneBank.open(folder, 32)}
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_stopped_and_resumed_run_ends_in_the_identical_state(demo, tiny, banks, tmp_path, optimizer):
     recipe = replace(tiny, optimizer=optimizer)
-    straight = demo["train"].Trainer(recipe, banks)
+    straight = demo.train.Trainer(recipe, banks)
     for _ in range(3):
         straight.train_step()
 
-    stopped = demo["train"].Trainer(recipe, banks)
+    stopped = demo.train.Trainer(recipe, banks)
     for _ in range(2):
         stopped.train_step()
     stopped.save(tmp_path / "checkpoint.pt")
-    resumed = demo["train"].Trainer(recipe, banks)
+    resumed = demo.train.Trainer(recipe, banks)
     resumed.load(tmp_path / "checkpoint.pt")
     resumed.train_step()
 
@@ -66,7 +46,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_identical_state(demo, tiny, banks
 
 
 def test_training_changes_every_weight_but_untouched_rows(demo, tiny, banks):
-    trainer = demo["train"].Trainer(tiny, banks)
+    trainer = demo.train.Trainer(tiny, banks)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train_step()
     after = trainer.model.state_dict()
@@ -75,7 +55,7 @@ def test_training_changes_every_weight_but_untouched_rows(demo, tiny, banks):
 
 
 def test_captions_of_the_same_materials_share_the_target(demo):
-    loss = demo["train"].contrastive_loss
+    loss = demo.train.contrastive_loss
     same = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
     good = 50.0 * same.float()
     assert loss(good, same).item() == pytest.approx(2 / 3 * 0.6931, rel=1e-3)
@@ -85,7 +65,7 @@ def test_captions_of_the_same_materials_share_the_target(demo):
 
 
 def test_fast_forwards_agree_with_open_clip(demo):
-    tools = demo["model"]
+    tools = demo.model
     tokenizer = tools.demo_tokenizer()
     model = tools.build_model(
         tools.ModelConfig(width=48, blocks=2, heads=3, embedding=32, text_width=32, text_heads=2),
@@ -105,12 +85,11 @@ def test_fast_forwards_agree_with_open_clip(demo):
 
 
 def test_every_caption_token_has_a_row(demo):
-    import numpy as np
     import open_clip
 
     from scclip_rt.demo.scenes import CLASSES, caption
 
-    tokenizer = demo["model"].demo_tokenizer()
+    tokenizer = demo.model.demo_tokenizer()
     rng = np.random.default_rng(0)
     for _ in range(2000):
         classes = rng.choice(len(CLASSES), int(rng.integers(1, 4)), replace=False)
@@ -119,11 +98,11 @@ def test_every_caption_token_has_a_row(demo):
 
 
 def test_the_shipped_file_holds_the_trained_model(demo, tiny, banks, tmp_path):
-    trainer = demo["train"].Trainer(tiny, banks)
+    trainer = demo.train.Trainer(tiny, banks)
     trainer.save(tmp_path / "checkpoint.pt")
     calibration = {"cls_residual": 0.1, "fusion_layers": [0, 1], "pre_layer": 1, "post_layer": 0}
-    demo["checkpoint"].ship(tmp_path / "checkpoint.pt", tmp_path / "demo.safetensors", calibration)
-    model, index, stored = demo["checkpoint"].load_checkpoint(tmp_path / "demo.safetensors")
+    demo.checkpoint.ship(tmp_path / "checkpoint.pt", tmp_path / "demo.safetensors", calibration)
+    model, index, stored = demo.checkpoint.load_checkpoint(tmp_path / "demo.safetensors")
     assert stored["fusion_layers"] == (0, 1)
     assert index.shape == (49408,)
     assert int(index.max()) == len(model.token_embedding.weight) - 1
@@ -132,12 +111,11 @@ def test_the_shipped_file_holds_the_trained_model(demo, tiny, banks, tmp_path):
 
 
 def test_evaluation_scores_perfect_labels_as_100_and_none_as_0(demo):
-    import numpy as np
 
-    score = demo["evaluate"].Score(classes=3)
+    score = demo.evaluate.Score(classes=3)
     mask = np.array([[0, 1], [2, 2]], np.uint8)
     score.add(mask, mask)
     assert score.miou == 100.0
-    score = demo["evaluate"].Score(classes=3)
+    score = demo.evaluate.Score(classes=3)
     score.add(mask, np.array([[1, 0], [0, 1]], np.uint8))
     assert score.miou == 0.0
