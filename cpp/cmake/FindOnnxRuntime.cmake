@@ -12,6 +12,7 @@ if(OnnxRuntime_FOUND AND NOT TARGET OnnxRuntime::OnnxRuntime)
   set(_library ${ONNXRUNTIME_LIBRARY})
   if(NOT _library MATCHES "\\.so(\\.1)?$" AND _library MATCHES "\\.so\\.1")
     # The wheel ships the versioned file without the name that its SONAME asks for.
+    set(ONNXRUNTIME_WHEEL_LIBRARY ${_library})
     set(_folder ${CMAKE_BINARY_DIR}/onnxruntime)
     file(MAKE_DIRECTORY ${_folder})
     file(CREATE_LINK ${_library} ${_folder}/libonnxruntime.so.1 SYMBOLIC)

@@ -68,6 +68,9 @@ std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& op
 #endif
 #if defined(SCCLIP_ONNXRUNTIME)
     return OpenOnnxRuntime(bundle, options);
+#elif !defined(SCCLIP_OPENVINO)
+    static_cast<void>(bundle);
+    return nullptr;  // never reached: CheckOptions has thrown
 #endif
 }
 

@@ -1,8 +1,7 @@
 """What the Python runtime computes and refuses, written to a folder that the C++ tests compare with.
 
-    python cpp/tests/make_fixtures.py FOLDER [--bundle DIR]
-
-Without --bundle the tiny model of tests/synthetic.py is exported first (needs the `export` extra).
+    python cpp/tests/make_fixtures.py --export-only FOLDER    # the tiny model of tests/synthetic.py: FOLDER/tiny.scclip
+    python cpp/tests/make_fixtures.py FOLDER --bundle DIR
 """
 
 import argparse
@@ -393,7 +392,7 @@ def image_cases(bundle: Path) -> list[dict[str, Any]]:
     return cases
 
 
-def export(folder: Path) -> Path:
+def export(folder: Path) -> None:
     from safetensors.numpy import save_file
 
     from scclip_export.cli import run
@@ -403,19 +402,24 @@ def export(folder: Path) -> Path:
     arguments = ["--checkpoint", folder / "tiny.safetensors", "--output", bundle, "--dynamic-grid"]
     if run([str(argument) for argument in arguments]) != 0:
         raise SystemExit("the export failed")
-    return bundle
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--export-only", action="store_true")
     arguments = parser.parse_args()
+    if arguments.export_only:
+        export(arguments.folder)
+        return
+    if arguments.bundle is None:
+        parser.error("name a bundle with --bundle")
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
     folder = arguments.folder.resolve()
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    bundle = arguments.bundle.resolve() if arguments.bundle else export(folder)
+    bundle = arguments.bundle.resolve()
     out = Fixtures(folder)
     document = {
         "bundle": str(bundle),

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Everything about the C++ library from a clean checkout: headers, build, tests, install, consumer project, C example.
+#
+#     cpp/test.sh [PYTHON_ENVIRONMENT] [BUNDLE]
+#
+# PYTHON_ENVIRONMENT (or $PYTHON: an interpreter or an environment; default: .venv) has this package with the extras
+# `export` and `dev`. BUNDLE is the golden tests' bundle; without it the tiny model is exported once and kept.
+# The build is in build/cpp, or $SCCLIP_CPP_BUILD.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+started=$SECONDS
+build=${SCCLIP_CPP_BUILD:-$PWD/build/cpp}
+environment=${1:-${PYTHON:-.venv}}
+bundle=${2:-}
+log=$build/test.log
+
+fail() {
+    printf 'cpp/test.sh: %s\n' "$*" >&2
+    exit 1
+}
+quietly() {
+    local what=$1
+    shift
+    "$@" >"$log" 2>&1 || {
+        tail -n 40 "$log" >&2
+        fail "$what failed; the end of its output is above, all of it in $log"
+    }
+}
+
+mkdir -p "$build"
+if [[ -d $environment ]]; then python=$environment/bin/python; else python=$environment; fi
+python=$(command -v "$python") || fail "no Python at $environment; name an environment that has this package"
+"$python" -c 'import scclip_rt, onnxruntime, onnx' 2>"$log" ||
+    fail "$python lacks scclip_rt, onnxruntime or onnx: $(tail -n 1 "$log")"
+
+# Debian packages: installed where that is possible, else named.
+packages=(cmake g++ ninja-build nlohmann-json3-dev doctest-dev libjpeg-dev libpng-dev)
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if ((${#missing[@]})); then
+    [[ $(id -u) == 0 ]] || fail "install first: apt-get install ${missing[*]}"
+    quietly "installing ${missing[*]}" bash -c "apt-get install -y -qq ${missing[*]} || { apt-get update -qq && apt-get install -y -qq ${missing[*]}; }"
+fi
+
+include=$(cpp/headers.sh) || fail "ONNX Runtime's headers are not to be had (see above)"
+library=$("$python" -c 'import onnxruntime, pathlib
+print(next((pathlib.Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.1*")))') ||
+    fail "the onnxruntime wheel of $python has no libonnxruntime.so"
+
+fixtures=$build/fixtures
+quietly "configuring" cmake -S cpp -B "$build/release" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSCCLIP_WERROR=ON \
+    -DSCCLIP_BUILD_TESTS=ON "-DSCCLIP_FIXTURES=$fixtures" "-DONNXRUNTIME_INCLUDE_DIR=$include" \
+    "-DONNXRUNTIME_LIBRARY=$library" "-DCMAKE_INSTALL_PREFIX=$build/installed"
+quietly "building" cmake --build "$build/release"
+built=$SECONDS
+
+# The exported bundle is kept until the exporter, the kernels or the weights change.
+if [[ -z $bundle ]]; then
+    bundle=$build/bundle/tiny.scclip
+    key=$(cat export/scclip_export/*.py kernels/scclip_kernels/*.py tests/synthetic.py scclip_rt/schema/*.json | sha256sum)
+    if [[ ! -d $bundle || $(cat "$build/bundle/key" 2>/dev/null) != "$key" ]]; then
+        rm -rf "$build/bundle"
+        mkdir -p "$build/bundle"
+        quietly "exporting the tiny bundle" "$python" cpp/tests/make_fixtures.py --export-only "$build/bundle"
+        printf '%s' "$key" >"$build/bundle/key"
+    fi
+fi
+quietly "computing what Python says" "$python" cpp/tests/make_fixtures.py "$fixtures" --bundle "$bundle"
+quietly "a test" ctest --test-dir "$build/release" --output-on-failure
+tests=$(grep -E 'tests passed' "$log")
+
+rm -rf "$build/installed"
+quietly "installing" cmake --install "$build/release"
+quietly "configuring the consumer project" cmake -S cpp/consumer -B "$build/consumer" -G Ninja \
+    "-DCMAKE_PREFIX_PATH=$build/installed"
+quietly "building the consumer project" cmake --build "$build/consumer"
+vocabulary=$fixtures/tiny_six.safetensors
+consumer=$("$build/consumer/consumer" "$bundle" "$vocabulary") || fail "the consumer project failed"
+"$python" - "$build/scene" <<'SCENE'
+import sys
+sys.path.insert(0, "tests")
+from PIL import Image
+from synthetic import scene
+image = Image.fromarray(scene(375, 500, 1))
+image.save(sys.argv[1] + ".png"), image.save(sys.argv[1] + ".ppm")
+SCENE
+quietly "the C example" "$build/release/examples/scclip-segment-c" "$bundle" "$vocabulary" "$build/scene.ppm"
+quietly "scclip-segment-cpp" "$build/installed/bin/scclip-segment-cpp" "$bundle" "$build/scene.png" \
+    --vocabulary "$vocabulary" --output "$build/out" --json
+"$python" -m scclip_rt.cli segment "$bundle" "$build/scene.png" --vocabulary "$vocabulary" --output "$build/out-python" \
+    --force >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "scclip segment failed"; }
+"$python" - "$build" <<'COMPARE' || fail "scclip-segment-cpp and scclip segment disagree"
+import sys
+import numpy as np
+from PIL import Image
+cpp, python = (np.asarray(Image.open(f"{sys.argv[1]}/{out}/scene.labels.png")) for out in ("out", "out-python"))
+assert (cpp == python).mean() >= 0.9999, (cpp == python).mean()
+COMPARE
+
+printf 'cpp: %s; consumer: %s; C and C++ examples agree with Python; %d s (build %d s)\n' \
+    "$tests" "$consumer" $((SECONDS - started)) $((built - started))
