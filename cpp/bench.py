@@ -1,7 +1,5 @@
 """C++ against Python on one photo: total, decode and peak memory, interleaved, as ratios.
 
-    python cpp/bench.py BUNDLE SCCLIP_SEGMENT_CPP [--rounds N] [--queries N] [--json FILE]
-
 Each round runs a fresh process of each, one warm-up and three timed calls in it; the medians over all are compared.
 """
 
@@ -60,8 +58,13 @@ def make_inputs(folder: Path, bundle: str, queries: int) -> tuple[str, str]:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     names = tuple(f"class {index}" for index in range(queries))
     vocabulary = Vocabulary(
-        embeddings=rows, classes=names, queries=names, query_class=np.arange(queries), background=None,
-        templates="none", text_model_sha256=opened.text_encoder.model_sha256,
+        embeddings=rows,
+        classes=names,
+        queries=names,
+        query_class=np.arange(queries),
+        background=None,
+        templates="none",
+        text_model_sha256=opened.text_encoder.model_sha256,
     )
     save_vocabulary(vocabulary, folder / "v.safetensors", force=True)
     Image.fromarray(scene(375, 500, 1)).save(folder / "photo.png")
@@ -69,10 +72,12 @@ def make_inputs(folder: Path, bundle: str, queries: int) -> tuple[str, str]:
 
 
 def measure(command: list[str]) -> dict[str, object]:
+    """Run a process that prints JSON."""
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
+    """Compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
     parser.add_argument("program")
@@ -86,7 +91,16 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         image, vocabulary = make_inputs(Path(folder), arguments.bundle, arguments.queries)
-        cpp = [arguments.program, arguments.bundle, image, "--vocabulary", vocabulary, "--repeat", str(REPEAT), "--json"]
+        cpp = [
+            arguments.program,
+            arguments.bundle,
+            image,
+            "--vocabulary",
+            vocabulary,
+            "--repeat",
+            str(REPEAT),
+            "--json",
+        ]
         python = [sys.executable, __file__, arguments.bundle, "-", "--python-run", image, vocabulary]
         runs: dict[str, list[dict]] = {"cpp": [], "python": []}
         for index in range(arguments.rounds):

@@ -1,7 +1,7 @@
 """What the Python runtime computes and refuses, written to a folder that the C++ tests compare with.
 
-    python cpp/tests/make_fixtures.py --export-only FOLDER    # the tiny model of tests/synthetic.py: FOLDER/tiny.scclip
-    python cpp/tests/make_fixtures.py FOLDER --bundle DIR
+Call it as `make_fixtures.py --export-only FOLDER` for the tiny model of tests/synthetic.py (FOLDER/tiny.scclip), and as
+`make_fixtures.py FOLDER --bundle DIR` for the rest.
 """
 
 import argparse
@@ -43,6 +43,7 @@ class Fixtures:
         self.count = 0
 
     def array(self, values: np.ndarray) -> dict[str, Any]:
+        """Write an array; return what finds it again."""
         self.count += 1
         name = f"{self.count:04}.bin"
         (self.folder / name).write_bytes(np.ascontiguousarray(values).tobytes())
@@ -57,6 +58,7 @@ def pattern(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def resize_cases(number: int = 4000) -> list[list[Any]]:
+    """Sizes, the pattern's seed, and the SHA-256 of what OpenCV makes of it."""
     rng = np.random.default_rng(0)
     cases = []
     for index in range(number):
@@ -82,11 +84,13 @@ def resize_cases(number: int = 4000) -> list[list[Any]]:
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random unit rows."""
     rows = rng.standard_normal(shape).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
+    """Features and text with the labels and confidence that Python decodes."""
     rng = np.random.default_rng(1)
     options: list[dict[str, Any]] = [
         {},
@@ -112,17 +116,32 @@ def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
         features, text = unit(rng, len(tiling), grid * grid, 24), unit(rng, queries, 24)
         features[:, : grid * grid // 2] = features[:, :1]  # areas, not only noise
         query_class = np.concatenate([np.arange(classes), rng.integers(0, classes, queries - classes)])
-        common = {"features": out.array(features), "text": out.array(text), "query_class": query_class.tolist()}
+        common = {
+            "features": out.array(features),
+            "text": out.array(text),
+            "query_class": query_class.tolist(),
+        }
         for option in options[: 8 if number < 2 else 6]:
             if option.get("background", 0) >= classes:
                 continue
             result = decode(
-                features, text, decode_plan(tiling, (grid, grid), shape), query_class=query_class,
-                num_classes=classes, threads=1, **option,
+                features,
+                text,
+                decode_plan(tiling, (grid, grid), shape),
+                query_class=query_class,
+                num_classes=classes,
+                threads=1,
+                **option,
             )
             case = common | {
-                "resized": resized, "shape": shape, "window": window, "stride": stride, "grid": grid,
-                "classes": classes, "options": option, "labels": out.array(result.labels),
+                "resized": resized,
+                "shape": shape,
+                "window": window,
+                "stride": stride,
+                "grid": grid,
+                "classes": classes,
+                "options": option,
+                "labels": out.array(result.labels),
             }
             if result.confidence is not None:
                 case["confidence"] = out.array(result.confidence)
@@ -131,6 +150,7 @@ def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
 
 
 def golden_vocabulary(arrays: dict[str, np.ndarray], bundle: Bundle) -> Vocabulary:
+    """The golden arrays' text as a vocabulary of this bundle."""
     classes = parse_classes([str(line) for line in arrays["classes"]])
     names = tuple(names[0] for names in classes)
     return Vocabulary(
@@ -145,6 +165,7 @@ def golden_vocabulary(arrays: dict[str, np.ndarray], bundle: Bundle) -> Vocabula
 
 
 def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
+    """Images end to end, in windows and whole."""
     bundle = Bundle.open(bundle_path)
     cases = []
     for name, seed in SEEDS.items():
@@ -162,15 +183,24 @@ def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
         }
         for whole in (False, True):
             segmenter = Segmenter(
-                bundle, vocabulary=out.folder / f"{name}.safetensors", threads=THREADS,
-                short_side=meta["short_side"], whole_image=whole, **options,
+                bundle,
+                vocabulary=out.folder / f"{name}.safetensors",
+                threads=THREADS,
+                short_side=meta["short_side"],
+                whole_image=whole,
+                **options,
             )
             encoded = segmenter.encode(image)
             result = segmenter.decode(encoded, confidence=True)
             case = {
-                "name": name + (" whole" if whole else ""), "whole": whole, "image": out.array(image),
-                "vocabulary": f"{name}.safetensors", "short_side": meta["short_side"], "options": options,
-                "features": out.array(encoded.features), "labels": out.array(result.labels),
+                "name": name + (" whole" if whole else ""),
+                "whole": whole,
+                "image": out.array(image),
+                "vocabulary": f"{name}.safetensors",
+                "short_side": meta["short_side"],
+                "options": options,
+                "features": out.array(encoded.features),
+                "labels": out.array(result.labels),
                 "confidence": out.array(result.confidence),
                 "logits": out.array(encoded.features @ segmenter.vocabulary.embeddings.T),
             }
@@ -182,6 +212,7 @@ def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
 
 
 def message_of(action: Callable[[], object]) -> str:
+    """How an action is refused; empty if it is not."""
     try:
         action()
     except ScclipError as error:
@@ -246,7 +277,7 @@ def _relisted(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 BROKEN: dict[str, Callable[[Path], object]] = {
-    "sound": lambda path: None,
+    "sound": lambda _: None,
     "no-manifest": lambda path: (path / "bundle.json").unlink(),
     "empty": _manifest(""),
     "cut": _manifest('{"format_version": 1'),
@@ -309,11 +340,14 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "graph-empty": _relisted(ENCODER, b""),
 } | {
     f"path-{number}": _set("encoders", 0, "file", value=name)
-    for number, name in enumerate(["../outside.onnx", "/etc/passwd", "sub/../../outside.onnx", "..\\outside", "a\0b"])
+    for number, name in enumerate(
+        ["../outside.onnx", "/etc/passwd", "sub/../../outside.onnx", "..\\outside", "a\0b"]
+    )
 }
 
 
 def bundle_cases(folder: Path) -> list[dict[str, str]]:
+    """Broken bundles and how Python refuses them."""
     sound = folder / "sound"
     sound.parent.mkdir(parents=True, exist_ok=True)
     build_bundle(sound)
@@ -336,13 +370,19 @@ def bundle_cases(folder: Path) -> list[dict[str, str]]:
 
 
 def vocabulary_cases(folder: Path) -> list[dict[str, str]]:
+    """Broken vocabulary files and how Python refuses them."""
     from safetensors.numpy import save
 
     folder.mkdir()
     rows = unit(np.random.default_rng(0), 3, 8)
     good = {
-        "format": "scclip-vocabulary/1", "classes": '["a", "b"]', "queries": '["a", "b", "b2"]',
-        "query_class": "[0, 1, 1]", "background": "null", "templates": "imagenet", "text_model_sha256": "ab" * 32,
+        "format": "scclip-vocabulary/1",
+        "classes": '["a", "b"]',
+        "queries": '["a", "b", "b2"]',
+        "query_class": "[0, 1, 1]",
+        "background": "null",
+        "templates": "imagenet",
+        "text_model_sha256": "ab" * 32,
     }
     changes: dict[str, dict[str, str | None]] = {
         "sound": {}, "format": {"format": "scclip-vocabulary/9" * 5}, "no-format": {"format": None},
@@ -350,8 +390,8 @@ def vocabulary_cases(folder: Path) -> list[dict[str, str]]:
         "classes-object": {"classes": "{}"}, "same": {"classes": '["a", "a"]'}, "few": {"queries": '["a"]'},
         "index-high": {"query_class": "[0, 1, 2]"}, "index-low": {"query_class": "[0, 1, -1]"},
         "index-gap": {"query_class": "[1, 1, 1]"}, "index-float": {"query_class": "[0, 1, 1.0]"},
-        "background": {"background": "2"}, "background-text": {"background": '"a"'}, "no-sha": {"text_model_sha256": None},
-        "deep": {"classes": "[" * 5000},
+        "background": {"background": "2"}, "background-text": {"background": '"a"'},
+        "no-sha": {"text_model_sha256": None}, "deep": {"classes": "[" * 5000},
     }  # fmt: skip
     for name, change in changes.items():
         metadata = {key: value for key, value in (good | change).items() if value is not None}
@@ -369,7 +409,9 @@ def vocabulary_cases(folder: Path) -> list[dict[str, str]]:
                           "length": b"\xff" * 8 + data[8:], "text": b"hello there"}.items():  # fmt: skip
         (folder / name).write_bytes(content)
     paths = [*sorted(folder.iterdir()), folder / "nowhere", folder]
-    return [{"path": str(path), "message": message_of(lambda path=path: load_vocabulary(path))} for path in paths]
+    return [
+        {"path": str(path), "message": message_of(lambda path=path: load_vocabulary(path))} for path in paths
+    ]
 
 
 def image_cases(bundle: Path) -> list[dict[str, Any]]:
@@ -383,21 +425,27 @@ def image_cases(bundle: Path) -> list[dict[str, Any]]:
         image = np.zeros((height, width, 3), np.uint8)
         message = message_of(lambda s=segmenter, i=image: s.encode(i))
         cases.append({"height": height, "width": width, "options": options, "message": message})
-    for options in (
+    refused: tuple[dict[str, Any], ...] = (
         {"stride": 500}, {"backend": "magic"}, {"device": "tpu"}, {"device": "cuda"}, {"precision": "fp16"},
         {"precision": "bf16"}, {"ort_provider": "magic"}, {"ort_provider": "cuda", "device": "cpu"},
         {"whole_image": True, "precision": "int8"},
-    ):  # fmt: skip
-        cases.append({"options": options, "message": message_of(lambda o=options: Segmenter(bundle, **o))})
-    return cases
+    )  # fmt: skip
+    return cases + [
+        {"options": options, "message": message_of(lambda o=options: Segmenter(bundle, **o))}
+        for options in refused
+    ]
 
 
 def export(folder: Path) -> None:
+    """The tiny synthetic model as FOLDER/tiny.scclip."""
     from safetensors.numpy import save_file
 
     from scclip_export.cli import run
 
-    save_file({name: np.array(value) for name, value in clip_state_dict("tiny").items()}, folder / "tiny.safetensors")
+    save_file(
+        {name: np.array(value) for name, value in clip_state_dict("tiny").items()},
+        folder / "tiny.safetensors",
+    )
     bundle = folder / "tiny.scclip"
     arguments = ["--checkpoint", folder / "tiny.safetensors", "--output", bundle, "--dynamic-grid"]
     if run([str(argument) for argument in arguments]) != 0:
@@ -405,6 +453,7 @@ def export(folder: Path) -> None:
 
 
 def main() -> None:
+    """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bundle", type=Path)
