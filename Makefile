@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check lint types format bench clean
+.PHONY: help demo test test-fast test-cpp demo-bundle check lint types format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,13 @@ test: $(VENV)/.dev  ## install everything and run all tests
 
 test-fast: $(VENV)/.dev  ## the tests without the full-size models
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-cpp: $(VENV)/.dev  ## build the C++ library, test it against Python, build the consumer project
+	bash cpp/test.sh $(VENV)
+
+demo-bundle: $(VENV)/.dev  ## export the packaged demo model again from its checkpoint
+	$(BIN)/scclip-export --checkpoint benchmarks/demo/demo_clip.safetensors --dynamic-grid \
+		--vocabulary scclip_rt/demo/classes.txt --output scclip_rt/demo.scclip --force
 
 check: lint types test  ## what must pass before a commit
 
