@@ -6,4 +6,5 @@
 #else
 #define KERNELS_ROWS 6
 #endif
+#define KERNELS_WIDTH 4
 #include "kernels_impl.hpp"

@@ -1,5 +1,5 @@
 // The loops behind Kernels. Included by kernels_*.cpp, each compiled for one instruction set, with KERNELS_NAME,
-// KERNELS_TEXT and KERNELS_ROWS set. Nothing here may call an inline function of another header: the linker keeps one
+// KERNELS_TEXT, KERNELS_ROWS and KERNELS_WIDTH (floats in a register) set. Nothing here may call an inline function of another header: the linker keeps one
 // copy of those, and it could be the one compiled for instructions that this processor lacks.
 #include <cstddef>
 #include <cstdint>
@@ -9,8 +9,11 @@
 namespace scclip {
 namespace {
 
-typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
-typedef std::int32_t Ints __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
+// As wide as the registers: GCC 12 keeps wider vectors in memory, which made AVX2 slower than plain SSE.
+constexpr std::size_t kWidth = KERNELS_WIDTH;
+constexpr std::size_t kVectors = kLanes / kWidth;
+typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
+typedef std::int32_t Ints __attribute__((vector_size(kWidth * sizeof(std::int32_t))));
 
 inline Floats Load(const float* from) {
     Floats value;
@@ -24,13 +27,23 @@ inline Floats All(float value) { return value - Floats{}; }
 
 template <int kRows>
 void MultiplyRows(const float* const* a, std::size_t depth, const float* b, float* const* c) {
-    Floats sum[kRows] = {};
+    Floats sum[kRows][kVectors] = {};
     for (std::size_t k = 0; k < depth; ++k) {
-        const Floats right = Load(b + k * kLanes);
+        Floats right[kVectors];
 #pragma GCC unroll 8
-        for (int row = 0; row < kRows; ++row) sum[row] += a[row][k] * right;
+        for (std::size_t v = 0; v < kVectors; ++v) right[v] = Load(b + k * kLanes + v * kWidth);
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; ++row) {
+            const Floats left = All(a[row][k]);
+#pragma GCC unroll 8
+            for (std::size_t v = 0; v < kVectors; ++v) sum[row][v] += left * right[v];
+        }
     }
-    for (int row = 0; row < kRows; ++row) Store(c[row], sum[row]);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+        for (std::size_t v = 0; v < kVectors; ++v) Store(c[row] + v * kWidth, sum[row][v]);
+    }
 }
 
 void Multiply(const float* const* a, std::size_t rows, std::size_t depth, const float* b, float* const* c) {
@@ -46,13 +59,13 @@ inline Floats Sum(const float* const* sources, const float* weights, std::size_t
 }
 
 void Combine(const float* const* sources, const float* weights, std::size_t taps, std::size_t count, float* out) {
-    for (std::size_t i = 0; i < count; i += kLanes) Store(out + i, Sum(sources, weights, taps, i));
+    for (std::size_t i = 0; i < count; i += kWidth) Store(out + i, Sum(sources, weights, taps, i));
 }
 
 /// The largest lane and the least index among those that have it.
 inline float Reduce(Floats best, Ints group, std::uint32_t* index) {
     float value = best[0];
-    constexpr auto kStep = static_cast<std::uint32_t>(kLanes);
+    constexpr auto kStep = static_cast<std::uint32_t>(kWidth);
     std::uint32_t at = static_cast<std::uint32_t>(group[0]) * kStep;
     for (std::uint32_t lane = 1; lane < kStep; ++lane) {
         const std::uint32_t candidate = static_cast<std::uint32_t>(group[lane]) * kStep + lane;
@@ -69,7 +82,7 @@ float FindBest(const float* const* sources, const float* weights, std::size_t ta
     Floats best = Sum(sources, weights, taps, 0);
     Ints group = {};
     Ints number = {};
-    for (std::size_t i = kLanes; i < count; i += kLanes) {
+    for (std::size_t i = kWidth; i < count; i += kWidth) {
         const Floats value = Sum(sources, weights, taps, i);
         number += 1;
         const Ints better = value > best;
@@ -104,15 +117,15 @@ float FindBestSoft(const float* const* sources, const float* weights, std::size_
     const float* const values[1] = {scratch};
     const float best = FindBest(values, &one, 1, count, index);
     Floats sum = {};
-    for (std::size_t i = 0; i < count; i += kLanes) sum += Exp(Load(scratch + i) - best);
+    for (std::size_t i = 0; i < count; i += kWidth) sum += Exp(Load(scratch + i) - best);
     float all = 0;
-    for (std::size_t lane = 0; lane < kLanes; ++lane) all += sum[lane];
+    for (std::size_t lane = 0; lane < kWidth; ++lane) all += sum[lane];
     *total = all;
     return best;
 }
 
 void Range(const float* values, std::size_t rows, std::size_t count, float* low, float* high) {
-    for (std::size_t i = 0; i < count; i += kLanes) {
+    for (std::size_t i = 0; i < count; i += kWidth) {
         Floats least = Load(values + i), greatest = least;
         for (std::size_t row = 1; row < rows; ++row) {
             const Floats value = Load(values + row * count + i);
