@@ -329,7 +329,9 @@ class Segmenter:
         affinity = None
         if options.refine == "pamr":
             spec = self._bundle.preprocessing
-            affinity = pamr_affinity(encoded.resized, shape, mean=spec.mean, std=spec.std)
+            affinity = pamr_affinity(
+                encoded.resized, shape, mean=spec.mean, std=spec.std, threads=self._threads
+            )
         decoded = decode(
             encoded.features,
             vocabulary.embeddings,

@@ -29,7 +29,7 @@ from scclip_export.config import CalibrationConfig, Method, calibration_for
 from scclip_export.encoder import CalibratedEncoder
 from scclip_rt.decode import decode, decode_plan
 from scclip_rt.demo.scenes import CLASSES, HELD_OUT_PAIRS, TEST_SCENES, Scene, test_scene, tuning_scene
-from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape
+from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape, whole_image_shape
 
 WINDOW, SHORT_SIDE = 224, 336
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -72,11 +72,13 @@ class EncodedScene:
     Attributes:
         hidden: outputs of those blocks, float32 (windows, 1 + N, D) each.
         tiling: where the windows are.
+        grid: rows and columns of patches per window.
         mask: uint8 (H, W).
     """
 
     hidden: list[Tensor]
     tiling: Tiling
+    grid: tuple[int, int]
     mask: NDArray[np.uint8]
 
 
@@ -84,28 +86,31 @@ class Evaluator:
     """Labels scenes by one model under any method and calibration."""
 
     def __init__(self, model: CLIP, text: Tensor, calibration: CalibrationConfig) -> None:
-        side = WINDOW // PATCH
         self.text = text.numpy()
         self.encoders = {
-            method: CalibratedEncoder(model.visual, calibration, method=method, grid=(side, side)).eval()
+            method: CalibratedEncoder(model.visual, calibration, method=method, grid=None).eval()
             for method in METHODS
         }
 
     @torch.no_grad()
-    def encode(self, scene: Scene, *, plain: bool = False) -> EncodedScene:
-        """Resize, cut and encode; with `plain` the scene becomes one window, its middle 224 pixels."""
+    def encode(self, scene: Scene, *, plain: bool = False, whole: bool = False) -> EncodedScene:
+        """Resize, cut and encode; `plain`: one window, the middle 224 pixels; `whole`: the scene in one pass."""
         image, mask = scene.image, scene.mask
         if plain:
             top, left = ((side - WINDOW) // 2 for side in mask.shape)
             image, mask = (a[top : top + WINDOW, left : left + WINDOW] for a in (image, mask))
-        shape = resize_shape(
-            *mask.shape, short_side=WINDOW if plain else SHORT_SIDE, long_side=2048, min_side=WINDOW
-        )
-        tiling = Tiling.windows(*shape, window=WINDOW)
+        if whole:
+            shape = whole_image_shape(*mask.shape, patch=PATCH, short_side=SHORT_SIDE)
+            tiling = Tiling.whole(*shape)
+        else:
+            side = WINDOW if plain else SHORT_SIDE
+            shape = resize_shape(*mask.shape, short_side=side, min_side=WINDOW)
+            tiling = Tiling.windows(*shape, window=WINDOW)
         windows = torch.from_numpy(cut_windows(resize(image, shape), tiling))
         encoder = self.encoders["scclip"]
-        tokens = encoder.ln_pre(encoder.embedding(windows, encoder.fixed_positions))
-        return EncodedScene(encoder.run_blocks(tokens), tiling, mask)
+        grid = (tiling.window[0] // PATCH, tiling.window[1] // PATCH)
+        tokens = encoder.ln_pre(encoder.embedding(windows, encoder.embedding.positions(*grid)))
+        return EncodedScene(encoder.run_blocks(tokens), tiling, grid, mask)
 
     @torch.no_grad()
     def label(self, encoded: EncodedScene, method: Method, config: CalibrationConfig | None = None) -> Any:
@@ -113,10 +118,9 @@ class Evaluator:
         encoder = self.encoders[method]
         if config is not None:
             encoder.calibration = config
-        side = WINDOW // PATCH
-        dense, _ = encoder.dense_tokens(encoded.hidden, side, side)
+        dense, _ = encoder.dense_tokens(encoded.hidden, *encoded.grid)
         features = functional.normalize(encoder.proj(encoder.ln_post(dense)), dim=-1).numpy()
-        plan = decode_plan(encoded.tiling, (side, side), encoded.mask.shape)
+        plan = decode_plan(encoded.tiling, encoded.grid, encoded.mask.shape)
         queries = range(len(self.text))
         return decode(
             features, self.text, plan, query_class=list(queries), num_classes=len(queries), threads=1
@@ -169,6 +173,7 @@ def main() -> None:
     parser.add_argument(
         "--plain", action="store_true", help="the middle 224 pixels of each scene, one window"
     )
+    parser.add_argument("--whole-image", action="store_true", help="each scene in one pass, no windows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -181,7 +186,7 @@ def main() -> None:
     scores = {method: Score() for method in METHODS}
     new_pairs = Score()
     for scene in scenes(options.split, options.scenes):
-        encoded = evaluator.encode(scene, plain=options.plain)
+        encoded = evaluator.encode(scene, plain=options.plain, whole=options.whole_image)
         for method, score in scores.items():
             labels = evaluator.label(encoded, method)
             score.add(encoded.mask, labels)
@@ -193,6 +198,7 @@ def main() -> None:
         "split": options.split,
         "scenes": options.scenes,
         "plain": options.plain,
+        "whole_image": options.whole_image,
         "calibration": asdict(config),
         "miou": {method: round(score.miou, 2) for method, score in scores.items()},
         "pixel_accuracy": {method: round(score.accuracy, 2) for method, score in scores.items()},
