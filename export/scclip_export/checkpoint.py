@@ -4,7 +4,6 @@ The common layout is OpenAI's (`visual.conv1.weight`, `visual.transformer.resblo
 which open_clip shares.
 """
 
-import hashlib
 import json
 import re
 import zipfile
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scclip_export.errors import CheckpointError
+from scclip_rt.files import sha256_file
 
 StateDict = dict[str, Tensor]
 
@@ -63,12 +63,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     _expand_token_table(state, path)
     state = {name: tensor.detach().to(torch.float32) for name, tensor in state.items()}
     _check_finite(state, path)
-    return Checkpoint(state=state, sha256=_sha256(path), hints=_hints(path, metadata))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(state=state, sha256=sha256_file(path), hints=_hints(path, metadata))
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -251,8 +251,10 @@ def _text_encoder(
 
 def _vocabularies(config: ExportConfig, model: LoadedModel, directory: Path, progress: Progress) -> list[str]:
     """Embed the class files with the exported text encoder: the vocabularies the bundle carries ready."""
+    if not config.vocabularies:
+        return []
     session = open_session(directory / "text_encoder.onnx")
-    tokenizer = tokenizer_json()
+    tokenizer = (directory / "tokenizer.json").read_text("utf-8")
     files = []
     for classes in config.vocabularies:
         progress(f"embedding the classes of {classes}")
