@@ -44,7 +44,6 @@ class Choice:
     heads: int | None = None
     text_heads: int | None = None
     activation: Activation | None = None
-    source: str = "the command line"
 
 
 def infer_architecture(

@@ -91,7 +91,7 @@ def load_model(source: Source, progress: Callable[[str], None]) -> LoadedModel:
         _check_sizes(str(name), config, read_sizes(checkpoint.state), path)
     choices = [Choice(heads=source.heads, text_heads=source.text_heads, activation=source.activation)]
     if config:
-        choices.append(_table_choice(str(name), config, weights_config))
+        choices.append(_table_choice(config, weights_config))
     architecture, assumptions = infer_architecture(checkpoint.state, checkpoint.hints, tuple(choices))
     if architecture.vocab_size != CLIP_VOCABULARY:
         raise ExportError(
@@ -143,7 +143,7 @@ def download(name: str, tag: str, config: dict[str, Any]) -> Path:
     return Path(path)
 
 
-def _table_choice(name: str, config: dict[str, Any], weights: dict[str, Any]) -> Choice:
+def _table_choice(config: dict[str, Any], weights: dict[str, Any]) -> Choice:
     """Heads and activation as open_clip configures them; the weights' own word on QuickGELU wins, as there."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     quick = weights.get("quick_gelu") or config.get("quick_gelu", False)
@@ -151,7 +151,6 @@ def _table_choice(name: str, config: dict[str, Any], weights: dict[str, Any]) ->
         heads=vision["width"] // vision.get("head_width", 64),
         text_heads=text.get("heads", 8),
         activation="quickgelu" if quick else "gelu",
-        source=f"open_clip's {name}",
     )
 
 

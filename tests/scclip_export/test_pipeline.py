@@ -277,10 +277,5 @@ def test_the_weights_say_quickgelu_where_the_name_does_not() -> None:
     from scclip_export.source import _pretrained_config, _table_choice
 
     config = model_config("ViT-B-16")
-    assert (
-        _table_choice("ViT-B-16", config, _pretrained_config("ViT-B-16", "openai")).activation == "quickgelu"
-    )
-    assert (
-        _table_choice("ViT-B-16", config, _pretrained_config("ViT-B-16", "datacomp_xl_s13b_b90k")).activation
-        == "gelu"
-    )
+    assert _table_choice(config, _pretrained_config("ViT-B-16", "openai")).activation == "quickgelu"
+    assert _table_choice(config, _pretrained_config("ViT-B-16", "datacomp_xl_s13b_b90k")).activation == "gelu"
