@@ -1,14 +1,32 @@
 """Backends: what runs the graphs of a bundle, chosen by name, never falling back in silence."""
 
-from typing import Literal
+import importlib
+from types import MappingProxyType
+from typing import cast
 
-from scclip_rt.backends.base import BackendInfo, EncoderBackend, TextBackend
+from scclip_rt.backends.base import (
+    BackendInfo,
+    BackendModule,
+    EncoderBackend,
+    EncoderRequest,
+    GridChoice,
+    TextBackend,
+)
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, OptionError
 
-__all__ = ["BACKENDS", "BackendInfo", "EncoderBackend", "TextBackend", "open_backend", "open_text_backend"]
+__all__ = [
+    "BACKENDS",
+    "BackendInfo",
+    "EncoderBackend",
+    "EncoderRequest",
+    "TextBackend",
+    "open_backend",
+    "open_text_backend",
+]
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = MappingProxyType({"onnxruntime": "scclip_rt.backends.onnxruntime"})
+"""Name → module with an `open_encoder` (`BackendModule`), imported when it is chosen."""
 
 
 def open_backend(
@@ -20,13 +38,13 @@ def open_backend(
     ort_provider: str | None = None,
     threads: int | None = None,
     batch: int | None = None,
-    grid: Literal["window", "whole"] = "window",
+    grid: GridChoice = "window",
 ) -> EncoderBackend:
     """Load an image encoder of a bundle.
 
     Args:
         bundle: an open bundle.
-        backend: `onnxruntime`, or `auto` for the best of what this version offers.
+        backend: a name of `BACKENDS`, or `auto` for the best of what this version offers.
         device: `cpu`, `cuda:N`, or `auto`: a GPU if the provider asked for needs one, else the CPU.
         precision: `fp32`, `fp16`, …, or `auto`: the most accurate that the bundle holds for the device.
         ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
@@ -40,10 +58,8 @@ def open_backend(
         OptionError: `threads` or `batch` under 1.
     """
     _check_options(backend, threads, batch)
-    from scclip_rt.backends.onnxruntime import OnnxRuntimeEncoder
-
-    return OnnxRuntimeEncoder.open(
-        bundle,
+    name = "onnxruntime" if backend == "auto" else backend
+    request = EncoderRequest(
         device=device,
         precision=precision,
         ort_provider=ort_provider,
@@ -51,6 +67,8 @@ def open_backend(
         batch=batch,
         grid=grid,
     )
+    module = cast("BackendModule", importlib.import_module(BACKENDS[name]))
+    return module.open_encoder(bundle, request)
 
 
 def open_text_backend(bundle: Bundle, *, backend: str = "auto", threads: int | None = None) -> TextBackend:

@@ -1,11 +1,15 @@
-"""What every backend offers: the rest of the runtime knows these two protocols and nothing else."""
+"""What every backend offers: the rest of the runtime knows these protocols and nothing else."""
 
-from typing import Protocol, TypedDict
+from dataclasses import dataclass
+from typing import Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.bundle import Bundle
 from scclip_rt.manifest import EncoderSpec
+
+GridChoice = Literal["window", "whole"]
 
 
 class BackendInfo(TypedDict):
@@ -19,6 +23,32 @@ class BackendInfo(TypedDict):
     grid: str
     encoder: str
     threads: int
+    batch: int
+    reason: str  # why this backend and precision run
+    details: NotRequired[dict[str, object]]  # what only this backend has to tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderRequest:
+    """What `open_backend` was asked for, settled as far as the choice between backends goes.
+
+    Attributes:
+        device: `cpu`, `cuda:N` or `auto`.
+        precision: `fp32`, …, or `auto`.
+        ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
+        threads: CPU threads of one inference; None takes the cores this process may use.
+        batch: most windows at once; None takes the backend's own number.
+        grid: `window` for sliding windows, `whole` for whole-image encoders.
+        reason: why this backend, for `describe()`.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    ort_provider: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    grid: GridChoice = "window"
+    reason: str = "asked for"
 
 
 class EncoderBackend(Protocol):
@@ -60,7 +90,20 @@ class EncoderBackend(Protocol):
         ...
 
     def describe(self) -> BackendInfo:
-        """What runs where."""
+        """What runs where, and why that."""
+        ...
+
+
+class BackendModule(Protocol):
+    """What a module named in `scclip_rt.backends.BACKENDS` holds."""
+
+    def open_encoder(self, bundle: Bundle, request: EncoderRequest) -> EncoderBackend:
+        """Load the encoder that fits the request.
+
+        Raises:
+            BackendError: not installed, or nothing in the bundle fits; says what to do.
+            BundleError: the graph is damaged or does not agree with bundle.json.
+        """
         ...
 
 

@@ -2,13 +2,13 @@
 
 import functools
 import importlib.metadata
-import math
 import os
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+from scclip_rt.backends.processor import default_threads
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError
 from scclip_rt.files import cache_directory
@@ -32,32 +32,6 @@ def load_onnxruntime() -> Any:
     import onnxruntime  # 0.15 s, which `import scclip_rt` shall not take
 
     return onnxruntime
-
-
-def default_threads() -> int:
-    """The physical cores this process may use (its CPU affinity), or a container's quota if that is less."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    # Two hyper-threads share one set of multipliers: matrix products gain nothing from the second.
-    cores = {_physical_core(cpu) for cpu in allowed}
-    quota = _cgroup_cpus()
-    return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
-
-
-def _physical_core(cpu: int) -> str:
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    try:
-        return path.read_text("ascii").strip()
-    except OSError:
-        return str(cpu)
-
-
-def _cgroup_cpus() -> float | None:
-    """The CPU quota of a container (`docker run --cpus`), which the affinity does not show; cgroup v2."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def choose_provider(ort_provider: str | None, device: str) -> tuple[str, int]:

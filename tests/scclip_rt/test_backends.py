@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from scclip_rt.backends import open_backend, open_text_backend, ort_session
+from scclip_rt.backends import open_backend, open_text_backend, ort_session, processor
+from scclip_rt.backends.selection import choose_encoder
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError, OptionError
 from tiny_bundle import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist
@@ -144,20 +145,24 @@ def test_provider_that_was_not_taken_is_an_error(bundle: Bundle, monkeypatch: py
     assert asked == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
 
 
-def test_gpu_prefers_fp16_and_int8_is_never_chosen_unasked(own_bundle: Path) -> None:
-    from scclip_rt.backends.onnxruntime import choose_encoder
-
+def test_encoder_of_the_first_precision_that_the_device_has(own_bundle: Path) -> None:
     grid = {"kind": "window", "rows": 6, "columns": 6}
 
     def add(document: dict[str, Any]) -> None:
         for precision in ("int8", "fp16"):
             document["encoders"].insert(0, encoder_entry("encoder.fp32.onnx", grid, precision))
+        document["encoders"][0]["runs_on"] = ["cuda"]
 
     edit_manifest(own_bundle, add)
     bundle = Bundle.open(own_bundle)
-    assert choose_encoder(bundle, precision="auto", kind="cuda", grid="window").precision == "fp16"
-    assert choose_encoder(bundle, precision="auto", kind="cpu", grid="window").precision == "fp32"
-    assert choose_encoder(bundle, precision="int8", kind="cpu", grid="window").precision == "int8"
+
+    def chosen(kind: Any, *precisions: str) -> str:
+        return choose_encoder(bundle, precisions=precisions, kind=kind, grid="window").precision
+
+    assert chosen("cuda", "fp16", "fp32") == "fp16"
+    assert chosen("cpu", "fp16", "fp32") == "fp32"
+    assert chosen("cpu", "int8", "fp32") == "int8"
+    assert open_backend(bundle).describe()["precision"] == "fp32"
 
 
 @pytest.fixture
@@ -232,9 +237,9 @@ def test_text_encoder(bundle: Bundle) -> None:
 
 
 def test_default_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort_session, "_cgroup_cpus", lambda: None)
+    monkeypatch.setattr(processor, "_cgroup_cpus", lambda: None)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(ort_session, "_physical_core", lambda cpu: str(cpu // 2))
-    assert ort_session.default_threads() == 4
-    monkeypatch.setattr(ort_session, "_cgroup_cpus", lambda: 1.5)
-    assert ort_session.default_threads() == 2
+    monkeypatch.setattr(processor, "_physical_core", lambda cpu: str(cpu // 2))
+    assert processor.default_threads() == 4
+    monkeypatch.setattr(processor, "_cgroup_cpus", lambda: 1.5)
+    assert processor.default_threads() == 2
