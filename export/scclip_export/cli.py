@@ -34,6 +34,9 @@ _CALIBRATION = (
     "outlier_fraction",
 )
 
+# Precisions beside fp32, in the order of bundle.json: name in `writers.PRECISIONS`, help of the flag.
+PRECISION_FLAGS: dict[str, str] = {}
+
 
 def _layer_range(text: str) -> tuple[int, int]:
     try:
@@ -66,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_source(parser)
     _add_calibration(parser)
     _add_geometry(parser)
+    _add_precisions(parser)
     _add_output(parser)
     return parser
 
@@ -143,6 +147,12 @@ def _add_geometry(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_precisions(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("precisions beside fp32, one more file per grid each")
+    for name, text in PRECISION_FLAGS.items():
+        group.add_argument(f"--{name}", action="store_true", help=text)
+
+
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -200,7 +210,8 @@ def _run(args: argparse.Namespace) -> int:
         raise ScclipError(
             f"scclip-export needs {error.name}; install it with: pip install 'scclip-rt[export]'"
         ) from error
-    from scclip_export.pipeline import ExportConfig, export_bundle
+    from scclip_export.options import ExportConfig
+    from scclip_export.pipeline import export_bundle
     from scclip_export.source import Source
 
     overrides: dict[str, Any] = {
@@ -224,6 +235,7 @@ def _run(args: argparse.Namespace) -> int:
         stride=args.stride,
         short_side=args.short_side,
         opset=args.opset,
+        precisions=tuple(name for name in PRECISION_FLAGS if getattr(args, name)),
         dynamic_grid=args.dynamic_grid,
         image_sizes=tuple(args.image_size),
         debug_outputs=args.debug_outputs,

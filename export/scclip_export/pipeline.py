@@ -1,8 +1,7 @@
 """The export, step by step: load a model, trace it (graph.py), check it (parity.py), describe it (manifest.py)."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scclip_export.config import CalibrationConfig, Geometry, Method, calibration_for
+from scclip_export.config import CalibrationConfig, Geometry, calibration_for
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
 from scclip_export.errors import ExportError
-from scclip_export.graph import MAX_OPSET, MIN_OPSET, onnx_from_encoder, onnx_from_text_encoder
+from scclip_export.graph import onnx_from_text_encoder
 from scclip_export.manifest import (
     EncoderEntry,
     GraphEntry,
@@ -21,11 +20,21 @@ from scclip_export.manifest import (
     text_model_sha256,
     write_manifest,
 )
-from scclip_export.parity import Parity, check_encoder, check_text_encoder, merge, open_session, parity_table
+from scclip_export.options import ExportConfig, Progress
+from scclip_export.parity import (
+    Parity,
+    Reference,
+    check_encoder,
+    check_text_encoder,
+    merge,
+    open_session,
+    parity_table,
+)
 from scclip_export.sharing import share_weights
-from scclip_export.source import LoadedModel, Source, load_model
+from scclip_export.source import LoadedModel, load_model
 from scclip_export.tokenizer import tokenizer_json
 from scclip_export.verification import verification_images, verification_windows
+from scclip_export.writers import PRECISIONS, EncoderJob, GridPlan
 from scclip_rt.classes import parse_classes
 from scclip_rt.embedding import embed_classes
 from scclip_rt.files import atomic_directory, check_replaceable
@@ -33,32 +42,6 @@ from scclip_rt.geometry import MIN_PATCHES, resize
 from scclip_rt.templates import load_templates
 from scclip_rt.text import Tokenizer
 from scclip_rt.vocabulary import save_vocabulary
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportConfig:
-    """Everything an export is asked for; None means the model's own value."""
-
-    source: Source
-    output: Path | None = None
-    force: bool = False
-    method: Method = "scclip"
-    calibration: dict[str, Any] = field(default_factory=dict)  # overrides, by field of CalibrationConfig
-    window: int | None = None
-    stride: int | None = None
-    short_side: int = 336
-    opset: int = 20
-    dynamic_grid: bool = False
-    image_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) in pixels
-    debug_outputs: bool = False
-    verify_images: Path | None = None
-    vocabularies: tuple[Path, ...] = ()  # class files to embed into the bundle
-
-    def __post_init__(self) -> None:
-        if not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise ExportError(f"--opset must be in {MIN_OPSET}..{MAX_OPSET}; got {self.opset}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,17 +95,13 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     return ExportReport(path=plan.output, manifest=manifest, parity=tuple(parities))
 
 
-# File name, grid of bundle.json, fixed (rows, columns) or None, (rows, columns) to trace and verify with.
-_EncoderPlan = tuple[str, dict[str, object], tuple[int, int] | None, tuple[int, int]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     model: LoadedModel
     output: Path
     calibration: CalibrationConfig
     geometry: Geometry
-    encoders: tuple[_EncoderPlan, ...]
+    grids: tuple[GridPlan, ...]
 
 
 def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
@@ -139,23 +118,21 @@ def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
             calibration.check(layers=a.layers, num_patches=side * side)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    encoders: list[_EncoderPlan] = [
-        ("encoder.fp32.onnx", {"kind": "window", "rows": side, "columns": side}, (side, side), (side, side))
-    ]
+    grids = [GridPlan(kind="window", fixed=(side, side), examples=((side, side),))]
     for height, width in config.image_sizes:
-        rows, columns = _grid(height, width, a.patch_size)
-        grid: dict[str, object] = {"kind": "fixed", "rows": rows, "columns": columns}
-        encoders.append((f"encoder.fp32.{height}x{width}.onnx", grid, (rows, columns), (rows, columns)))
+        grid = _grid(height, width, a.patch_size)
+        grids.append(GridPlan(kind="fixed", fixed=grid, examples=(grid,), name=f".{height}x{width}"))
     if config.dynamic_grid:
         example = (max(side - 3, MIN_PATCHES), side + 4)
-        encoders.append(("encoder.fp32.dynamic.onnx", {"kind": "dynamic"}, None, example))
+        examples = (example, (2 * example[0], MIN_PATCHES))
+        grids.append(GridPlan(kind="dynamic", fixed=None, examples=examples, name=".dynamic"))
     output = config.output or Path(f"{model.name}.scclip")
     return _Plan(
         model=model,
         output=output,
         calibration=calibration,
         geometry=geometry,
-        encoders=tuple(encoders),
+        grids=tuple(grids),
     )
 
 
@@ -193,35 +170,32 @@ def _grid(height: int, width: int, patch: int) -> tuple[int, int]:
 def _encoders(
     config: ExportConfig, plan: _Plan, directory: Path, progress: Progress
 ) -> tuple[list[EncoderEntry], list[tuple[str, Parity]]]:
-    model, entries, parities = plan.model, [], []
+    """Write and check every encoder: each grid in fp32 first, then in the other precisions asked for."""
+    entries, parities = [], []
     images = verification_images(config.verify_images)
-    base = directory / plan.encoders[0][0]
-    for file, grid, fixed, example in plan.encoders:
-        encoder = CalibratedEncoder(
-            model.clip.visual,
-            plan.calibration,
-            method=config.method,
-            grid=fixed,
-            mean=model.mean,
-            std=model.std,
-            debug_outputs=config.debug_outputs,
-        ).eval()
-        path = directory / file
-        started = time.monotonic()
-        progress(f"tracing {file}")
-        onnx_from_encoder(encoder, path, opset=config.opset, example_grid=example)
-        if path != base:
-            share_weights(path, base)
-        progress(f"checking parity of {file} (traced in {time.monotonic() - started:.0f} s)")
-        if path == base:
-            parity = check_encoder(encoder, path, verification_windows(images, plan.geometry))
-        else:
-            shapes = [example] if fixed else [example, (2 * example[0], MIN_PATCHES)]
-            parity = merge(
-                *(check_encoder(encoder, path, _whole(images, encoder, shape)) for shape in shapes)
+    for grid in plan.grids:
+        job = EncoderJob(
+            config=config,
+            model=plan.model,
+            calibration=plan.calibration,
+            geometry=plan.geometry,
+            grid=grid,
+            encoder=_encoder(config, plan, grid),
+            directory=directory,
+        )
+        references = [Reference.of(job.encoder, windows) for windows in _verification_sets(images, job)]
+        for name in ("fp32", *config.precisions):
+            parity = _write_encoder(name, job, references, progress)
+            parities.append((job.path(name).name, parity))
+            entries.append(
+                EncoderEntry(
+                    file=job.path(name).name,
+                    parity=parity.to_json(),
+                    precision=name,
+                    grid=grid.to_json(),
+                    runs_on=PRECISIONS[name].runs_on,
+                )
             )
-        parities.append((file, parity))
-        entries.append(EncoderEntry(file=file, parity=parity.to_json(), precision="fp32", grid=grid))
     progress(parity_table(parities))
     missed = [file for file, parity in parities if not parity.passed]
     if missed:
@@ -231,12 +205,40 @@ def _encoders(
     return entries, parities
 
 
-def _whole(
-    images: list[NDArray[np.uint8]], encoder: CalibratedEncoder, grid: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Two verification images, whole, at a size of `grid` patches: uint8 (2, H, W, 3)."""
-    patch = encoder.embedding.patch_size
-    return np.stack([resize(image, (grid[0] * patch, grid[1] * patch)) for image in images[:2]])
+def _encoder(config: ExportConfig, plan: _Plan, grid: GridPlan) -> CalibratedEncoder:
+    return CalibratedEncoder(
+        plan.model.clip.visual,
+        plan.calibration,
+        method=config.method,
+        grid=grid.fixed,
+        mean=plan.model.mean,
+        std=plan.model.std,
+        debug_outputs=config.debug_outputs,
+    ).eval()
+
+
+def _write_encoder(name: str, job: EncoderJob, references: list[Reference], progress: Progress) -> Parity:
+    """Write the file of one grid in one precision, share its weights with the windows' file, measure parity."""
+    precision, path = PRECISIONS[name], job.path(name)
+    started = time.monotonic()
+    progress(f"writing {path.name}")
+    precision.write(job, progress)
+    if job.grid.kind != "window":
+        share_weights(path, job.directory / f"encoder.{name}.onnx")
+    progress(f"checking parity of {path.name} (written in {time.monotonic() - started:.0f} s)")
+    run = precision.open(path)
+    return merge(*(check_encoder(reference, run, precision=name) for reference in references))
+
+
+def _verification_sets(images: list[NDArray[np.uint8]], job: EncoderJob) -> list[NDArray[np.uint8]]:
+    """What parity is measured on: windows cut as the runtime cuts them, or two whole images per example grid."""
+    if job.grid.kind == "window":
+        return [verification_windows(images, job.geometry)]
+    patch = job.encoder.embedding.patch_size
+    return [
+        np.stack([resize(image, (rows * patch, columns * patch)) for image in images[:2]])
+        for rows, columns in job.grid.examples
+    ]
 
 
 def _text_encoder(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from scclip_export import pipeline
 from scclip_export.config import CalibrationConfig, calibration_for
-from scclip_export.parity import Parity
+from scclip_export.options import ExportConfig
+from scclip_export.parity import Parity, Thresholds
 from scclip_export.source import Source
 from scclip_rt import Bundle, Segmenter
 from synthetic import scene
@@ -41,7 +42,9 @@ def test_bundle_holds_what_the_manifest_lists_and_nothing_else(micro_bundle: Pat
 def test_parity_figures_are_stored(micro_bundle: Path) -> None:
     for encoder in manifest(micro_bundle)["encoders"]:
         parity = encoder["parity"]
-        assert 0 <= parity["features_max_abs"] <= parity["threshold"] == 2e-5
+        assert 0 <= parity["features_max_abs"] <= parity["thresholds"]["max_abs"] == 2e-5
+        assert 0 <= parity["features_mean_abs"] <= parity["thresholds"]["mean_abs"] == 1e-3
+        assert 0.99 <= parity["labels_agreement"] <= 1
         assert parity["windows"] >= 1
     assert manifest(micro_bundle)["encoders"][0]["parity"]["batches"] == [1, 2, 6]
     assert manifest(micro_bundle)["text_encoder"]["parity"]["embeddings_max_abs"] < 1e-6
@@ -102,7 +105,7 @@ def test_calibration_comes_from_the_checkpoint_metadata(micro_checkpoint: Path, 
         load_file(micro_checkpoint), tmp_path / "m.safetensors", metadata={"calibration": json.dumps(stored)}
     )
     model = pipeline.load_model(Source(checkpoint=tmp_path / "m.safetensors"), lambda _: None)
-    config = pipeline.ExportConfig(source=Source(checkpoint=tmp_path / "m.safetensors"))
+    config = ExportConfig(source=Source(checkpoint=tmp_path / "m.safetensors"))
     calibration = pipeline._calibration(config, model)
     assert calibration == CalibrationConfig(
         pre_layer=2, post_layer=0, fusion_layers=(0, 2), cls_residual=0.07, source="checkpoint"
@@ -215,7 +218,7 @@ def test_missed_parity_leaves_no_bundle_and_keeps_the_old_one(
 ) -> None:
     from scclip_export import parity
 
-    monkeypatch.setitem(parity.THRESHOLDS, "fp32", 1e-12)
+    monkeypatch.setitem(parity.THRESHOLDS, "fp32", parity.Thresholds(max_abs=1e-12, mean_abs=1e-3))
     old = tmp_path / "a.scclip"
     old.mkdir()
     (old / "mine").write_text("keep")
@@ -227,13 +230,26 @@ def test_missed_parity_leaves_no_bundle_and_keeps_the_old_one(
 
 
 def parity_of(**figures: float) -> Parity:
-    fields = {"features_max_abs": 0.0, "logits_max_abs": 0.0, "tied_features_mean_abs": 0.0, **figures}
+    exact = {
+        "features_max_abs": 0.0,
+        "logits_max_abs": 0.0,
+        "features_mean_abs": 0.0,
+        "labels_agreement": 1.0,
+    }
     return Parity(
-        threshold=2e-5, windows=1, tied_windows=0, outliers_equal=None, batches=(1,), queries=(1,), **fields
+        thresholds=Thresholds(max_abs=2e-5, mean_abs=1e-3, labels=0.9),
+        windows=1,
+        tied_windows=0,
+        outliers_equal=None,
+        batches=(1,),
+        queries=(1,),
+        **exact | figures,
     )
 
 
-@pytest.mark.parametrize("figure", ["features_max_abs", "logits_max_abs", "tied_features_mean_abs"])
+@pytest.mark.parametrize(
+    "figure", ["features_max_abs", "logits_max_abs", "features_mean_abs", "labels_agreement"]
+)
 @pytest.mark.parametrize("value", [float("nan"), 0.5])
 def test_nan_and_large_differences_fail_parity(figure: str, value: float) -> None:
     assert parity_of().passed

@@ -1,0 +1,38 @@
+"""What an export is asked for: the options of `scclip-export` as one value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scclip_export.config import Method
+from scclip_export.errors import ExportError
+from scclip_export.graph import MAX_OPSET, MIN_OPSET
+from scclip_export.source import Source
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """Everything an export is asked for; None means the model's own value."""
+
+    source: Source
+    output: Path | None = None
+    force: bool = False
+    method: Method = "scclip"
+    calibration: dict[str, Any] = field(default_factory=dict)  # overrides, by field of CalibrationConfig
+    window: int | None = None
+    stride: int | None = None
+    short_side: int = 336
+    opset: int = 20
+    precisions: tuple[str, ...] = ()  # beside fp32, each a key of `writers.PRECISIONS`
+    dynamic_grid: bool = False
+    image_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) in pixels
+    debug_outputs: bool = False
+    verify_images: Path | None = None
+    vocabularies: tuple[Path, ...] = ()  # class files to embed into the bundle
+
+    def __post_init__(self) -> None:
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise ExportError(f"--opset must be in {MIN_OPSET}..{MAX_OPSET}; got {self.opset}")
