@@ -25,6 +25,9 @@ MANIFEST_FILE = "bundle.json"
 DEMO_NAME = "demo"
 # A manifest is some 10 kB; a bound keeps a mistaken path (a disk image, /dev/zero) from filling the memory.
 _MAX_MANIFEST_BYTES = 16 << 20
+# What lies here is made for particular GPUs. A copy may leave it out, and a damaged one must not keep the other
+# backends from working: whoever uses such a file checks it then (`checked_path`).
+_OPTIONAL_FOLDERS = ("engines/", "kernels/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ class Bundle:
         """Read every listed file again, whatever is remembered, and compare hashes.
 
         Returns:
-            File name → SHA-256, all as the manifest says.
+            File name → SHA-256, all as the manifest says; engines and kernels that a copy left out are not in it.
 
         Raises:
             BundleError: the first file that differs, or weights that leave the bundle.
@@ -166,6 +169,8 @@ class Bundle:
         digests = {}
         for name, spec in self.manifest.files.items():
             path = self.path / name
+            if name.startswith(_OPTIONAL_FOLDERS) and not os.path.lexists(path):
+                continue
             try:
                 digests[name] = sha256_file(path)
             except OSError as error:
@@ -219,7 +224,8 @@ def _read_manifest(root: Path) -> bytes:
 def _check_files(root: Path, manifest: Manifest) -> None:
     for name, spec in manifest.files.items():
         _check_inside(root, name)
-        _check_size(root / name, name, spec)
+        if not name.startswith(_OPTIONAL_FOLDERS):
+            _check_size(root / name, name, spec)
     for name in manifest.references():
         _check_inside(root, name)
         if name not in manifest.files:

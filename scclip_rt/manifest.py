@@ -144,11 +144,12 @@ class Manifest:
     tokenizer: str
     vocabularies: tuple[str, ...]
     files: Mapping[str, FileSpec]
+    engines: tuple[str, ...] = ()  # sidecars; scclip_rt.engines reads them
 
     def references(self) -> tuple[str, ...]:
         """Every file that the manifest names outside its `files` table."""
         graphs = tuple(encoder.file for encoder in self.encoders)
-        return (*graphs, self.text_encoder.file, self.tokenizer, *self.vocabularies)
+        return (*graphs, self.text_encoder.file, self.tokenizer, *self.vocabularies, *self.engines)
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
@@ -250,6 +251,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         tokenizer=document["tokenizer"],
         vocabularies=tuple(document["vocabularies"]),
         files={name: FileSpec(**_known(FileSpec, item)) for name, item in document["files"].items()},
+        engines=tuple(document.get("engines", ())),
     )
 
 
