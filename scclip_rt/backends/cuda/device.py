@@ -1,0 +1,103 @@
+"""One GPU: its name, what it can do, how much memory is free, and making it current."""
+
+import threading
+from dataclasses import dataclass
+from typing import Self
+
+from scclip_rt.backends.cuda.driver import Driver, load_driver
+from scclip_rt.errors import BackendError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A GPU with its primary context, which torch, TensorRT and ONNX Runtime in this process share.
+
+    Attributes:
+        driver: the driver API.
+        number: as in `cuda:N`.
+        name: NVIDIA's.
+        compute_capability: (major, minor), (9, 0) for an H100.
+        handle: CUdevice.
+        context: CUcontext, retained once in this process.
+    """
+
+    driver: Driver
+    number: int
+    name: str
+    compute_capability: tuple[int, int]
+    handle: object
+    context: object
+
+    @classmethod
+    def open(cls, number: int, driver: Driver | None = None) -> "Device":
+        """The GPU of a number; the same object for every caller.
+
+        Args:
+            number: as in `cuda:N`.
+            driver: None loads the real one.
+
+        Raises:
+            BackendError: no driver, no GPU, or none of this number.
+        """
+        driver = driver or load_driver()
+        key = (id(driver), number)
+        with _LOCK:
+            if key not in _OPEN:
+                _OPEN[key] = cls._open(driver, number)
+            return _OPEN[key]
+
+    @classmethod
+    def _open(cls, driver: Driver, number: int) -> Self:
+        count = driver("cuDeviceGetCount")
+        if not 0 <= number < count:
+            names = ", ".join(f"cuda:{i} ({_name(driver, driver('cuDeviceGet', i))})" for i in range(count))
+            raise BackendError(f"there is no cuda:{number}; this process sees: {names or 'no GPU'}")
+        handle = driver("cuDeviceGet", number)
+        attribute = driver.bindings.CUdevice_attribute
+        major, minor = (
+            int(driver("cuDeviceGetAttribute", which, handle))
+            for which in (
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        return cls(
+            driver=driver,
+            number=number,
+            name=_name(driver, handle),
+            compute_capability=(major, minor),
+            handle=handle,
+            context=driver("cuDevicePrimaryCtxRetain", handle),
+        )
+
+    def make_current(self) -> None:
+        """Let this thread's CUDA calls go to this GPU; every thread needs it, it costs next to nothing."""
+        self.driver("cuCtxSetCurrent", self.context)
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes of the GPU, all processes counted."""
+        self.make_current()
+        free, total = self.driver("cuMemGetInfo")
+        return int(free), int(total)
+
+    def __str__(self) -> str:
+        major, minor = self.compute_capability
+        return f"cuda:{self.number} ({self.name}, sm_{major}{minor})"
+
+
+# Primary contexts are counted by CUDA; one reference per process and GPU is kept until the process ends.
+_OPEN: dict[tuple[int, int], Device] = {}
+_LOCK = threading.Lock()
+
+
+def _name(driver: Driver, handle: object) -> str:
+    name = driver("cuDeviceGetName", 256, handle)
+    return bytes(name).split(b"\0")[0].decode("utf-8", "replace")
+
+
+def device_count() -> int:
+    """GPUs that this process sees; 0 without a driver or cuda-python."""
+    try:
+        return int(load_driver()("cuDeviceGetCount"))
+    except BackendError:
+        return 0
