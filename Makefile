@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CPP = $(shell find cpp -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.c')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -39,16 +40,18 @@ demo-bundle: $(VENV)/.dev  ## export the packaged demo model again from its chec
 
 check: lint types test  ## what must pass before a commit
 
-lint: $(VENV)/.dev  ## ruff: lint and format
+lint: $(VENV)/.dev  ## ruff: lint and format; clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 types: $(VENV)/.dev  ## mypy, strict
 	$(BIN)/mypy
 
-format: $(VENV)/.dev  ## let ruff rewrite
+format: $(VENV)/.dev  ## let ruff and clang-format rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 bench: $(VENV)/.dev  ## one photo against the naive eager baseline
 	$(BIN)/python benchmarks/photo.py

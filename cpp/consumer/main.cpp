@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
         return 2;
     }
     const std::set<std::uint8_t> used(result->labels.begin(), result->labels.end());
-    std::printf("%d × %d pixels, %zu of %zu classes\n", result->width, result->height, used.size(), result->classes->size());
+    std::printf("%d × %d pixels, %zu of %zu classes\n", result->width, result->height, used.size(),
+                result->classes->size());
     return result->labels.size() == static_cast<std::size_t>(height) * width ? 0 : 3;
 }

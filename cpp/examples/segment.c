@@ -48,8 +48,7 @@ int main(int argc, char** argv) {
     if (argc != 4) return fail("usage: scclip-segment-c BUNDLE VOCABULARY IMAGE.ppm");
     pixels = read_ppm(argv[3], &height, &width);
     if (pixels == NULL) return fail("the image is no readable P6 file");
-    if (scclip_open(argv[1], NULL, &segmenter) != SCCLIP_OK ||
-        scclip_set_vocabulary(segmenter, argv[2]) != SCCLIP_OK ||
+    if (scclip_open(argv[1], NULL, &segmenter) != SCCLIP_OK || scclip_set_vocabulary(segmenter, argv[2]) != SCCLIP_OK ||
         scclip_segment(segmenter, pixels, height, width, 0, SCCLIP_RGB, NULL, &result) != SCCLIP_OK) {
         code = fail(scclip_last_error());
     } else {

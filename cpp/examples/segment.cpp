@@ -130,16 +130,25 @@ int Run(const Arguments& arguments) {
     std::string labels;
     if (!arguments.output.empty()) {
         fs::create_directories(arguments.output);
-        labels = (fs::path(arguments.output) / (fs::path(arguments.positional[1]).stem().string() + ".labels.png")).string();
+        labels =
+            (fs::path(arguments.output) / (fs::path(arguments.positional[1]).stem().string() + ".labels.png")).string();
         WritePng(labels, result.height, result.width, result.labels, result.wide_labels);
     }
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     const scclip::BackendInfo info = segmenter.Describe();
-    Json report = {{"image", arguments.positional[1]}, {"height", result.height}, {"width", result.width},
-                   {"labels", labels}, {"shares", Shares(result)}, {"backend", info.backend},
-                   {"version", info.version}, {"provider", info.provider}, {"device", info.device},
-                   {"precision", info.precision}, {"threads", info.threads}, {"runs", arguments.repeat}};
+    Json report = {{"image", arguments.positional[1]},
+                   {"height", result.height},
+                   {"width", result.width},
+                   {"labels", labels},
+                   {"shares", Shares(result)},
+                   {"backend", info.backend},
+                   {"version", info.version},
+                   {"provider", info.provider},
+                   {"device", info.device},
+                   {"precision", info.precision},
+                   {"threads", info.threads},
+                   {"runs", arguments.repeat}};
     for (const auto& [stage, values] : times) report["milliseconds"][stage] = Percentiles(values);
     report["peak_memory_mb"] = static_cast<double>(usage.ru_maxrss) / 1024;
     if (arguments.json) {
@@ -150,8 +159,9 @@ int Run(const Arguments& arguments) {
         std::printf("%6.2f %%  %s\n", 100 * share.value().get<double>(), share.key().c_str());
     }
     for (const auto& stage : report["milliseconds"].items()) {
-        std::printf("%-8s p50 %8.2f  p90 %8.2f  p99 %8.2f ms\n", stage.key().c_str(), stage.value()["p50"].get<double>(),
-                    stage.value()["p90"].get<double>(), stage.value()["p99"].get<double>());
+        std::printf("%-8s p50 %8.2f  p90 %8.2f  p99 %8.2f ms\n", stage.key().c_str(),
+                    stage.value()["p50"].get<double>(), stage.value()["p90"].get<double>(),
+                    stage.value()["p99"].get<double>());
     }
     return 0;
 }

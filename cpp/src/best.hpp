@@ -1,6 +1,7 @@
 // The best query of every pixel, found tile by tile without keeping a map per query.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -44,6 +45,21 @@ struct Best {
         labels[pixel] = label;
         logit[pixel] = value;
     }
+
+    /// Bring in one query's map, whose rows are `length` apart.
+    void MergeMap(Label label, const float* map, std::size_t length) {
+        const auto columns = static_cast<std::size_t>(width);
+        for (std::size_t row = 0; row < labels.size() / columns; ++row) {
+            for (std::size_t x = 0; x < columns; ++x) Merge(row * columns + x, label, map[row * length + x], 1);
+        }
+    }
+
+    /// Bring in the best of later queries, of the whole image.
+    void MergeState(const Best& later) {
+        for (std::size_t i = 0; i < labels.size(); ++i) {
+            Merge(i, later.labels[i], later.logit[i], later.total.empty() ? 0 : later.total[i]);
+        }
+    }
 };
 
 /// One chunk of queries at the cells.
@@ -73,9 +89,10 @@ class TileReducer {
             kernels_.combine(sources_.data(), weights_.data(), taps, part_.size(), part_.data());
             for (int x = wide.start; x < wide.stop; ++x) {
                 taps = Sources(columns_, x, wide.first, part_.data(), padded_);
-                Pixel(taps, static_cast<std::size_t>(y) * static_cast<std::size_t>(state->width) +
-                                static_cast<std::size_t>(x),
-                      state);
+                Pixel(
+                    taps,
+                    static_cast<std::size_t>(y) * static_cast<std::size_t>(state->width) + static_cast<std::size_t>(x),
+                    state);
             }
         }
     }

@@ -27,7 +27,7 @@ std::string Directory(const std::string& path) {
     // As Python's pathlib writes it: no slash at the end.
     std::string root = path;
     while (root.size() > 1 && root.back() == '/') root.pop_back();
-    struct stat status {};
+    struct stat status{};
     if (root.empty() || ::lstat(root.c_str(), &status) != 0) {
         ThrowBundle(root + ": no such bundle; make one with `scclip-export … --output " +
                     fs::path(root).filename().string() + "`");
@@ -74,7 +74,7 @@ void CheckInside(const std::string& root, const std::string& name) {
 }
 
 void CheckSize(const std::string& path, const std::string& name, const FileSpec& spec) {
-    struct stat status {};
+    struct stat status{};
     const bool found = ::stat(path.c_str(), &status) == 0;
     if (!found && errno != ENOENT && errno != ENOTDIR) ThrowBundle(name + ": " + std::strerror(errno));
     if (!found || !S_ISREG(status.st_mode)) ThrowBundle(name + " is missing; copy or export the bundle again");

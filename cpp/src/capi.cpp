@@ -84,10 +84,8 @@ bool SetText(scclip::OpenOptions* open, const std::string& name, const std::stri
 
 bool SetWhole(scclip_options* options, const std::string& name, const std::string& value) {
     scclip::OpenOptions& open = options->open;
-    const std::map<std::string, int*> numbers = {{"threads", &open.threads},
-                                                 {"batch", &open.batch},
-                                                 {"short_side", &open.short_side},
-                                                 {"stride", &open.stride}};
+    const std::map<std::string, int*> numbers = {
+        {"threads", &open.threads}, {"batch", &open.batch}, {"short_side", &open.short_side}, {"stride", &open.stride}};
     const std::map<std::string, std::int64_t*> limits = {{"max_pixels", &open.max_pixels},
                                                          {"max_windows", &open.max_windows}};
     const std::map<std::string, bool*> switches = {{"whole_image", &open.whole_image},
@@ -115,6 +113,15 @@ bool SetReal(scclip::SegmentOptions* segment, const std::string& name, const std
     return true;
 }
 
+bool SetRefinement(scclip::SegmentOptions* segment, const std::string& name, const std::string& value) {
+    if (name != "refine") return false;
+    if (value != "none" && value != "pamr") {
+        scclip::ThrowOption("unknown refinement " + scclip::Quote(value) + "; known: none, pamr");
+    }
+    segment->refine = value == "pamr" ? scclip::Refinement::kPamr : scclip::Refinement::kNone;
+    return true;
+}
+
 template <typename T>
 const T* DataOrNull(const std::vector<T>& values) {
     return values.empty() ? nullptr : values.data();
@@ -138,7 +145,7 @@ scclip_code scclip_options_set(scclip_options* options, const char* name, const 
     return Guard([&]() -> Status {
         if (options == nullptr || name == nullptr || value == nullptr) return Missing("options, name and value");
         if (SetText(&options->open, name, value) || SetWhole(options, name, value) ||
-            SetReal(&options->segment, name, value)) {
+            SetReal(&options->segment, name, value) || SetRefinement(&options->segment, name, value)) {
             return {};
         }
         return {ErrorCode::kOption, "unknown option " + scclip::Quote(name)};
@@ -164,6 +171,15 @@ scclip_code scclip_set_vocabulary(scclip_segmenter* segmenter, const char* file)
     });
 }
 
+scclip_code scclip_set_vocabulary_background(scclip_segmenter* segmenter, const char* file, const char* background) {
+    return Guard([&]() -> Status {
+        if (segmenter == nullptr) return Missing("segmenter");
+        std::optional<std::string> name;
+        if (background != nullptr) name = background;
+        return segmenter->segmenter.SetVocabulary(file == nullptr ? "" : file, name);
+    });
+}
+
 scclip_code scclip_segment(const scclip_segmenter* segmenter, const uint8_t* data, int height, int width,
                            ptrdiff_t stride, scclip_format format, const scclip_options* options,
                            scclip_result** result) {
@@ -172,8 +188,8 @@ scclip_code scclip_segment(const scclip_segmenter* segmenter, const uint8_t* dat
         *result = nullptr;
         if (format < SCCLIP_RGB || format > SCCLIP_GRAY) return {ErrorCode::kOption, "unknown pixel format"};
         const scclip::ImageView image{data, height, width, stride, static_cast<scclip::PixelFormat>(format)};
-        auto made = segmenter->segmenter.Segment(
-            image, options == nullptr ? scclip::SegmentOptions() : options->segment);
+        auto made =
+            segmenter->segmenter.Segment(image, options == nullptr ? scclip::SegmentOptions() : options->segment);
         if (made) *result = new scclip_result{std::move(made).value()};
         return made.status();
     });

@@ -64,12 +64,17 @@ class LogitField {
         const std::size_t size = std::clamp<std::size_t>(input_.logit_bytes / (4 * cells()), 1, kMaxChunk);
         const std::size_t chunks = (queries.size() + size - 1) / size;
         Best<Label> state;
-        state.Reset(plan_.rows.length(), plan_.columns.length(), soft || keep_best || chunks > 1, soft);
+        const bool keep_logit = soft || keep_best || chunks > 1 || input_.refine != nullptr;
+        state.Reset(plan_.rows.length(), plan_.columns.length(), keep_logit, soft);
         const std::vector<std::pair<Tile, Tile>> pieces = Pieces(before, removed);
         for (std::size_t i = 0; i < chunks; ++i) {
             const auto at = [&](std::size_t n) { return queries.begin() + static_cast<std::ptrdiff_t>(n); };
             const Chunk<Label> chunk =
                 MakeChunk(Queries(at(i * queries.size() / chunks), at((i + 1) * queries.size() / chunks)));
+            if (input_.refine != nullptr) {
+                RefineChunk(chunk, plan_.rows, plan_.columns, *input_.refine, threads_, kernels_, &state);
+                continue;
+            }
             Parallel(pieces.size(), threads_, [&](std::size_t piece) {
                 TileReducer<Label> reducer(chunk, plan_.rows, plan_.columns, kernels_);
                 reducer.Reduce(pieces[piece].first, pieces[piece].second, &state);
@@ -87,7 +92,8 @@ class LogitField {
 
     Chunk<Label> MakeChunk(const Queries& queries) const {
         Chunk<Label> chunk;
-        for (const std::uint32_t query : queries) chunk.classes.push_back(static_cast<Label>((*input_.query_class)[query]));
+        for (const std::uint32_t query : queries)
+            chunk.classes.push_back(static_cast<Label>((*input_.query_class)[query]));
         chunk.columns = static_cast<std::size_t>(plan_.columns.cells());
         MultiplyText(input_.features, cells(), input_.embed_dim, input_.text, input_.logit_scale, queries, places_,
                      threads_, kernels_, &chunk.logits);
@@ -178,8 +184,10 @@ Decoded DecodeAs(const DecodeInput& input, const DecodePlan& plan) {
     }
     Decoded decoded;
     decoded.unlabelled = unlabelled;
-    if constexpr (kWide) decoded.wide_labels = std::move(best.labels);
-    else decoded.labels = std::move(best.labels);
+    if constexpr (kWide)
+        decoded.wide_labels = std::move(best.labels);
+    else
+        decoded.labels = std::move(best.labels);
     if (input.confidence) decoded.confidence = std::move(best.total);
     return decoded;
 }

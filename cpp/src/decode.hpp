@@ -1,8 +1,9 @@
 // From window features to a label map (METHOD §4), without a (queries, height, width) tensor.
 //
 // Everything between the patches' logits and the map in original size is linear and separable, so the map of query q is
-// rows · L_q · columnsᵀ with two small, sparse matrices that depend on sizes only. The map is computed a row of a tile at
-// a time and reduced at once; queries go in chunks, with a running maximum and a running sum of exponentials per pixel.
+// rows · L_q · columnsᵀ with two small, sparse matrices that depend on sizes only. The map is computed a row of a tile
+// at a time and reduced at once; queries go in chunks, with a running maximum and a running sum of exponentials per
+// pixel.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "interpolation.hpp"
 #include "kernels.hpp"
+#include "refine.hpp"
 
 namespace scclip {
 
@@ -30,9 +32,10 @@ struct DecodeInput {
     double logit_scale = 40, prob_threshold = 0, area_threshold = 0;
     std::optional<std::int64_t> background;
     bool confidence = false;
+    const Affinity* refine = nullptr;  ///< PAMR on the resized logits, if not null
     int threads = 0;
-    const Kernels* kernels = nullptr;        ///< null: the best
-    std::size_t logit_bytes = 64U << 20U;    ///< most memory for the patches' logits of one chunk of queries
+    const Kernels* kernels = nullptr;      ///< null: the best
+    std::size_t logit_bytes = 64U << 20U;  ///< most memory for the patches' logits of one chunk of queries
 };
 
 struct Decoded {

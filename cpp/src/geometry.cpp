@@ -16,9 +16,7 @@ std::int64_t Count(std::int64_t length, int window, int stride) {
     return std::max<std::int64_t>(length - window + stride - 1, 0) / stride + 1;
 }
 
-std::string Size(const Shape& shape) {
-    return std::to_string(shape.width) + "×" + std::to_string(shape.height);
-}
+std::string Size(const Shape& shape) { return std::to_string(shape.width) + "×" + std::to_string(shape.height); }
 
 }  // namespace
 

@@ -53,7 +53,7 @@ void WriteMemory(const Json& entries) {
 }
 
 struct stat Status(const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     if (::stat(path.c_str(), &status) != 0) throw std::system_error(errno, std::generic_category());
     return status;
 }

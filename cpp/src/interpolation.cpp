@@ -7,19 +7,6 @@
 namespace scclip {
 namespace {
 
-struct Sample {
-    int low, high;
-    double fraction;  // weight of `high`
-};
-
-/// Where bilinear resizing (align_corners=False, edges clamped) reads output pixel `position` from.
-Sample At(int position, int out_length, int in_length) {
-    const double scale = static_cast<double>(in_length) / out_length;
-    const double source = std::max((position + 0.5) * scale - 0.5, 0.0);
-    const int low = std::min(static_cast<int>(source), in_length - 1);
-    return {low, std::min(low + 1, in_length - 1), source - low};
-}
-
 std::vector<int> Ranks(const std::vector<int>& starts, int window, int cells) {
     std::vector<double> centres;
     for (const int start : starts) {
@@ -68,7 +55,7 @@ class Builder {
         const auto last = std::upper_bound(starts_.begin(), starts_.end(), pixel);
         const double share = weight / static_cast<double>(last - first);
         for (auto start = first; start != last; ++start) {
-            const Sample sample = At(pixel - *start, window_, cells_);
+            const Sample sample = BilinearSample(pixel - *start, window_, cells_);
             const int base = static_cast<int>(start - starts_.begin()) * cells_;
             sums->Add(Rank(base + sample.low), share * (1 - sample.fraction));
             sums->Add(Rank(base + sample.high), share * sample.fraction);
@@ -84,6 +71,13 @@ class Builder {
 
 }  // namespace
 
+Sample BilinearSample(int position, int out_length, int in_length) {
+    const double scale = static_cast<double>(in_length) / out_length;
+    const double source = std::max((position + 0.5) * scale - 0.5, 0.0);
+    const int low = std::min(static_cast<int>(source), in_length - 1);
+    return {low, std::min(low + 1, in_length - 1), source - low};
+}
+
 Axis InterpolationAxis(const std::vector<int>& starts, int window, int cells, int resized, int length, int tile) {
     Axis axis;
     axis.rank = Ranks(starts, window, cells);
@@ -93,7 +87,7 @@ Axis InterpolationAxis(const std::vector<int>& starts, int window, int cells, in
     for (int start = 0; start < length; start += tile) {
         Tile part{start, std::min(start + tile, length), axis.cells(), 0};
         for (int i = part.start; i < part.stop; ++i) {
-            const Sample sample = At(i, length, resized);
+            const Sample sample = BilinearSample(i, length, resized);
             sums.Clear();
             builder.AddPixel(sample.low, 1 - sample.fraction, &sums);
             builder.AddPixel(sample.high, sample.fraction, &sums);

@@ -6,6 +6,15 @@
 
 namespace scclip {
 
+/// Where bilinear resizing reads an output pixel from, along one axis.
+struct Sample {
+    int low, high;
+    double fraction;  ///< weight of `high`
+};
+
+/// The sample of output pixel `position` (align_corners=False, edges clamped).
+Sample BilinearSample(int position, int out_length, int in_length);
+
 /// A cell (one patch row or column of one window) and its part in an output pixel.
 struct CellWeight {
     int cell;  ///< in order of place, see Axis

@@ -1,6 +1,7 @@
 // The loops behind Kernels. Included by kernels_*.cpp, each compiled for one instruction set, with KERNELS_NAME,
-// KERNELS_TEXT, KERNELS_ROWS and KERNELS_WIDTH (floats in a register) set. Nothing here may call an inline function of another header: the linker keeps one
-// copy of those, and it could be the one compiled for instructions that this processor lacks.
+// KERNELS_TEXT, KERNELS_ROWS and KERNELS_WIDTH (floats in a register) set. Nothing here may call an inline function of
+// another header: the linker keeps one copy of those, and it could be the one compiled for instructions that this
+// processor lacks.
 #include <cstddef>
 #include <cstdint>
 
@@ -137,9 +138,73 @@ void Range(const float* values, std::size_t rows, std::size_t count, float* low,
     }
 }
 
+inline Floats Root(Floats x) {
+    for (std::size_t lane = 0; lane < kWidth; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
+    return x;
+}
+
+inline Floats Absolute(Floats x) { return x < 0.0F ? -x : x; }
+
+/// Add one channel's −|neighbour − centre| / (3 · (1e-8 + 0.1 · σ)) to each tap's sum.
+inline void AddChannel(const float* const* sources, std::size_t at, Floats* sums) {
+    // Deviations from the centre, not from 0: no cancellation, and flat regions give exactly 0.
+    const Floats centre = Load(sources[0] + at);
+    Floats difference[kTaps];
+    Floats total = {}, squares = {};
+    for (std::size_t t = 0; t < kTaps; ++t) {
+        difference[t] = Load(sources[t + 1] + at) - centre;
+        total += difference[t];
+        squares += difference[t] * difference[t];
+    }
+    constexpr float kCount = 18;  // both dilations with their centres
+    Floats variance = (squares - total * total / kCount) / (kCount - 1);
+    variance = variance > 0.0F ? variance : Floats{};
+    const Floats scale = -1.0F / (3.0F * (1e-8F + 0.1F * Root(variance)));
+    for (std::size_t t = 0; t < kTaps; ++t) sums[t] += Absolute(difference[t]) * scale;
+}
+
+void RowAffinity(const float* const* sources, std::size_t count, float* out) {
+    for (std::size_t i = 0; i < count; i += kWidth) {
+        Floats sums[kTaps] = {};
+        for (std::size_t channel = 0; channel < 3; ++channel) AddChannel(sources + channel * (kTaps + 1), i, sums);
+        Floats largest = sums[0], total = {};
+        for (std::size_t t = 1; t < kTaps; ++t) largest = sums[t] > largest ? sums[t] : largest;
+        for (std::size_t t = 0; t < kTaps; ++t) {
+            sums[t] = Exp(sums[t] - largest);
+            total += sums[t];
+        }
+        for (std::size_t t = 0; t < kTaps; ++t) Store(out + t * count + i, sums[t] / total);
+    }
+}
+
+template <std::size_t kMaps>
+void RefineMaps(const float* weights, std::size_t stride, const float* const* sources, std::size_t gap,
+                std::size_t count, float* out) {
+    for (std::size_t i = 0; i < count; i += kWidth) {
+        Floats sums[kMaps] = {};
+#pragma GCC unroll 16
+        for (std::size_t t = 0; t < kTaps; ++t) {
+            const Floats weight = Load(weights + t * stride + i);
+#pragma GCC unroll 4
+            for (std::size_t g = 0; g < kMaps; ++g) sums[g] += weight * Load(sources[t] + g * gap + i);
+        }
+        for (std::size_t g = 0; g < kMaps; ++g) Store(out + g * gap + i, sums[g]);
+    }
+}
+
+void Refine(const float* weights, std::size_t stride, const float* const* sources, std::size_t gap, std::size_t maps,
+            std::size_t count, float* out) {
+    static_assert(kMaxMaps == 4, "one case for each number of maps");
+    if (maps == 1) return RefineMaps<1>(weights, stride, sources, gap, count, out);
+    if (maps == 2) return RefineMaps<2>(weights, stride, sources, gap, count, out);
+    if (maps == 3) return RefineMaps<3>(weights, stride, sources, gap, count, out);
+    RefineMaps<4>(weights, stride, sources, gap, count, out);
+}
+
 }  // namespace
 
 extern const Kernels KERNELS_NAME;
-const Kernels KERNELS_NAME = {Multiply, Combine, FindBest, FindBestSoft, Range, KERNELS_ROWS, KERNELS_TEXT};
+const Kernels KERNELS_NAME = {Multiply,    Combine, FindBest,     FindBestSoft, Range,
+                              RowAffinity, Refine,  KERNELS_ROWS, KERNELS_TEXT};
 
 }  // namespace scclip

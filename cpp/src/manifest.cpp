@@ -111,6 +111,10 @@ void FillSizes(const Json& document, Manifest* manifest) {
     manifest->long_side = Whole(images["long_side"], "preprocessing.long_side");
     manifest->window = Whole(images["window"], "preprocessing.window");
     manifest->stride = Whole(images["stride"], "preprocessing.stride");
+    for (std::size_t c = 0; c < 3; ++c) {
+        manifest->mean[c] = images["mean"][c];
+        manifest->std[c] = images["std"][c];
+    }
     manifest->logit_scale = decoding["logit_scale"];
     manifest->prob_threshold = decoding["prob_threshold"];
     const Json& area = decoding["area_threshold"];

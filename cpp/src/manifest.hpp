@@ -1,6 +1,7 @@
 // bundle.json as typed values: the contract of docs/bundle.md, without any file access.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -56,6 +57,7 @@ struct Manifest {
     std::string name;
     int patch_size = 0, embed_dim = 0;
     int short_side = 0, long_side = 0, window = 0, stride = 0;
+    std::array<float, 3> mean{}, std{};  ///< of the normalisation, in 0..255 units
     double logit_scale = 0, prob_threshold = 0, area_threshold = 0;
     std::vector<EncoderSpec> encoders;
     TextEncoderSpec text_encoder;

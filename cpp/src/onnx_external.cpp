@@ -30,7 +30,11 @@ const std::map<std::uint64_t, Kind>& Nested(Kind kind) {
         {Kind::kGraph, {{1, Kind::kNode}, {5, Kind::kTensor}, {15, Kind::kSparse}}},
         {Kind::kNode, {{5, Kind::kAttribute}}},
         {Kind::kAttribute,
-         {{5, Kind::kTensor}, {6, Kind::kGraph}, {10, Kind::kTensor}, {11, Kind::kGraph}, {22, Kind::kSparse},
+         {{5, Kind::kTensor},
+          {6, Kind::kGraph},
+          {10, Kind::kTensor},
+          {11, Kind::kGraph},
+          {22, Kind::kSparse},
           {23, Kind::kSparse}}},
         {Kind::kSparse, {{1, Kind::kTensor}, {2, Kind::kTensor}}},
         {Kind::kTensor, {{13, Kind::kEntry}}},
@@ -75,23 +79,32 @@ class Reader {
         std::string key, value;  // the fields of StringStringEntryProto
         Fields(span, [&](std::uint64_t field, std::size_t first, std::size_t last) {
             std::string text(reinterpret_cast<const char*>(data_) + first, last - first);
-            if (field == 1) key = std::move(text);
-            else if (field == 2) value = std::move(text);
+            if (field == 1)
+                key = std::move(text);
+            else if (field == 2)
+                value = std::move(text);
         });
         if (key == "location") found->insert(value);
     }
 
-    void Fields(const Span& span,
-                const std::function<void(std::uint64_t, std::size_t, std::size_t)>& visit) const {
+    void Fields(const Span& span, const std::function<void(std::uint64_t, std::size_t, std::size_t)>& visit) const {
         std::size_t position = span.start;
         while (position < span.end) {
             const std::uint64_t tag = Varint(&position), field = tag >> 3U;
             std::uint64_t length = 0;
             switch (tag & 7U) {
-                case 0: Varint(&position); break;
-                case 1: length = 8; break;
-                case 2: length = Varint(&position); break;
-                case 5: length = 4; break;
+                case 0:
+                    Varint(&position);
+                    break;
+                case 1:
+                    length = 8;
+                    break;
+                case 2:
+                    length = Varint(&position);
+                    break;
+                case 5:
+                    length = 4;
+                    break;
                 default:
                     throw std::runtime_error("wire type " + std::to_string(tag & 7U) + " at byte " +
                                              std::to_string(position));
@@ -124,7 +137,7 @@ class Mapping {
     explicit Mapping(const std::string& path) {
         const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
         if (file < 0) throw std::system_error(errno, std::generic_category());
-        struct stat status {};
+        struct stat status{};
         int problem = ::fstat(file, &status) == 0 ? 0 : errno;
         size_ = static_cast<std::size_t>(status.st_size);
         if (problem == 0 && size_ > 0) {

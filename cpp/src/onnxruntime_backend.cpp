@@ -22,8 +22,8 @@ const OrtApi& Api() {
         return OrtGetApiBase()->GetApi(ORT_API_VERSION);
     }();
     if (api == nullptr) {
-        ThrowBackend(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " is too old; this build needs 1." +
-                     std::to_string(ORT_API_VERSION));
+        ThrowBackend(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() +
+                     " is too old; this build needs 1." + std::to_string(ORT_API_VERSION));
     }
     return *api;
 }
@@ -197,8 +197,10 @@ TensorSpec Declared(const OrtSession* session, bool input, std::size_t index) {
     Check(Api().GetDimensions(info, lengths.data(), rank));
     Check(Api().GetSymbolicDimensions(info, names.data(), rank));
     for (std::size_t i = 0; i < rank; ++i) {
-        if (lengths[i] >= 0) spec.shape.emplace_back(lengths[i]);
-        else spec.shape.emplace_back(std::string(names[i] == nullptr ? "None" : names[i]));
+        if (lengths[i] >= 0)
+            spec.shape.emplace_back(lengths[i]);
+        else
+            spec.shape.emplace_back(std::string(names[i] == nullptr ? "None" : names[i]));
     }
     return spec;
 }

@@ -52,8 +52,14 @@ void CutWindows(const std::vector<std::uint8_t>& resized, const Tiling& tiling, 
 }  // namespace
 
 Preparation Preparation::Over(const Manifest& manifest, const GridSpec& grid, const OpenOptions& options) {
-    Preparation prepare{grid, manifest.patch_size, manifest.short_side, manifest.long_side, manifest.window,
-                        manifest.stride, options.max_pixels, options.max_windows};
+    Preparation prepare{grid,
+                        manifest.patch_size,
+                        manifest.short_side,
+                        manifest.long_side,
+                        manifest.window,
+                        manifest.stride,
+                        options.max_pixels,
+                        options.max_windows};
     if (options.short_side != 0) prepare.short_side = options.short_side;
     if (options.stride != 0) prepare.stride = options.stride;
     AtLeastOne("short_side", prepare.short_side);
@@ -72,7 +78,8 @@ Tiling Preparation::TilingOf(std::int64_t height, std::int64_t width) const {
         const Shape shape = ResizeShape(height, width, short_side, long_side, window);
         CheckWindows(shape, window, stride, max_windows);
         const int rows = static_cast<int>(shape.height), columns = static_cast<int>(shape.width);
-        return {rows, columns, WindowStarts(rows, window, stride), WindowStarts(columns, window, stride), window, window};
+        return {rows,   columns, WindowStarts(rows, window, stride), WindowStarts(columns, window, stride),
+                window, window};
     }
     if (grid.rows > 0) {
         return Whole(static_cast<std::int64_t>(grid.rows) * patch, static_cast<std::int64_t>(grid.columns) * patch);
@@ -94,7 +101,8 @@ PreparedImage Preparation::operator()(const ImageView& image) const {
     prepared.height = image.height;
     prepared.width = image.width;
     prepared.tiling = TilingOf(image.height, image.width);
-    CutWindows(Resize(image, prepared.tiling.height, prepared.tiling.width), prepared.tiling, &prepared.windows);
+    prepared.resized = Resize(image, prepared.tiling.height, prepared.tiling.width);
+    CutWindows(prepared.resized, prepared.tiling, &prepared.windows);
     return prepared;
 }
 

@@ -13,6 +13,7 @@ namespace scclip {
 struct PreparedImage {
     int height = 0, width = 0;  ///< of the image
     Tiling tiling;
+    std::vector<std::uint8_t> resized;  ///< (tiling height, tiling width, 3)
     std::vector<std::uint8_t> windows;  ///< (windows, window height, window width, 3)
     double milliseconds = 0;
 };

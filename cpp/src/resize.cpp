@@ -79,8 +79,7 @@ void ResizeRow(const Source& source, std::ptrdiff_t row, const std::vector<Tap>&
     }
 }
 
-void JoinRows(const std::int32_t* low, const std::int32_t* high, const Tap& tap, std::size_t count,
-              std::uint8_t* out) {
+void JoinRows(const std::int32_t* low, const std::int32_t* high, const Tap& tap, std::size_t count, std::uint8_t* out) {
     for (std::size_t i = 0; i < count; ++i) {
         const std::int32_t sum = ((tap.low_weight * low[i]) >> 16) + ((tap.high_weight * high[i]) >> 16);
         out[i] = static_cast<std::uint8_t>((sum + 2) >> 2);

@@ -53,6 +53,7 @@ WindowFeatures SizesOf(const PreparedImage& image, int patch, int embed_dim) {
     features.column_starts = tiling.columns;
     features.height = image.height;
     features.width = image.width;
+    features.resized = image.resized;
     features.timings.prepare = image.milliseconds;
     return features;
 }
@@ -65,14 +66,18 @@ bool SoundStarts(const std::vector<int>& starts, int window, int length) {
 }
 
 /// The parts may have been stored and read again: none is trusted.
-void CheckFeatureSizes(const WindowFeatures& f, int embed_dim) {
+void CheckFeatureSizes(const WindowFeatures& f, int embed_dim, Refinement refine) {
     const bool sound = SoundStarts(f.row_starts, f.window_height, f.resized_height) &&
                        SoundStarts(f.column_starts, f.window_width, f.resized_width) && f.rows > 0 && f.columns > 0 &&
                        f.height > 0 && f.width > 0 && f.embed_dim == embed_dim &&
                        static_cast<std::size_t>(f.windows) == f.row_starts.size() * f.column_starts.size() &&
                        f.values.size() == static_cast<std::size_t>(f.windows) * static_cast<std::size_t>(f.rows) *
                                               static_cast<std::size_t>(f.columns) * static_cast<std::size_t>(embed_dim);
-    if (!sound) ThrowImage("the features' sizes don't fit each other or this bundle; make them again with Encode");
+    const bool pixels =
+        refine == Refinement::kNone ||
+        f.resized.size() == static_cast<std::size_t>(f.resized_height) * static_cast<std::size_t>(f.resized_width) * 3;
+    if (!sound || !pixels)
+        ThrowImage("the features' sizes don't fit each other or this bundle; make them again with Encode");
 }
 
 double InRange(const char* name, double value) {
@@ -95,14 +100,25 @@ struct Segmenter::Impl {
     mutable std::mutex mutex;  // of `classes`
     std::shared_ptr<const Classes> classes;
 
-    void SetVocabulary(const std::string& file) {
+    void SetVocabulary(const std::string& given, const std::optional<std::string>& background) {
+        const std::string file = given.empty() ? ReadyVocabulary() : given;
         auto made = std::make_shared<Classes>();
         made->vocabulary = LoadVocabulary(file);
         CheckModel(made->vocabulary, bundle.manifest().text_encoder.model_sha256,
                    static_cast<std::size_t>(bundle.manifest().embed_dim), file);
+        if (background) made->vocabulary.background = FindBackground(made->vocabulary.classes, *background);
         made->names = std::make_shared<const std::vector<std::string>>(made->vocabulary.classes);
         const std::lock_guard<std::mutex> lock(mutex);
         classes = std::move(made);
+    }
+
+    std::string ReadyVocabulary() const {
+        const auto& ready = bundle.manifest().vocabularies;
+        if (ready.empty()) {
+            ThrowOption(bundle.path() +
+                        " carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote");
+        }
+        return bundle.CheckedPath(ready.front());
     }
 
     std::shared_ptr<const Classes> Current() const {
@@ -166,8 +182,20 @@ struct Segmenter::Impl {
         return features;
     }
 
-    Segmentation Label(const WindowFeatures& features, DecodeInput input, const Classes& current) const {
+    /// PAMR's weights, if they are asked for.
+    std::optional<Affinity> Refine(const WindowFeatures& features, Refinement refinement) const {
+        if (refinement == Refinement::kNone) return std::nullopt;
+        const Manifest& manifest = bundle.manifest();
+        const NormalizedImage image{features.resized.data(), features.resized_height, features.resized_width,
+                                    manifest.mean, manifest.std};
+        return PamrAffinity(image, features.height, features.width, threads, BestKernels());
+    }
+
+    Segmentation Label(const WindowFeatures& features, DecodeInput input, const SegmentOptions& options,
+                       const Classes& current) const {
         const Clock clock;
+        const std::optional<Affinity> affinity = Refine(features, options.refine);
+        input.refine = affinity ? &*affinity : nullptr;
         const Vocabulary& vocabulary = current.vocabulary;
         input.features = features.values.data();
         input.text = vocabulary.embeddings.data();
@@ -260,7 +288,7 @@ struct Segmenter::Impl {
                 continue;
             }
             const WindowFeatures& part = features[next++];
-            results->push_back(Guard([&] { return Label(part, Options(options), current); }));
+            results->push_back(Guard([&] { return Label(part, Options(options), options, current); }));
         }
     }
 };
@@ -278,14 +306,14 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
         impl->prepare = Preparation::Over(impl->bundle.manifest(), impl->encoder->spec().grid, options);
         impl->threads = options.threads;
         const auto& ready = impl->bundle.manifest().vocabularies;
-        if (!ready.empty()) impl->SetVocabulary(impl->bundle.CheckedPath(ready.front()));
+        if (!ready.empty()) impl->SetVocabulary("", std::nullopt);
         return Segmenter(std::move(impl));
     });
 }
 
-Status Segmenter::SetVocabulary(const std::string& file) {
+Status Segmenter::SetVocabulary(const std::string& file, const std::optional<std::string>& background) {
     try {
-        impl_->SetVocabulary(file);
+        impl_->SetVocabulary(file, background);
         return {};
     } catch (...) {
         return CurrentStatus();
@@ -296,7 +324,7 @@ Result<Segmentation> Segmenter::Segment(const ImageView& image, const SegmentOpt
     return Guard([&] {
         const auto current = impl_->Needed();
         const DecodeInput input = impl_->Options(options);
-        return impl_->Label(impl_->Encode(impl_->Prepare(image)), input, *current);
+        return impl_->Label(impl_->Encode(impl_->Prepare(image)), input, options, *current);
     });
 }
 
@@ -325,8 +353,8 @@ Result<Segmentation> Segmenter::Decode(const WindowFeatures& features, const Seg
     return Guard([&] {
         const auto current = impl_->Needed();
         const DecodeInput input = impl_->Options(options);
-        CheckFeatureSizes(features, impl_->bundle.manifest().embed_dim);
-        return impl_->Label(features, input, *current);
+        CheckFeatureSizes(features, impl_->bundle.manifest().embed_dim, options.refine);
+        return impl_->Label(features, input, options, *current);
     });
 }
 

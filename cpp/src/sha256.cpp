@@ -58,7 +58,7 @@ void BlocksPlain(std::uint32_t* state, const std::uint8_t* data, std::size_t blo
 #if defined(__x86_64__)
 // The processor's SHA instructions: 1.5 GB/s against 0.25, which for 300 MB of weights is a second.
 __attribute__((target("sha,sse4.1,ssse3"))) void BlocksSha(std::uint32_t* state, const std::uint8_t* data,
-                                                            std::size_t blocks) {
+                                                           std::size_t blocks) {
     const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
     __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(state));       // DCBA
     __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(state + 4));  // HGFE
@@ -76,13 +76,12 @@ __attribute__((target("sha,sse4.1,ssse3"))) void BlocksSha(std::uint32_t* state,
             __m128i now = w[i & 3];
             if (i >= 4) {
                 const __m128i last = w[(i + 3) & 3];
-                now = _mm_add_epi32(_mm_sha256msg1_epu32(now, w[(i + 1) & 3]),
-                                    _mm_alignr_epi8(last, w[(i + 2) & 3], 4));
+                now =
+                    _mm_add_epi32(_mm_sha256msg1_epu32(now, w[(i + 1) & 3]), _mm_alignr_epi8(last, w[(i + 2) & 3], 4));
                 now = _mm_sha256msg2_epu32(now, last);
                 w[i & 3] = now;
             }
-            const __m128i sum =
-                _mm_add_epi32(now, _mm_load_si128(reinterpret_cast<const __m128i*>(kRound + 4 * i)));
+            const __m128i sum = _mm_add_epi32(now, _mm_load_si128(reinterpret_cast<const __m128i*>(kRound + 4 * i)));
             cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
             abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0E));
         }

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <set>
 
+#include "close_matches.hpp"
 #include "error.hpp"
 #include "json_depth.hpp"
 #include "text.hpp"
@@ -45,7 +46,8 @@ std::string CheckedMetadata(const Json& metadata) {
 File ReadFile(const std::string& bytes) {
     if (bytes.size() < 8) ThrowDamaged("it has no header");
     std::uint64_t length = 0;
-    for (unsigned i = 0; i < 8; ++i) length |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+    for (unsigned i = 0; i < 8; ++i)
+        length |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
     if (length > kMaxHeader) ThrowDamaged("its header is too large");
     if (length > bytes.size() - 8) ThrowDamaged("its header is cut off");
     Json header;
@@ -145,6 +147,13 @@ void ReadMetadata(const Json& metadata, Vocabulary* vocabulary) {
     vocabulary->text_model_sha256 = Entry(metadata, "text_model_sha256");
 }
 
+/// Names that CLIP can't tell apart have one key: it lowers case (here that of ASCII) and collapses white space.
+std::string Key(const std::string& name) {
+    std::string key = OneLine(name, std::string::npos);
+    for (char& c : key) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    return key;
+}
+
 std::string ClassProblem(const Vocabulary& v) {
     const std::size_t rows = v.embeddings.size() / v.embed_dim, number = v.classes.size();
     if (v.queries.size() != rows || v.query_class.size() != rows) {
@@ -180,8 +189,8 @@ std::string NormProblem(const Vocabulary& v) {
     if (wrong == 0) return "";
     char length[32];
     std::snprintf(length, sizeof length, "%g", std::isnan(first_norm) ? std::abs(first_norm) : first_norm);
-    return std::to_string(wrong) + " embeddings aren't unit vectors; the first is " +
-           Quote(Shorten(v.queries[first])) + " with length " + length;
+    return std::to_string(wrong) + " embeddings aren't unit vectors; the first is " + Quote(Shorten(v.queries[first])) +
+           " with length " + length;
 }
 
 }  // namespace
@@ -199,7 +208,7 @@ Vocabulary ParseVocabulary(const std::string& bytes) {
 
 Vocabulary LoadVocabulary(const std::string& path) {
     try {
-        struct stat status {};
+        struct stat status{};
         if (::stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) ThrowVocabulary("there is no such file");
         std::ifstream stream(path, std::ios::binary);
         std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
@@ -209,6 +218,21 @@ Vocabulary LoadVocabulary(const std::string& path) {
         ThrowVocabulary("can't use the vocabulary " + path + ": " + error.what() +
                         ". Make it again with 'scclip embed'");
     }
+}
+
+std::optional<std::int64_t> FindBackground(const std::vector<std::string>& classes, const std::string& background) {
+    const std::string wanted = Key(background);
+    std::vector<std::string> keys;
+    for (const std::string& name : classes) keys.push_back(Key(name));
+    const auto found = std::find(keys.begin(), keys.end(), wanted);
+    if (found != keys.end()) return found - keys.begin();
+    if (wanted == "none") return std::nullopt;
+    std::string hint;
+    for (const std::string& name : CloseMatches(wanted, keys))
+        hint += (hint.empty() ? "" : ", ") + Quote(Shorten(name));
+    if (!hint.empty()) hint = "; did you mean " + hint;
+    ThrowVocabulary("no class is called " + Quote(Shorten(background)) + hint +
+                    ". Give a class's first name, or none for no background");
 }
 
 void CheckModel(const Vocabulary& vocabulary, const std::string& text_model_sha256, std::size_t embed_dim,

@@ -26,6 +26,10 @@ Vocabulary LoadVocabulary(const std::string& path);
 /// The same for bytes in memory; messages without the file.
 Vocabulary ParseVocabulary(const std::string& bytes);
 
+/// The index of the class of that first name (white space and ASCII case aside); none for `none`. Throws
+/// Error(kVocabulary): no class has that name.
+std::optional<std::int64_t> FindBackground(const std::vector<std::string>& classes, const std::string& background);
+
 /// Refuse a vocabulary that another model made. Throws Error(kVocabulary).
 void CheckModel(const Vocabulary& vocabulary, const std::string& text_model_sha256, std::size_t embed_dim,
                 const std::string& name);

@@ -87,6 +87,21 @@ TEST_CASE("a changed file is found although its hash was remembered") {
     CHECK(RememberedSha256(path, true) == Sha256OfFile(path));
 }
 
+TEST_CASE("a background is found, or refused in Python's words") {
+    for (const auto& item : Fixtures()["close"]) {
+        const std::string name = item[0];
+        const auto classes = item[1].get<std::vector<std::string>>();
+        CAPTURE(name);
+        if (item[2].is_string()) {
+            CHECK(MessageOf([&] { FindBackground(classes, name); }) == item[2].get<std::string>());
+            continue;
+        }
+        const auto index = FindBackground(classes, name);
+        CHECK(index.has_value() == !item[2].is_null());
+        if (index) CHECK(*index == item[2].get<std::int64_t>());
+    }
+}
+
 TEST_CASE("another model's vocabulary is refused") {
     const Vocabulary vocabulary = LoadVocabulary(FixturePath("vocabularies/sound"));
     std::string sha;

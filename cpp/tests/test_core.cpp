@@ -115,7 +115,8 @@ TEST_CASE("an axis's weights sum to one at every pixel") {
     REQUIRE(axis.length() == 333);
     for (int i = 0; i < axis.length(); ++i) {
         float sum = 0;
-        for (std::size_t t = axis.begin[static_cast<std::size_t>(i)]; t < axis.begin[static_cast<std::size_t>(i) + 1]; ++t) {
+        for (std::size_t t = axis.begin[static_cast<std::size_t>(i)]; t < axis.begin[static_cast<std::size_t>(i) + 1];
+             ++t) {
             sum += axis.weights[t].weight;
         }
         CHECK(sum == doctest::Approx(1).epsilon(1e-6));

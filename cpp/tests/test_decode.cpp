@@ -86,17 +86,64 @@ TEST_CASE("labels and confidence are Python's") {
                 gap = std::max(gap, LargestGap(found.confidence, Array<float>(item["confidence"])));
             }
         }
-        MESSAGE(std::string((*kernels)->name) << ": " << different << " of " << pixels << " labels differ, confidence by " << gap);
+        MESSAGE(std::string((*kernels)->name)
+                << ": " << different << " of " << pixels << " labels differ, confidence by " << gap);
         CHECK(static_cast<double>(different) <= 1e-5 * static_cast<double>(pixels));
         CHECK(gap < 2e-5F);
     }
 }
 
+TEST_CASE("refined labels, confidence and PAMR's weights are Python's") {
+    for (const Kernels* const* kernels = AllKernels(); *kernels != nullptr; ++kernels) {
+        for (const auto& item : Fixtures()["refine"]) {
+            Case test(item);
+            const auto pixels = Array<std::uint8_t>(item["image"]);
+            const NormalizedImage image{pixels.data(), item["resized"][0], item["resized"][1], item["mean"],
+                                        item["std"]};
+            const int height = item["shape"][0], width = item["shape"][1];
+            const Affinity affinity = PamrAffinity(image, height, width, 2, **kernels);
+            const auto expected = Array<float>(item["weights"]);
+            float gap = 0;
+            for (int y = 0; y < height; ++y) {
+                for (std::size_t tap = 0; tap < kTaps; ++tap) {
+                    for (int x = 0; x < width; ++x) {
+                        const auto row = static_cast<std::size_t>(y), column = static_cast<std::size_t>(x);
+                        const float found = affinity.weights[(row * kTaps + tap) * affinity.stride + column];
+                        const std::size_t pixel = row * static_cast<std::size_t>(width) + column;
+                        gap = std::max(gap, std::abs(found - expected[tap * expected.size() / kTaps + pixel]));
+                    }
+                }
+            }
+            CHECK(gap < 1e-5F);
+            test.input.refine = &affinity;
+            test.input.kernels = *kernels;
+            for (const std::size_t bytes : {test.input.logit_bytes, std::size_t{1}}) {  // and a query at a time
+                test.input.logit_bytes = bytes;
+                const Decoded found = Decode(test.input, test.plan);
+                CHECK(static_cast<double>(Differences(found, item["labels"])) <=
+                      1e-4 * static_cast<double>(found.labels.size()));
+                if (item.contains("confidence")) {
+                    CHECK(LargestGap(found.confidence, Array<float>(item["confidence"])) < 2e-5F);
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("images too large to refine are refused") {
+    const NormalizedImage image{nullptr, 1, 1, {}, {1, 1, 1}};
+    CHECK_THROWS_WITH_AS(
+        PamrAffinity(image, 6000, 6000, 1, BestKernels()),
+        "PAMR holds 64 bytes a pixel and takes images of up to 34 million pixels; this one is 6000×6000. "
+        "Shrink it, or segment without --refine.",
+        Error);
+}
+
 TEST_CASE("chunks of queries and threads change nothing but rounding") {
     for (const auto& item : Fixtures()["decode"]) {
         Case test(item);
-        const auto cells = static_cast<std::size_t>(test.plan.rows.cells()) *
-                           static_cast<std::size_t>(test.plan.columns.cells());
+        const auto cells =
+            static_cast<std::size_t>(test.plan.rows.cells()) * static_cast<std::size_t>(test.plan.columns.cells());
         for (const int threads : {1, 3}) {
             test.input.threads = threads;
             test.input.logit_bytes = 4 * cells * (test.query_class.size() / 3 + 1);
@@ -114,8 +161,8 @@ TEST_CASE("features that are not numbers are refused") {
     Case test(Fixtures()["decode"][0]);
     for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {
         test.features[test.features.size() / 2] = value;
-        CHECK_THROWS_WITH_AS(Decode(test.input, test.plan),
-                             doctest::Contains("the encoder returned NaN or infinity"), Error);
+        CHECK_THROWS_WITH_AS(Decode(test.input, test.plan), doctest::Contains("the encoder returned NaN or infinity"),
+                             Error);
     }
 }
 

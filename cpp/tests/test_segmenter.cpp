@@ -1,4 +1,5 @@
 // The public interface, end to end, against Python on the golden cases; threads; the C interface.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <filesystem>
@@ -83,7 +84,8 @@ TEST_CASE("golden cases: features, logits, confidence and labels are Python's") 
         Segmenter segmenter = Opened(Fixtures()["bundle"], open);
         REQUIRE(segmenter.SetVocabulary(FixturePath(item["vocabulary"])).ok());
         const auto pixels = Array<std::uint8_t>(item["image"]);
-        const ImageView image{pixels.data(), item["image"]["shape"][0], item["image"]["shape"][1], 0, PixelFormat::kRgb};
+        const ImageView image{pixels.data(), item["image"]["shape"][0], item["image"]["shape"][1], 0,
+                              PixelFormat::kRgb};
         const auto encoded = segmenter.Encode(image);
         REQUIRE_MESSAGE(encoded.ok(), encoded.status().message());
         const float features = LargestGap(encoded->values, Array<float>(item["features"]));
@@ -100,23 +102,26 @@ TEST_CASE("golden cases: features, logits, confidence and labels are Python's") 
         const float logit_gap = LargestGap(logits, Array<float>(item["logits"]));
         CHECK(logit_gap < 1e-5F);
 
-        const auto result = segmenter.Segment(image, Decoding(item["options"]));
+        SegmentOptions options = Decoding(item["options"]);
+        if (item["refine"].get<bool>()) options.refine = Refinement::kPamr;
+        const auto result = segmenter.Segment(image, options);
         REQUIRE_MESSAGE(result.ok(), result.status().message());
         const double agreement = Agreement(result->labels, Array<std::uint8_t>(item["labels"]));
         CHECK(agreement >= 0.9999);
         const float confidence = LargestGap(result->confidence, Array<float>(item["confidence"]));
         CHECK(confidence < 1e-4F);
-        MESSAGE(item["name"].get<std::string>() << ": features " << features << ", logits " << logit_gap << ", confidence "
-                                                << confidence << ", labels equal " << agreement);
-        const auto again = segmenter.Decode(*encoded, Decoding(item["options"]));
+        MESSAGE(item["name"].get<std::string>() << ": features " << features << ", logits " << logit_gap
+                                                << ", confidence " << confidence << ", labels equal " << agreement);
+        const auto again = segmenter.Decode(*encoded, options);
         REQUIRE(again.ok());
         CHECK(again->labels == result->labels);
         if (!item.contains("official")) continue;
         const auto official = Array<std::uint8_t>(item["official"]), tied = Array<std::uint8_t>(item["tied"]);
         std::size_t wrong = 0;
         for (std::size_t i = 0; i < official.size(); ++i) wrong += tied[i] == 0 && result->labels[i] != official[i];
-        CHECK(wrong == 0);
-        CHECK(Agreement(result->labels, official) >= 0.9999);
+        // PAMR's ten steps carry rounding from tied pixels to their neighbours, in Python as well.
+        CHECK((wrong == 0 || options.refine == Refinement::kPamr));
+        CHECK(Agreement(result->labels, official) >= (options.refine == Refinement::kPamr ? 0.999 : 0.9999));
     }
 }
 
@@ -237,7 +242,24 @@ TEST_CASE("errors come back as a status, and leave the segmenter as it was") {
     auto features = *segmenter.Encode(image);
     features.values.pop_back();
     CHECK(segmenter.Decode(features).status().code() == ErrorCode::kImage);
+    options.refine = Refinement::kPamr;
+    features = *segmenter.Encode(image);
+    options.logit_scale = 20;
+    CHECK(segmenter.Decode(features, options)->labels == segmenter.Segment(image, options)->labels);
+    features.resized.clear();
+    CHECK(segmenter.Decode(features, options).status().code() == ErrorCode::kImage);
+    CHECK(segmenter.Decode(features).ok());
     CHECK(segmenter.Describe().backend == "onnxruntime");
+    CHECK(segmenter.SetVocabulary(small.vocabulary, "c").message() ==
+          "no class is called 'c'. Give a class's first name, or none for no background");
+    CHECK(segmenter.SetVocabulary("").message() ==
+          small.bundle + " carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote");
+    REQUIRE(segmenter.SetVocabulary(small.vocabulary, "B").ok());
+    options = {};
+    options.prob_threshold = 1;
+    CHECK(segmenter.Segment(image, options)->labels == std::vector<std::uint8_t>(150 * 200, 1));
+    REQUIRE(segmenter.SetVocabulary(small.vocabulary, "none").ok());
+    CHECK(segmenter.Segment(image, options)->labels == std::vector<std::uint8_t>(150 * 200, 255));
     CHECK(Segmenter::Open("nowhere").status().code() == ErrorCode::kBundle);
     Segmenter moved = std::move(segmenter);
     CHECK(moved.Segment(image).ok());
@@ -251,6 +273,9 @@ TEST_CASE("the C interface") {
     CHECK(scclip_options_set(options, "logit_scale", "20.5") == SCCLIP_OK);
     CHECK(scclip_options_set(options, "colour", "1") == SCCLIP_ERROR_OPTION);
     CHECK(std::string(scclip_last_error()) == "unknown option 'colour'");
+    CHECK(scclip_options_set(options, "refine", "sharp") == SCCLIP_ERROR_OPTION);
+    CHECK(std::string(scclip_last_error()) == "unknown refinement 'sharp'; known: none, pamr");
+    CHECK(scclip_options_set(options, "refine", "pamr") == SCCLIP_OK);
     CHECK(scclip_options_set(options, "threads", "-1") == SCCLIP_ERROR_OPTION);
     CHECK(scclip_options_set(options, "logit_scale", "1,5") == SCCLIP_ERROR_OPTION);
     scclip_segmenter* segmenter = nullptr;
@@ -273,9 +298,17 @@ TEST_CASE("the C interface") {
     CHECK(scclip_result_class_name(result, 2) == nullptr);
     SegmentOptions same;
     same.logit_scale = 20.5;
+    same.refine = Refinement::kPamr;
     const Segmenter cpp = OpenedSmall();
     const auto expected = cpp.Segment({pixels.data(), 150, 200, 0, PixelFormat::kRgb}, same);
     CHECK(std::memcmp(scclip_result_labels(result), expected->labels.data(), expected->labels.size()) == 0);
+    scclip_result_free(result);
+    CHECK(scclip_set_vocabulary_background(segmenter, nullptr, nullptr) == SCCLIP_ERROR_OPTION);
+    CHECK(scclip_set_vocabulary_background(segmenter, small.vocabulary.c_str(), "x") == SCCLIP_ERROR_VOCABULARY);
+    REQUIRE(scclip_set_vocabulary_background(segmenter, small.vocabulary.c_str(), "a") == SCCLIP_OK);
+    CHECK(scclip_options_set(options, "prob_threshold", "1") == SCCLIP_OK);
+    REQUIRE(scclip_segment(segmenter, pixels.data(), 150, 200, 600, SCCLIP_BGR, options, &result) == SCCLIP_OK);
+    CHECK(std::count(scclip_result_labels(result), scclip_result_labels(result) + 150 * 200, 0) == 150 * 200);
     scclip_result_free(result);
     scclip_free(segmenter);
     scclip_options_free(options);

@@ -48,7 +48,8 @@ SCCLIP_C_API void scclip_options_free(scclip_options* options);
 
 /* Set an option by name. For opening: backend, device, precision, ort_provider, threads, batch, short_side, stride,
  * whole_image (0 or 1), max_pixels, max_windows, remember_hashes. For segmenting: confidence (0 or 1), logit_scale,
- * prob_threshold, area_threshold. Numbers are written as text, with a point. */
+ * prob_threshold, area_threshold, refine (none or pamr). Numbers are written as text, with a
+ * point. */
 SCCLIP_C_API scclip_code scclip_options_set(scclip_options* options, const char* name, const char* value);
 
 /* Open a bundle directory. `options` may be NULL. On success *segmenter is to be freed. */
@@ -57,6 +58,11 @@ SCCLIP_C_API void scclip_free(scclip_segmenter* segmenter);
 
 /* Take the classes of a file that `scclip embed` wrote; calls that have begun keep the classes they began with. */
 SCCLIP_C_API scclip_code scclip_set_vocabulary(scclip_segmenter* segmenter, const char* file);
+
+/* The same with the background named: `file` NULL or "" is the bundle's own vocabulary; `background` is the first name
+ * of the class that takes what no class claims, "none", or NULL for what the file says. */
+SCCLIP_C_API scclip_code scclip_set_vocabulary_background(scclip_segmenter* segmenter, const char* file,
+                                                          const char* background);
 
 /* Label every pixel of an image: `height` rows of `width` pixels of 8-bit channels, `stride` bytes from row to row (0:
  * rows follow each other). The pixels are not kept. `options` may be NULL. On success *result is to be freed. */

@@ -35,26 +35,30 @@ struct ImageView {
 
 /// What a bundle is opened with. The defaults are the Python runtime's.
 struct OpenOptions {
-    std::string backend = "auto";    ///< `auto`, `onnxruntime`, or `openvino` where compiled in
-    std::string device = "auto";     ///< `auto`, `cpu`, `cuda` or `cuda:N`
-    std::string precision = "auto";  ///< `auto`, `fp32`, `fp16`, …: whichever the bundle holds
-    std::string ort_provider;        ///< ONNX Runtime's `cpu`, `cuda` or `tensorrt`; empty follows `device`
-    int threads = 0;                 ///< CPU threads of one call; 0: the cores this process may use
-    int batch = 0;                   ///< most windows encoded at once; 0: the backend's own number
-    int short_side = 0;              ///< pixels; 0: the bundle's
-    int stride = 0;                  ///< pixels between windows; 0: the bundle's
-    bool whole_image = false;        ///< one pass over the whole image, with an encoder exported for that
+    std::string backend = "auto";         ///< `auto`, `onnxruntime`, or `openvino` where compiled in
+    std::string device = "auto";          ///< `auto`, `cpu`, `cuda` or `cuda:N`
+    std::string precision = "auto";       ///< `auto`, `fp32`, `fp16`, …: whichever the bundle holds
+    std::string ort_provider;             ///< ONNX Runtime's `cpu`, `cuda` or `tensorrt`; empty follows `device`
+    int threads = 0;                      ///< CPU threads of one call; 0: the cores this process may use
+    int batch = 0;                        ///< most windows encoded at once; 0: the backend's own number
+    int short_side = 0;                   ///< pixels; 0: the bundle's
+    int stride = 0;                       ///< pixels between windows; 0: the bundle's
+    bool whole_image = false;             ///< one pass over the whole image, with an encoder exported for that
     std::int64_t max_pixels = 128000000;  ///< largest image taken
     std::int64_t max_windows = 1024;      ///< most windows of an image
-    bool remember_hashes = true;  ///< keep hashes in the cache folder that the Python runtime uses as well
+    bool remember_hashes = true;          ///< keep hashes in the cache folder that the Python runtime uses as well
 };
+
+/// What follows the image's edges more closely, at some cost.
+enum class Refinement { kNone, kPamr };
 
 /// From cosines to labels; what is not given is the bundle's.
 struct SegmentOptions {
-    bool confidence = false;               ///< also give each pixel's probability
-    std::optional<double> logit_scale;     ///< factor on cosines before the softmax, above 0
-    std::optional<double> prob_threshold;  ///< 0..1: below it a pixel becomes background, or unlabelled
-    std::optional<double> area_threshold;  ///< 0..1: share of labelled pixels up to which a class is dropped
+    bool confidence = false;                ///< also give each pixel's probability
+    std::optional<double> logit_scale;      ///< factor on cosines before the softmax, above 0
+    std::optional<double> prob_threshold;   ///< 0..1: below it a pixel becomes background, or unlabelled
+    std::optional<double> area_threshold;   ///< 0..1: share of labelled pixels up to which a class is dropped
+    Refinement refine = Refinement::kNone;  ///< of the maps before the best class is taken
 };
 
 /// Milliseconds of one image.
@@ -80,8 +84,8 @@ struct Segmentation {
 
     /// The label of one pixel, whichever width labels have. No bounds are checked.
     std::uint16_t at(int row, int column) const {
-        const auto index = static_cast<std::size_t>(row) * static_cast<std::size_t>(width) +
-                           static_cast<std::size_t>(column);
+        const auto index =
+            static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + static_cast<std::size_t>(column);
         return labels.empty() ? wide_labels[index] : labels[index];
     }
 };
@@ -91,13 +95,15 @@ struct WindowFeatures {
     /// (windows, rows · columns, embed_dim) float32, unit rows; windows and patches row by row.
     std::vector<float> values;
     int windows = 0;
-    int rows = 0;       ///< patches of a window from top to bottom
-    int columns = 0;    ///< patches of a window from left to right
+    int rows = 0;     ///< patches of a window from top to bottom
+    int columns = 0;  ///< patches of a window from left to right
     int embed_dim = 0;
-    int window_height = 0, window_width = 0;    ///< pixels
-    int resized_height = 0, resized_width = 0;  ///< what the starts refer to, pixels
-    std::vector<int> row_starts, column_starts; ///< window i · column_starts.size() + j is at [i], [j]
-    int height = 0, width = 0;                  ///< of the image, pixels
+    int window_height = 0, window_width = 0;     ///< pixels
+    int resized_height = 0, resized_width = 0;   ///< what the starts refer to, pixels
+    std::vector<int> row_starts, column_starts;  ///< window i · column_starts.size() + j is at [i], [j]
+    int height = 0, width = 0;                   ///< of the image, pixels
+    /// (resized_height, resized_width, 3) RGB: what windows were cut from. Needed by Refinement::kPamr alone.
+    std::vector<std::uint8_t> resized;
     Timings timings;
 };
 
@@ -118,9 +124,10 @@ class SCCLIP_API Segmenter {
     Segmenter& operator=(Segmenter&&) noexcept;
     ~Segmenter();
 
-    /// Take the classes of a file that `scclip embed` wrote, for all calls that start from now on.
-    /// On an error (kVocabulary) the one in use stays.
-    Status SetVocabulary(const std::string& file);
+    /// Take the classes of a file that `scclip embed` wrote, for all calls that start from now on; "" is the bundle's
+    /// own vocabulary. `background` is the first name of the class that takes what no class claims, or `none`; not
+    /// given, the file says which. On an error (kVocabulary, kOption) the vocabulary in use stays.
+    Status SetVocabulary(const std::string& file, const std::optional<std::string>& background = std::nullopt);
 
     /// Label every pixel of an image. Errors: kImage, kVocabulary (none set), kOption, kBackend.
     Result<Segmentation> Segment(const ImageView& image, const SegmentOptions& options = {}) const;

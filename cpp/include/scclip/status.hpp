@@ -44,8 +44,8 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
   public:
-    Result(T value) : value_(std::move(value)) {}            // NOLINT: a value is a result
-    Result(Status status) : status_(std::move(status)) {}    // NOLINT: so is an error
+    Result(T value) : value_(std::move(value)) {}          // NOLINT: a value is a result
+    Result(Status status) : status_(std::move(status)) {}  // NOLINT: so is an error
 
     bool ok() const { return value_.has_value(); }
     explicit operator bool() const { return ok(); }

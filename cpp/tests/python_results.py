@@ -1,0 +1,233 @@
+"""What the Python runtime computes: resizing, decoding and the golden cases."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fixture_arrays import Fixtures, unit
+
+from scclip_rt import Segmenter
+from scclip_rt.bundle import Bundle
+from scclip_rt.classes import find_background, parse_classes
+from scclip_rt.decode import decode, decode_plan
+from scclip_rt.geometry import Tiling, resize
+from scclip_rt.refine import pamr_affinity
+from scclip_rt.vocabulary import Vocabulary, save_vocabulary
+from synthetic import scene
+
+DATA = Path(__file__).resolve().parents[2] / "tests" / "data"
+SEEDS = {"tiny_six": 1, "tiny_voc21": 1, "tiny_voc21_pamr": 1, "tiny_portrait_560": 2}
+THREADS = 2
+
+
+def pattern(height: int, width: int, seed: int) -> np.ndarray:
+    """Pixels that C++ makes again in one line: the top byte of a multiplicative hash of the index."""
+    index = np.arange(height * width * 3, dtype=np.uint64) + np.uint64(seed)
+    mixed = (index * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
+    return (mixed >> np.uint64(24)).astype(np.uint8).reshape(height, width, 3)
+
+
+def resize_cases(number: int = 4000) -> list[list[Any]]:
+    """Sizes, the pattern's seed, and the SHA-256 of what OpenCV makes of it."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for index in range(number):
+        if index % 4 == 0:
+            height, width, to_height, to_width = (int(n) for n in rng.integers(1, 40, 4))
+        elif index % 4 == 1:  # what the model does: a short side of 336 or 560
+            height, width = (int(n) for n in rng.integers(20, 500, 2))
+            scale = (56 if index % 8 == 1 else 93) / min(height, width)
+            to_height, to_width = int(height * scale + 0.5), int(width * scale + 0.5)
+        elif index % 4 == 2:
+            height, width, to_height, to_width = (int(n) for n in rng.integers(1, 200, 4))
+        else:  # whole factors, the exact half among them
+            to_height, to_width, by, bx = (int(n) for n in (*rng.integers(1, 60, 2), *rng.integers(1, 4, 2)))
+            height, width = to_height * by, to_width * (by if index % 8 == 3 else bx)
+        resized = resize(pattern(height, width, index), (to_height, to_width))
+        digest = hashlib.sha256(np.ascontiguousarray(resized).tobytes()).hexdigest()
+        cases.append([height, width, to_height, to_width, index, digest])
+    for height, width in ((375, 500), (1080, 1920), (640, 427)):
+        resized = resize(pattern(height, width, 7), (336, width * 336 // height))
+        digest = hashlib.sha256(np.ascontiguousarray(resized).tobytes()).hexdigest()
+        cases.append([height, width, 336, width * 336 // height, 7, digest])
+    return cases
+
+
+def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
+    """Features and text with the labels and confidence that Python decodes."""
+    rng = np.random.default_rng(1)
+    options: list[dict[str, Any]] = [
+        {},
+        {"with_confidence": True},
+        {"prob_threshold": 0.12, "with_confidence": True},
+        {"prob_threshold": 0.12, "background": 1},
+        {"area_threshold": 0.03},
+        {"area_threshold": 0.05, "with_confidence": True, "background": 0, "prob_threshold": 0.1},
+        {"area_threshold": 1.0, "with_confidence": True},
+        {"logit_scale": 100.0, "with_confidence": True},
+    ]
+    shapes = [
+        # resized, output, window, stride, patches per window, queries, classes
+        ((336, 448), (375, 500), 224, 112, 14, 150, 150),
+        ((300, 224), (61, 40), 224, 112, 14, 20, 9),
+        ((224, 650), (30, 333), 224, 100, 16, 300, 290),
+        ((96, 96), (97, 95), 96, 48, 6, 5, 3),
+        ((224, 224), (224, 224), 224, 112, 14, 1, 1),
+    ]
+    cases = []
+    for number, (resized, shape, window, stride, grid, queries, classes) in enumerate(shapes):
+        tiling = Tiling.windows(*resized, window=window, stride=stride)
+        features, text = unit(rng, len(tiling), grid * grid, 24), unit(rng, queries, 24)
+        features[:, : grid * grid // 2] = features[:, :1]  # areas, not only noise
+        query_class = np.concatenate([np.arange(classes), rng.integers(0, classes, queries - classes)])
+        common = {
+            "features": out.array(features),
+            "text": out.array(text),
+            "query_class": query_class.tolist(),
+        }
+        for option in options[: 8 if number < 2 else 6]:
+            if option.get("background", 0) >= classes:
+                continue
+            result = decode(
+                features,
+                text,
+                decode_plan(tiling, (grid, grid), shape),
+                query_class=query_class,
+                num_classes=classes,
+                threads=1,
+                **option,
+            )
+            case = common | {
+                "resized": resized,
+                "shape": shape,
+                "window": window,
+                "stride": stride,
+                "grid": grid,
+                "classes": classes,
+                "options": option,
+                "labels": out.array(result.labels),
+            }
+            if result.confidence is not None:
+                case["confidence"] = out.array(result.confidence)
+            cases.append(case)
+    return cases
+
+
+def refine_cases(out: Fixtures) -> list[dict[str, Any]]:
+    """PAMR: the weights of an image, and the labels and confidence of maps refined by them."""
+    rng = np.random.default_rng(2)
+    mean, std = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
+    shapes = [
+        # resized, output, queries, classes, options
+        ((224, 336), (75, 100), 9, 5, {"with_confidence": True}),
+        ((300, 224), (61, 33), 5, 5, {"area_threshold": 0.2, "with_confidence": True}),
+        ((224, 224), (9, 140), 3, 2, {"prob_threshold": 0.4, "background": 0}),
+        ((224, 230), (1, 1), 2, 2, {}),
+    ]
+    cases = []
+    for resized, shape, queries, classes, options in shapes:
+        tiling = Tiling.windows(*resized, window=224, stride=112)
+        features, text = unit(rng, len(tiling), 196, 24), unit(rng, queries, 24)
+        features[:, :98] = features[:, :1]
+        image = scene(*resized, len(cases))
+        image[: resized[0] // 4] = image[0, 0]  # flat: no deviation at all
+        affinity = pamr_affinity(image, shape, mean=mean, std=std, threads=1)
+        query_class = np.concatenate([np.arange(classes), rng.integers(0, classes, queries - classes)])
+        result = decode(
+            features,
+            text,
+            decode_plan(tiling, (14, 14), shape),
+            query_class=query_class,
+            num_classes=classes,
+            refine=affinity,
+            threads=1,
+            **options,
+        )
+        case = {
+            "features": out.array(features),
+            "text": out.array(text),
+            "query_class": query_class.tolist(),
+            "resized": resized,
+            "shape": shape,
+            "window": 224,
+            "stride": 112,
+            "grid": 14,
+            "classes": classes,
+            "options": options,
+            "labels": out.array(result.labels),
+            "image": out.array(image),
+            "mean": mean,
+            "std": std,
+            "weights": out.array(affinity.weights),
+        }
+        if result.confidence is not None:
+            case["confidence"] = out.array(result.confidence)
+        cases.append(case)
+    return cases
+
+
+def golden_vocabulary(arrays: dict[str, np.ndarray], bundle: Bundle) -> Vocabulary:
+    """The golden arrays' text as a vocabulary of this bundle."""
+    classes = parse_classes([str(line) for line in arrays["classes"]])
+    names = tuple(names[0] for names in classes)
+    return Vocabulary(
+        embeddings=arrays["text"],
+        classes=names,
+        queries=tuple(name for group in classes for name in group),
+        query_class=arrays["query_idx"].astype(np.int64),
+        background=find_background(names),
+        templates="imagenet",
+        text_model_sha256=bundle.text_encoder.model_sha256,
+    )
+
+
+def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
+    """Images end to end, in windows and whole."""
+    bundle = Bundle.open(bundle_path)
+    cases = []
+    for name, seed in SEEDS.items():
+        with np.load(DATA / f"{name}.npz") as file:
+            arrays = dict(file)
+        meta = json.loads(str(arrays["meta"]))
+        height, width = arrays["labels"].shape
+        image = scene(height, width, seed)
+        save_vocabulary(golden_vocabulary(arrays, bundle), out.folder / f"{name}.safetensors", force=True)
+        defaults = meta["official_defaults"]
+        options = {
+            "logit_scale": meta.get("logit_scale", defaults["logit_scale"]),
+            "prob_threshold": meta.get("prob_thd", defaults["prob_thd"]) or 0.0,
+            "area_threshold": meta.get("area_thd", defaults["area_thd"]) or 0.0,
+        }
+        refine = "pamr" if "pamr_steps" in meta else None
+        for whole in (False,) if refine else (False, True):
+            segmenter = Segmenter(
+                bundle,
+                vocabulary=out.folder / f"{name}.safetensors",
+                threads=THREADS,
+                short_side=meta["short_side"],
+                whole_image=whole,
+                refine=refine,
+                **options,
+            )
+            encoded = segmenter.encode(image)
+            result = segmenter.decode(encoded, confidence=True)
+            case = {
+                "name": name + (" whole" if whole else ""),
+                "whole": whole,
+                "refine": refine is not None,
+                "image": out.array(image),
+                "vocabulary": f"{name}.safetensors",
+                "short_side": meta["short_side"],
+                "options": options,
+                "features": out.array(encoded.features),
+                "labels": out.array(result.labels),
+                "confidence": out.array(result.confidence),
+                "logits": out.array(encoded.features @ segmenter.vocabulary.embeddings.T),
+            }
+            if not whole:
+                tied = np.unpackbits(arrays["tied"], count=height * width).reshape(height, width)
+                case |= {"official": out.array(arrays["labels"]), "tied": out.array(tied)}
+            cases.append(case)
+    return cases
