@@ -50,10 +50,14 @@ library=$("$python" -c 'import onnxruntime, pathlib
 print(next((pathlib.Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.1*")))') ||
     fail "the onnxruntime wheel of $python has no libonnxruntime.so"
 
+openvino=$("$python" -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent / "cmake")' 2>/dev/null) ||
+    printf 'cpp/test.sh: %s has no openvino: that backend is neither built nor tested\n' "$python" >&2
+
 fixtures=$build/fixtures
 quietly "configuring" cmake -S cpp -B "$build/release" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSCCLIP_WERROR=ON \
     -DSCCLIP_BUILD_TESTS=ON "-DSCCLIP_FIXTURES=$fixtures" "-DONNXRUNTIME_INCLUDE_DIR=$include" \
-    "-DONNXRUNTIME_LIBRARY=$library" "-DCMAKE_INSTALL_PREFIX=$build/installed"
+    "-DONNXRUNTIME_LIBRARY=$library" "-DCMAKE_INSTALL_PREFIX=$build/installed" \
+    "-DSCCLIP_WITH_OPENVINO=$([[ -n $openvino ]] && echo ON || echo OFF)" "-DOpenVINO_DIR=$openvino"
 quietly "building" cmake --build "$build/release"
 built=$SECONDS
 

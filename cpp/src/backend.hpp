@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "bundle.hpp"
 #include "scclip/segmenter.hpp"
@@ -16,42 +17,49 @@ class Encoder {
     virtual ~Encoder() = default;
 
     /// One batch: (count, height, width, 3) uint8 RGB to (count, patches, embed_dim) float32 unit rows in `out`.
-    /// Throws Error(kBackend).
+    /// count ≤ batch_size(). Throws Error(kBackend).
     virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
 
     const EncoderSpec& spec() const { return spec_; }
     const BackendInfo& info() const { return info_; }
-    int batch_size() const { return batch_size_; }
+    int batch_size() const { return info_.batch; }
 
   protected:
-    Encoder(EncoderSpec spec, BackendInfo info, int batch_size)
-        : spec_(std::move(spec)), info_(std::move(info)), batch_size_(batch_size) {}
+    Encoder(EncoderSpec spec, BackendInfo info) : spec_(std::move(spec)), info_(std::move(info)) {}
 
   private:
     EncoderSpec spec_;
     BackendInfo info_;
-    int batch_size_;
 };
 
 /// Load an image encoder of a bundle. Throws Error(kBackend), Error(kBundle) or Error(kOption).
 std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options);
 
-enum class DeviceKind { kCpu, kCuda };
+/// What a backend opens with: the caller's options, settled as far as the choice between backends goes.
+struct EncoderRequest {
+    OpenOptions options;
+    std::string reason = "asked for";  ///< why this backend, for Describe
+};
 
-/// The encoder that fits a grid, a kind of device and a precision (or `auto`). Throws Error(kBackend).
-const EncoderSpec& ChooseEncoder(const Bundle& bundle, const OpenOptions& options, DeviceKind kind);
+// Backends. Each is compiled in by a CMake option.
+std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequest& request);
+std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request);
+std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest& request);
 
-/// Most windows at once: what was asked for, or the kind's own number, within the graph's limit.
-int BatchSize(const EncoderSpec& spec, int batch, DeviceKind kind);
+// For backends.
 
-/// Refuse features with NaN or infinity. Throws Error(kBackend).
+/// Compare a loaded graph's inputs and outputs with the manifest, in name, dtype and shape; axis names are free. Throws
+/// Error(kBundle): the first difference.
+void CheckGraph(const GraphSpec& spec, const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs);
+
+/// Refuse features that hold NaN or infinity. Throws Error(kBackend).
 void CheckFeatures(const float* values, std::size_t count, const std::string& file);
 
-#if defined(SCCLIP_ONNXRUNTIME)
-std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const OpenOptions& options);
-#endif
-#if defined(SCCLIP_OPENVINO)
-std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const OpenOptions& options);
-#endif
+/// One line for a library's failure while it ran `file`; out of memory comes with what to lower.
+struct RunShapes {
+    int count, height, width, embed_dim;
+};
+[[noreturn]] void ThrowInference(const std::string& library, const std::string& file, const RunShapes& shapes,
+                                 const std::string& reason);
 
 }  // namespace scclip

@@ -130,6 +130,7 @@ Manifest Fill(const Json& document) {
     manifest.text_encoder.model_sha256 = document["text_encoder"]["model_sha256"];
     manifest.tokenizer = document["tokenizer"];
     manifest.vocabularies = document["vocabularies"].get<std::vector<std::string>>();
+    if (document.contains("engines")) manifest.engines = document["engines"].get<std::vector<std::string>>();
     for (const auto& file : document["files"].items()) {
         manifest.files[file.key()] = {file.value()["sha256"], static_cast<std::uint64_t>(Wide(file.value()["bytes"]))};
     }
@@ -206,6 +207,7 @@ std::vector<std::string> Manifest::References() const {
     names.push_back(text_encoder.file);
     names.push_back(tokenizer);
     names.insert(names.end(), vocabularies.begin(), vocabularies.end());
+    names.insert(names.end(), engines.begin(), engines.end());
     return names;
 }
 

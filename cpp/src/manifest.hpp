@@ -63,6 +63,7 @@ struct Manifest {
     TextEncoderSpec text_encoder;
     std::string tokenizer;
     std::vector<std::string> vocabularies;
+    std::vector<std::string> engines;  ///< sidecars, see engine_sidecar.hpp
     std::map<std::string, FileSpec> files;
 
     /// Every file that the manifest names outside its `files` table.

@@ -9,6 +9,7 @@
 #include "backend.hpp"
 #include "error.hpp"
 #include "parallel.hpp"
+#include "selection.hpp"
 #include "text.hpp"
 
 namespace scclip {
@@ -205,45 +206,18 @@ TensorSpec Declared(const OrtSession* session, bool input, std::size_t index) {
     return spec;
 }
 
-void CheckTensor(const std::string& file, const TensorSpec& wanted, const TensorSpec& found) {
-    bool agrees = wanted.dtype == found.dtype && wanted.shape.size() == found.shape.size();
-    for (std::size_t i = 0; agrees && i < wanted.shape.size(); ++i) {
-        // A length the exporter could not infer is dynamic in the graph: no contradiction.
-        const bool dynamic = std::holds_alternative<std::string>(found.shape[i]);
-        agrees = dynamic || wanted.shape[i] == found.shape[i];
-    }
-    if (agrees) return;
-    std::string graph = found.ToString().substr(found.name.size() + 2);
-    ThrowBundle(file + ": tensor " + Quote(wanted.name) + " is " + graph + " in the graph; bundle.json says " +
-                wanted.ToString() + ". Export the bundle again");
-}
-
-/// Compare inputs or outputs with the manifest, in name, dtype and shape; axis names are free.
-void CheckSide(const EncoderSpec& spec, const OrtSession* session, bool input) {
+std::vector<TensorSpec> DeclaredSide(const OrtSession* session, bool input) {
     std::size_t count = 0;
     Check((input ? Api().SessionGetInputCount : Api().SessionGetOutputCount)(session, &count));
-    const std::vector<TensorSpec>& wanted = input ? spec.inputs : spec.outputs;
     std::vector<TensorSpec> found;
-    std::vector<std::string> names, wanted_names;
-    bool same = count == wanted.size();
-    for (std::size_t i = 0; i < count; ++i) {
-        found.push_back(Declared(session, input, i));
-        names.push_back(found.back().name);
-        same = same && spec.Find(input, found.back().name) != nullptr;
-    }
-    for (const TensorSpec& tensor : wanted) wanted_names.push_back(tensor.name);
-    if (!same) {
-        ThrowBundle(spec.file + ": the graph's " + (input ? "inputs" : "outputs") + " are " + Join(names) +
-                    "; bundle.json says " + Join(wanted_names) + ". Export the bundle again");
-    }
-    for (const TensorSpec& tensor : found) CheckTensor(spec.file, *spec.Find(input, tensor.name), tensor);
+    for (std::size_t i = 0; i < count; ++i) found.push_back(Declared(session, input, i));
+    return found;
 }
 
 class OnnxRuntimeEncoder final : public Encoder {
   public:
-    OnnxRuntimeEncoder(Owned<OrtSession> session, EncoderSpec spec, BackendInfo info, int batch, int embed_dim,
-                       int patch)
-        : Encoder(std::move(spec), std::move(info), batch),
+    OnnxRuntimeEncoder(Owned<OrtSession> session, EncoderSpec spec, BackendInfo info, int embed_dim, int patch)
+        : Encoder(std::move(spec), std::move(info)),
           session_(std::move(session)),
           patch_(patch),
           query_(static_cast<std::size_t>(embed_dim)) {
@@ -269,7 +243,9 @@ class OnnxRuntimeEncoder final : public Encoder {
         OrtValue* outputs[] = {features.get()};
         const std::string problem =
             Take(Api().Run(session_.get(), nullptr, input_names, inputs, 2, output_names, 1, outputs));
-        if (!problem.empty()) Fail(problem, count, height, width);
+        if (!problem.empty()) {
+            ThrowInference("ONNX Runtime", spec().file, {count, height, width, static_cast<int>(embed)}, problem);
+        }
         CheckFeatures(out, static_cast<std::size_t>(count * patches * embed), spec().file);
     }
 
@@ -287,38 +263,39 @@ class OnnxRuntimeEncoder final : public Encoder {
         Check(Api().CreateTensorWithDataAsOrtValue(memory_.get(), data, bytes, shape.data(), shape.size(), type, &raw));
         return Owned<OrtValue>(raw);
     }
-
-    [[noreturn]] void Fail(const std::string& reason, int count, int height, int width) const {
-        const std::string shapes = "windows (" + std::to_string(count) + ", " + std::to_string(height) + ", " +
-                                   std::to_string(width) + ", 3), text (1, " + std::to_string(query_.size()) + ")";
-        if (reason.find("llocat") != std::string::npos || reason.find("out of memory") != std::string::npos) {
-            ThrowBackend(spec().file + ": out of memory with " + shapes + "; lower --batch or --short-side (" + reason +
-                         ")");
-        }
-        ThrowBackend(spec().file + ": ONNX Runtime failed with " + shapes + ": " + reason);
-    }
 };
 
 }  // namespace
 
-std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const OpenOptions& options) {
+std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequest& request) {
+    const OpenOptions& options = request.options;
     const Provider provider = ChooseProvider(options.ort_provider, options.device);
     const DeviceKind kind = provider.name == "cpu" ? DeviceKind::kCpu : DeviceKind::kCuda;
-    const EncoderSpec& spec = ChooseEncoder(bundle, options, kind);
+    if (options.precision == "fp16" && kind == DeviceKind::kCpu) {
+        ThrowBackend(
+            "precision 'fp16' is refused on the CPU: ONNX Runtime has no fp16 arithmetic there, so it is slower than "
+            "fp32 and can crash while optimising the graph; use --precision fp32 or --device cuda:0");
+    }
+    std::vector<std::string> precisions = {options.precision};
+    if (options.precision == "auto" && kind == DeviceKind::kCpu) precisions = {"fp32"};
+    if (options.precision == "auto" && kind == DeviceKind::kCuda) precisions = {"fp16", "fp32"};
+    const EncoderSpec& spec = ChooseEncoder(bundle, precisions, kind, options.whole_image);
     const int threads = options.threads > 0 ? options.threads : DefaultThreads();
     Owned<OrtSession> session = Load(bundle, spec, provider, threads);
-    CheckSide(spec, session.get(), true);
-    CheckSide(spec, session.get(), false);
-    BackendInfo info{"onnxruntime",
-                     OrtGetApiBase()->GetVersionString(),
-                     FullName(provider.name),
-                     kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(provider.device),
-                     spec.precision,
-                     spec.grid.ToString(),
-                     spec.file,
-                     threads};
-    return std::make_unique<OnnxRuntimeEncoder>(std::move(session), spec, info, BatchSize(spec, options.batch, kind),
-                                                bundle.manifest().embed_dim, bundle.manifest().patch_size);
+    CheckGraph(spec, DeclaredSide(session.get(), true), DeclaredSide(session.get(), false));
+    BackendInfo info;
+    info.backend = "onnxruntime";
+    info.version = OrtGetApiBase()->GetVersionString();
+    info.provider = FullName(provider.name);
+    info.device = kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(provider.device);
+    info.precision = spec.precision;
+    info.grid = spec.grid.ToString();
+    info.encoder = spec.file;
+    info.threads = threads;
+    info.batch = BatchSize(spec, options.batch, kind);
+    info.reason = request.reason;
+    return std::make_unique<OnnxRuntimeEncoder>(std::move(session), spec, info, bundle.manifest().embed_dim,
+                                                bundle.manifest().patch_size);
 }
 
 }  // namespace scclip

@@ -44,6 +44,28 @@ SegmentOptions Decoding(const nlohmann::json& options) {
     return out;
 }
 
+#if defined(SCCLIP_TEST_OPENVINO)
+/// The other library's arithmetic is another order of the same additions.
+void CheckOpenVino(const nlohmann::json& item, const ImageView& image, const Segmentation& expected,
+                   const SegmentOptions& options) {
+    OpenOptions open;
+    open.backend = "openvino";
+    open.threads = Fixtures()["threads"];
+    open.short_side = item["short_side"];
+    open.whole_image = item["whole"];
+    Segmenter segmenter = Opened(Fixtures()["bundle"], open);
+    REQUIRE(segmenter.SetVocabulary(FixturePath(item["vocabulary"])).ok());
+    const auto result = segmenter.Segment(image, options);
+    REQUIRE_MESSAGE(result.ok(), result.status().message());
+    const double agreement = Agreement(result->labels, expected.labels);
+    MESSAGE(item["name"].get<std::string>() << ", OpenVINO: labels equal to ONNX Runtime's " << agreement);
+    CHECK(agreement >= 0.999);
+    CHECK(segmenter.Describe().backend == "openvino");
+}
+#else
+void CheckOpenVino(const nlohmann::json&, const ImageView&, const Segmentation&, const SegmentOptions&) {}
+#endif
+
 /// A bundle of pooled colours that runs in a millisecond, and a vocabulary for it.
 struct Small {
     std::string bundle = FixturePath("bundles/sound");
@@ -115,6 +137,7 @@ TEST_CASE("golden cases: features, logits, confidence and labels are Python's") 
         const auto again = segmenter.Decode(*encoded, options);
         REQUIRE(again.ok());
         CHECK(again->labels == result->labels);
+        CheckOpenVino(item, image, *result, options);
         if (!item.contains("official")) continue;
         const auto official = Array<std::uint8_t>(item["official"]), tied = Array<std::uint8_t>(item["tied"]);
         std::size_t wrong = 0;
@@ -202,7 +225,13 @@ TEST_CASE("whole images of several sizes in a batch") {
 }
 
 TEST_CASE("eight threads, two hundred images each, one segmenter: the same labels") {
-    Segmenter segmenter = OpenedSmall();
+    OpenOptions options;
+    SUBCASE("onnxruntime") { options.backend = "onnxruntime"; }
+#if defined(SCCLIP_TEST_OPENVINO)
+    SUBCASE("openvino") { options.backend = "openvino"; }
+#endif
+    Segmenter segmenter = OpenedSmall(options);
+    CHECK(segmenter.Describe().backend == options.backend);
     const auto pixels = Pattern(150 * 200 * 3, 2);
     std::vector<std::vector<std::uint8_t>> expected;
     const auto view = [&](int i) { return ImageView{pixels.data(), 100 + i % 5 * 10, 200, 0, PixelFormat::kRgb}; };

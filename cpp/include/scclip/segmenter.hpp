@@ -111,6 +111,8 @@ struct WindowFeatures {
 struct BackendInfo {
     std::string backend, version, provider, device, precision, grid, encoder;
     int threads = 0;
+    int batch = 0;       ///< most windows encoded at once
+    std::string reason;  ///< why this backend and precision run
 };
 
 class SCCLIP_API Segmenter {
