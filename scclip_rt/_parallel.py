@@ -72,6 +72,19 @@ def single_blas_thread() -> Iterator[None]:
                 put(_before)
 
 
+def set_blas_threads(threads: int) -> bool:
+    """Give numpy's OpenBLAS so many threads, for all that follows in this process.
+
+    Returns:
+        Whether there is an OpenBLAS that can be told so.
+    """
+    functions = _openblas()
+    if functions is None:
+        return False
+    functions[1](threads)
+    return True
+
+
 @cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], object]] | None:
     """What reads and sets the thread count of the OpenBLAS in numpy's wheel, if that is what numpy uses."""

@@ -83,7 +83,10 @@ class TextEncoderSpec(GraphSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """The checkpoint a bundle was exported from. `assumptions` lists what no tensor of it told."""
+    """The checkpoint a bundle was exported from. `assumptions` lists what no tensor of it told.
+
+    `mlp_width` is None in bundles that don't tell it.
+    """
 
     backbone: str | None
     architecture: str
@@ -97,6 +100,7 @@ class ModelSpec:
     embed_dim: int
     activation: str
     assumptions: tuple[str, ...]
+    mlp_width: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

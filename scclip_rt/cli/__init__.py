@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from scclip_rt import __version__
-from scclip_rt.cli import convert_coco_object, embed, eval, inspect, segment  # noqa: A004 (the command's name)
+from scclip_rt.cli import bench, convert_coco_object, embed, eval, inspect, segment  # noqa: A004 (the command's name)
 from scclip_rt.errors import ScclipError
 
 __all__ = ["build_parser", "guard", "leave", "main", "run"]
 
-COMMANDS = (segment, embed, inspect, eval, convert_coco_object)
+COMMANDS = (segment, embed, inspect, eval, bench, convert_coco_object)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -31,6 +31,7 @@ examples:
   scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
   scclip inspect vitb16.scclip
   scclip eval vitb16.scclip --dataset voc21 --root /data
+  scclip bench vitb16.scclip@fp32 vitb16.scclip@int8
 
 A bundle is a directory that `scclip-export` makes from a CLIP checkpoint.
 Exit codes: 0 done, 2 an error told in one line, 130 interrupted.

@@ -1,0 +1,186 @@
+"""`scclip bench`: how fast bundles, precisions and backends are here, and how near to the machine's limit."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.errors import OptionError
+from scclip_rt.files import atomic_path, check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.bench import Case
+
+_DESCRIPTION = """\
+Measure one image: preparing, encoding, decoding and all of it; images per second, peak memory, and the
+encoder's share of the rate at which its library multiplies matrices here.
+
+Each target runs in a process of its own. First a correctness gate: finite, unit length, a batch equal to its
+single windows, and the reference (the fp32 file on ONNX Runtime, one window at a time) within the precision's limits.
+Nothing that fails it is timed. Then the targets take turns, round by round, and ratios are of the same
+round. The image is in memory: reading its file is not timed.
+
+A target is BUNDLE@PART@PART: after the bundle a precision, a backend, or `whole` for whole-image encoding.
+"""
+
+_EPILOG = """\
+examples:
+  scclip bench demo
+  scclip bench vitb16.scclip@fp32 vitb16.scclip@int8 vitb16.scclip@int8@openvino --queries 20,150
+  scclip bench vitb16.scclip vitb16.scclip@whole --image photo.jpg --plot whole.png
+  scclip bench vitb16.scclip --batch 1,2,6 --json=batch.json --samples
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed and memory, compare bundles, precisions and backends",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "targets",
+        metavar="BUNDLE",
+        nargs="+",
+        help="bundle directory, or demo for the packaged one, with @PRECISION, @BACKEND or @whole behind it",
+    )
+    _add_workload_options(parser)
+    _add_inference_options(parser)
+    _add_run_options(parser)
+    add_output_options(parser, force=True)
+    parser.set_defaults(run=run)
+
+
+def _add_workload_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("workload")
+    group.add_argument(
+        "--image", metavar="FILE", help="an image (default: the rendered scene in the package)"
+    )
+    group.add_argument(
+        "--image-size",
+        metavar="HxW,…",
+        help="resize the image to this first (default: 375x500; a FILE's own size)",
+    )
+    group.add_argument("--queries", metavar="N,…", help="random unit queries, a class each (default: 20)")
+    group.add_argument("--vocabulary", metavar="FILE", help="instead of --queries, what `scclip embed` wrote")
+    group.add_argument("--short-side", metavar="PIXELS", type=int, help="as for scclip segment")
+    group.add_argument(
+        "--whole-image", action="store_true", help="for all targets: encode the image in one pass"
+    )
+
+
+def _add_inference_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inference, for targets that don't say otherwise")
+    group.add_argument(
+        "--backend", metavar="NAME", default="auto", help="as for scclip segment (default: auto)"
+    )
+    group.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu or cuda:N (default: auto)")
+    group.add_argument("--precision", metavar="NAME", default="auto", help="fp32, int8, … (default: auto)")
+    group.add_argument("--ort-provider", metavar="NAME", help="ONNX Runtime's cpu, cuda or tensorrt")
+    group.add_argument("--threads", metavar="N,…", help="CPU threads (default: the cores)")
+    group.add_argument("--batch", metavar="N,…", help="most windows encoded at once (default: the backend's)")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("measurement")
+    group.add_argument(
+        "--warmup", metavar="N", type=int, default=3, help="images first (default: %(default)s)"
+    )
+    group.add_argument(
+        "--iterations", metavar="N", type=int, default=20, help="rounds (default: %(default)s)"
+    )
+    group.add_argument(
+        "--stream",
+        metavar="N",
+        type=int,
+        default=0,
+        help="also N images as a folder goes: batched and overlapped",
+    )
+    group.add_argument("--no-limit", action="store_true", help="don't measure the limit of matrix products")
+    group.add_argument("--samples", action="store_true", help="every single duration in --json")
+    group.add_argument(
+        "--plot", metavar="FILE", type=Path, help="draw the result (png, svg, pdf); needs matplotlib"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what the command line says."""
+    from scclip_rt.bench import Bench, Plan, document, entries, sweep, table
+    from scclip_rt.bench.case import DEFAULT_QUERIES, parse_counts, parse_size
+    from scclip_rt.bench.plot import check_plot, plot
+
+    _check(args)
+    if args.plot is not None:
+        check_plot(args.plot)
+    targets = _targets(args)
+    plan = Plan(warmup=args.warmup, iterations=args.iterations, limit=not args.no_limit)
+    groups = sweep(
+        targets,
+        sizes=[None]
+        if args.image_size is None
+        else [parse_size(text) for text in args.image_size.split(",")],
+        queries=[DEFAULT_QUERIES] if args.queries is None else parse_counts("--queries", args.queries),
+        batches=[None] if args.batch is None else parse_counts("--batch", args.batch),
+        threads=[None] if args.threads is None else parse_counts("--threads", args.threads),
+    )
+    bench = Bench(plan, progress=_progress)
+    results = [bench.run(entries(group)) for group in groups]
+    _progress("")
+    report = document(results, plan, samples=args.samples)
+    if args.json is not None:
+        write_json(report, args.json, force=args.force)
+    if args.plot is not None:
+        with atomic_path(args.plot, force=args.force) as temporary:
+            plot(report, temporary)
+    if args.json != "-":
+        print(table(report))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what does not go together, before any work.
+
+    Raises:
+        OptionError: says which options.
+        OutputError: an output exists and there is no --force.
+    """
+    if args.queries is not None and args.vocabulary is not None:
+        raise OptionError(
+            "--queries and --vocabulary exclude each other: random queries, or a file of real ones"
+        )
+    if args.samples and args.json is None:
+        raise OptionError("--samples go into --json, which is not given")
+    check_json_target(args.json, force=args.force)
+    if args.plot is not None:
+        check_replaceable(args.plot, force=args.force)
+
+
+def _targets(args: argparse.Namespace) -> "list[Case]":
+    from scclip_rt.bench import Case, Workload, parse_target
+
+    base = Case(
+        bundle="",
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        ort_provider=args.ort_provider,
+        whole_image=args.whole_image,
+        short_side=args.short_side,
+        workload=Workload(image=args.image, vocabulary=args.vocabulary, stream=args.stream),
+    )
+    targets = [parse_target(target, base) for target in args.targets]
+    for index, case in enumerate(targets):
+        if case in targets[:index]:
+            raise OptionError(f"{args.targets[index]} is named twice; targets must differ")
+    return targets
+
+
+def _progress(line: str) -> None:
+    """One line on a terminal, overwritten; nothing where nobody watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{line}")
+        sys.stderr.flush()
