@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import environment
+from models import photo, work_folder
 from numpy.typing import NDArray
-from photo import photo, text
 from torch import Tensor
 from torch.nn import functional as F
 
+from scclip_rt.bench.inputs import random_queries
 from scclip_rt.decode import decode, decode_plan
 from scclip_rt.geometry import Tiling, resize, resize_shape
+from scclip_rt.images import load_image
 from scclip_rt.refine import pamr_affinity
 
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
@@ -64,11 +66,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="timed runs of the runtime's form (5)")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
-    image = photo()
+    image = load_image(photo(work_folder()))
     shape = image.shape[:2]
     resized = resize(image, resize_shape(*shape, short_side=336, min_side=224))
     tiling = Tiling.windows(*resized.shape[:2], window=224, stride=112)
-    dense, embeddings = features(len(tiling), 196), text(QUERIES, WIDTH)
+    dense, embeddings = features(len(tiling), 196), random_queries(QUERIES, WIDTH)
     plan = decode_plan(tiling, (14, 14), shape)
 
     def ours() -> NDArray[np.integer]:

@@ -61,6 +61,7 @@ class Result:
         gate: what the correctness gate found.
         samples: one of each round.
         peak_bytes: of its process, after the rounds.
+        labels_as_first: share of pixels with the label that the first of the group gives.
         stream_seconds: of `workload.stream` images through the pipeline; None if not asked for.
         limits: for each precision (and numpy) the median seconds of each of the block's products; None where
             the backend's library can't be asked.
@@ -71,6 +72,7 @@ class Result:
     gate: Gate
     samples: tuple[Sample, ...]
     peak_bytes: int
+    labels_as_first: float
     stream_seconds: float | None
     limits: dict[str, list[float]] | None
 
@@ -114,6 +116,7 @@ class Bench:
                 request: self._open(stack, open_limit, request, f"the GEMM limit of {request}")
                 for request in unique(requests)
             }
+            maps = [handle.call("labels") for handle in handles]
             samples, passes = self._rounds(group, handles, limits)
             return [
                 Result(
@@ -122,6 +125,7 @@ class Bench:
                     gate=gates[index],
                     samples=tuple(samples[index]),
                     peak_bytes=handles[index].call("peak_bytes"),
+                    labels_as_first=float((maps[index] == maps[0]).mean()),
                     stream_seconds=_stream(entry, handles[index]),
                     limits=None if (request := requests[index]) is None else passes[request],
                 )

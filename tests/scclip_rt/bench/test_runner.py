@@ -99,6 +99,9 @@ class Process:
     def stream(self, images: int) -> float:
         return images / 4
 
+    def labels(self) -> np.ndarray:
+        return np.arange(10) % (self.argument.threads or 1)
+
     def peak_bytes(self) -> int:
         return 123_000_000
 
@@ -161,6 +164,7 @@ def test_a_row_says_what_was_measured() -> None:
     assert row["limit"]["fp32"]["flops_per_second"] == pytest.approx(20e6)
     assert row["limit_share"] == pytest.approx(1e6 / np.median(encode) / 20e6)
     assert row["peak_bytes"] == 123_000_000
+    assert [row["labels_as_first"] for row in report["rows"]] == [1.0, 0.5]
     assert row["bundle"]["path"] == "b.scclip"  # no one's folders in a report
     assert {"processor", "cores", "versions", "git_revision", "date"} <= set(report["environment"])
 

@@ -1,0 +1,287 @@
+"""Turn the rows in benchmarks/results into the tables and plots of the documentation.
+
+    python benchmarks/summary.py            # rewrites README.md, docs/performance.md and docs/images
+    python benchmarks/summary.py --check    # exit code 1 if a table is not what the rows say
+
+A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
+IMAGES = ROOT / "docs/images"
+NAIVE = "naive eager"
+
+Row = dict[str, Any]
+
+
+def load_rows(results: Path, pattern: str) -> list[Row]:
+    """The rows of every report whose file name matches, each with its report's environment."""
+    rows = []
+    for path in sorted(results.glob(pattern)):
+        report = json.loads(path.read_text("utf-8"))
+        rows += [row | {"environment": report["environment"]} for row in report["rows"]]
+    return rows
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with the first column left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds with three figures, or seconds from ten on."""
+    if seconds >= 10:
+        return f"{seconds:,.1f} s"
+    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
+
+
+def megabytes(count: float) -> str:
+    """Decimal megabytes."""
+    return f"{count / 1e6:,.0f} MB"
+
+
+def paired(row: Row, first: Row, stage: str) -> list[float]:
+    """For each round, the first row's seconds of a stage over this row's."""
+    return [a / b for a, b in zip(first["samples"][stage], row["samples"][stage], strict=True)]
+
+
+def with_range(ratios: Sequence[float]) -> str:
+    """`1.42× (1.18–1.94)`: the median, and the range of the pairs."""
+    return f"**{statistics.median(ratios):.2f}×** ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def photo_table(rows: Sequence[Row]) -> str:
+    """One photo, each contender beside the naive baseline of its own run."""
+    lines = []
+    for row in rows:
+        first = _first(rows, row)
+        share = row["limit_share"]
+        stages = [row["seconds"].get(stage) for stage in ("encode", "decode")]
+        lines.append(
+            [
+                str(row["queries"]),
+                row["name"],
+                ms(row["seconds"]["total"]["p50"]),
+                *("–" if stage is None else ms(stage["p50"]) for stage in stages),
+                "1" if row is first else with_range(paired(row, first, "total")),
+                "–" if share is None else f"{share:.0%}",
+                megabytes(row["peak_bytes"]),
+                f"{row['labels_as_first']:.2%}",
+            ]
+        )
+    header = ("queries", "contender", "total", "encode", "decode", "times as fast (range of pairs)")
+    return markdown((*header, "of the limit", "peak memory", "labels as naive"), lines)
+
+
+def short_table(rows: Sequence[Row]) -> str:
+    """The same for the README: time, ratio and memory."""
+    lines = []
+    for row in rows:
+        first = _first(rows, row)
+        ratio = "1" if row is first else with_range(paired(row, first, "total"))
+        total, peak = ms(row["seconds"]["total"]["p50"]), megabytes(row["peak_bytes"])
+        lines.append([str(row["queries"]), row["name"], total, ratio, peak])
+    return markdown(("queries", "", "one photo", "times as fast (range of pairs)", "peak memory"), lines)
+
+
+def _first(rows: Sequence[Row], row: Row) -> Row:
+    """The row that a ratio of `row` refers to: same run, same queries, named in `ratio`."""
+    for other in rows:
+        same_run = other["environment"] == row["environment"] and other["queries"] == row["queries"]
+        if same_run and other["name"] == row["ratio"]["to"]:
+            return other
+    raise ValueError(
+        f"{row['name']}, {row['queries']} queries: no row {row['ratio']['to']!r} of the same run"
+    )
+
+
+def limit_table(rows: Sequence[Row]) -> str:
+    """What the libraries multiply at, in every run's own rounds: one line per library and number of rows."""
+    seen: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        if row["limit"] is not None:
+            key = (row["backend"]["backend"], row["limit"]["fp32"]["products"]["qkv"]["shape"][0])
+            seen.setdefault(key, row["limit"])
+    names = ("fp32", "bf16", "int8", "numpy")
+    lines = [
+        [library, str(count), *(_rate(limit.get(name)) for name in names)]
+        for (library, count), limit in sorted(seen.items())
+    ]
+    return markdown(("library", "rows", "fp32", "bf16", "int8", "numpy's BLAS, fp32"), lines)
+
+
+def _rate(limit: Row | None) -> str:
+    return "–" if limit is None else f"{limit['flops_per_second'] / 1e9:.0f} GFLOP/s"
+
+
+def growth_table(rows: Sequence[Row], axis: str) -> str:
+    """Latency and memory along one axis: `queries`, `image`, `windows`, `batch` or `threads`."""
+    value: dict[str, Callable[[Row], str]] = {
+        "queries": lambda row: f"{row['queries']:,}",
+        "image": lambda row: f"{row['image'][0]}×{row['image'][1]}",
+        "windows": lambda row: str(row["windows"]),
+        "batch": lambda row: str(row["batch"]),
+        "threads": lambda row: str(row["backend"]["threads"]),
+    }
+    lines = [
+        [
+            value[axis](row),
+            *(ms(row["seconds"][stage]["p50"]) for stage in ("prepare", "encode", "decode", "total")),
+            ms(row["seconds"]["encode"]["p50"] / row["windows"]),
+            megabytes(row["peak_bytes"]),
+        ]
+        for row in rows
+    ]
+    return markdown((axis, "prepare", "encode", "decode", "total", "encode per window", "peak memory"), lines)
+
+
+def calibration_table(rows: Sequence[Row]) -> str:
+    """The encoder with the calibration beside the plain one: pairs of the same round."""
+    lines = []
+    for plain, calibrated in zip(rows[::2], rows[1::2], strict=True):
+        if plain["bundle"]["calibration"] != "none" or calibrated["bundle"]["calibration"] != "scclip":
+            raise ValueError("rows must alternate between the plain encoder and the calibrated one")
+        costs = [100 * (1 / ratio - 1) for ratio in paired(calibrated, plain, "encode")]
+        cells = [ms(row["seconds"]["encode"]["p50"]) for row in (plain, calibrated)]
+        cost = f"**{statistics.median(costs):+.1f} %** ({min(costs):+.1f} to {max(costs):+.1f})"
+        lines.append([calibrated["name"].removeprefix("calibrated "), *cells, cost])
+    return markdown(("", "plain encoder", "calibrated", "cost, median (range of pairs)"), lines)
+
+
+def pareto_points(miou: Sequence[Row], latency: Sequence[Row]) -> list[Row]:
+    """Rows joined by name: `name`, `seconds`, `miou`, `agreement`, and whether each is on the `front`."""
+    times = {row["name"]: row["seconds"]["total"]["p50"] for row in latency}
+    if missing := {row["name"] for row in miou} ^ set(times):
+        raise ValueError(f"measured on one side only: {', '.join(sorted(missing))}")
+    points = [
+        {"name": r["name"], "seconds": times[r["name"]], "miou": r["miou"], "agreement": r["agreement"]}
+        for r in miou
+    ]
+    front = pareto_front([(point["seconds"], point["miou"]) for point in points])
+    return [point | {"front": index in front} for index, point in enumerate(points)]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
+    """Indices of the (cost, gain) points that no other beats: none costs at most as much and gains at least as much."""
+    front, best = set(), float("-inf")
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            front.add(index)
+            best = points[index][1]
+    return front
+
+
+def pareto_table(points: Sequence[Row]) -> str:
+    """MIoU against latency, fastest first."""
+    first = points[0]
+    lines = [
+        [
+            point["name"],
+            ms(point["seconds"]),
+            f"{point['miou']:.2f}",
+            f"{point['miou'] - first['miou']:+.2f}" if point is not first else "",
+            f"{point['agreement']:.2f} %",
+            "yes" if point["front"] else "",
+        ]
+        for point in sorted(points, key=lambda point: point["seconds"])
+    ]
+    header = (
+        "",
+        "one scene",
+        "mIoU",
+        f"against {first['name']}",
+        f"labels as {first['name']}",
+        "on the front",
+    )
+    return markdown(header, lines)
+
+
+def machine(rows: Sequence[Row]) -> str:
+    """What the rows were measured on, in a line."""
+    told = {
+        f"{e['processor']}, {e['cores']} cores; onnxruntime {e['versions'].get('onnxruntime')}, "
+        f"openvino {e['versions'].get('openvino', '–')}, torch {e['versions'].get('torch', '–')}; {e['git_revision']}"
+        for e in (row["environment"] for row in rows)
+    }
+    return "Measured on " + "; and on ".join(sorted(told)) + "."
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Every table that the rows at hand allow, by name."""
+    made: dict[str, str] = {}
+    photo = load_rows(results, "photo-*.json")
+    if photo:
+        made |= {"photo": photo_table(photo), "photo-short": short_table(photo), "limits": limit_table(photo)}
+        made["machine"] = machine(photo)
+    for name, axis in (
+        ("queries", "queries"),
+        ("images", "image"),
+        ("windows", "windows"),
+        ("batch", "batch"),
+    ):
+        if rows := load_rows(results, f"{name}.json"):
+            made[name] = growth_table(rows, axis)
+    for name, axis in (("threads", "threads"), ("large", "queries")):
+        if rows := load_rows(results, f"{name}.json"):
+            made[name] = growth_table(rows, axis)
+    if rows := load_rows(results, "calibration*.json"):
+        made["calibration"] = calibration_table(rows)
+    miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
+    if miou and latency:
+        made["pareto"] = pareto_table(pareto_points(miou, latency))
+    return made
+
+
+def fill(document: str, made: dict[str, str]) -> str:
+    """Put each table between its marks.
+
+    Raises:
+        ValueError: a mark without an end, or a table that the rows don't give.
+    """
+
+    def put(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in made:
+            raise ValueError(f"the document wants table {name!r}; the rows give {', '.join(sorted(made))}")
+        return f"<!-- begin {name} -->\n{made[name]}\n<!-- end {name} -->"
+
+    filled = re.sub(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", put, document, flags=re.DOTALL)
+    if len(re.findall("<!-- begin ", filled)) != len(re.findall("<!-- end ", filled)):
+        raise ValueError("a <!-- begin NAME --> has no <!-- end NAME -->")
+    return filled
+
+
+def main() -> None:
+    """Rewrite, or check."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
+    args = parser.parse_args()
+    made = tables(RESULTS)
+    for document in DOCUMENTS:
+        text = document.read_text("utf-8")
+        filled = fill(text, made)
+        if args.check and filled != text:
+            sys.exit(f"{document.name} is not what benchmarks/results says; run python benchmarks/summary.py")
+        if not args.check:
+            document.write_text(filled, "utf-8")
+    if not args.check:
+        from figures import draw
+
+        draw(RESULTS, IMAGES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""From rows to tables, plots and documents."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import summary
+
+
+def row(name: str, totals: Sequence[float], *, queries: int = 20, **changes: Any) -> dict[str, Any]:
+    """A row as the harness writes it, encoding being nine tenths of the time."""
+    stages = {"prepare": 0.01, "encode": 0.9, "decode": 0.09, "total": 1.0}
+    samples = {stage: [share * total for total in totals] for stage, share in stages.items()}
+    middle = sorted(totals)[len(totals) // 2]
+    made = {
+        "name": name,
+        "bundle": {"calibration": "scclip"},
+        "backend": {"backend": "onnxruntime", "precision": "fp32", "threads": 2},
+        "image": [375, 500],
+        "queries": queries,
+        "windows": 6,
+        "batch": 6,
+        "seconds": {stage: {"p50": share * middle} for stage, share in stages.items()},
+        "peak_bytes": 704_400_000,
+        "labels_as_first": 1.0,
+        "limit": None,
+        "limit_share": None,
+        "ratio": {"to": "naive eager"},
+        "samples": samples,
+    }
+    return made | changes
+
+
+def write(folder: Path, name: str, rows: Sequence[dict[str, Any]], revision: str = "abc") -> None:
+    folder.mkdir(exist_ok=True)
+    versions = {"onnxruntime": "1.32.0"}
+    machine = {"processor": "a processor", "cores": 2, "versions": versions, "git_revision": revision}
+    (folder / name).write_text(json.dumps({"environment": machine, "rows": list(rows)}), "utf-8")
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    limit = {
+        "fp32": {"flops_per_second": 100e9, "products": {"qkv": {"shape": [1182, 768, 2304]}}},
+        "int8": {"flops_per_second": 255.4e9, "products": {}},
+    }
+    fast = row("int8", [1.0, 0.5, 1.0], limit=limit, limit_share=0.654)
+    write(folder, "photo-20.json", [row("naive eager", [2.0, 3.0, 4.0]), fast])
+    slow = [row("naive eager", [9.0, 9.0, 9.0], queries=150), row("int8", [3.0, 3.0, 3.0], queries=150)]
+    write(folder, "photo-150.json", slow)
+    plain = row("plain fp32", [1.0, 2.0], bundle={"calibration": "none"})
+    write(folder, "calibration.json", [plain, row("calibrated fp32", [1.05, 2.06])])
+    latency = [row(name, [seconds]) for name, seconds in (("fp32", 2.0), ("int8", 1.0), ("odd", 3.0))]
+    write(folder, "pareto-latency.json", latency)
+    miou = [
+        {"name": name, "miou": value, "agreement": 99.5}
+        for name, value in (("fp32", 82.9), ("int8", 82.1), ("odd", 80.0))
+    ]
+    write(folder, "pareto-miou.json", miou)
+    for name, axis in (("queries", "queries"), ("images", "image"), ("windows", "windows")):
+        values = [[224, 224], [2160, 3840]] if axis == "image" else [1, 1000]
+        write(folder, f"{name}.json", [row("fp32", [1.0], **{axis: value}) for value in values])
+    return folder
+
+
+def test_ratios_are_medians_of_pairs_of_the_same_run(results: Path) -> None:
+    table = cells(summary.tables(results)["photo"])
+    by_name = {(line[0], line[1]): line for line in table[2:]}
+    assert by_name["20", "int8"][5] == "**4.00×** (2.00–6.00)"  # pairs 2, 6, 4; not 3.0 s over 1.0 s
+    assert by_name["150", "int8"][5] == "**3.00×** (3.00–3.00)"
+    assert by_name["20", "naive eager"][5] == "1"
+    assert by_name["20", "int8"][6:] == ["65%", "704 MB", "100.00%"]
+
+
+def test_a_ratio_without_its_row_is_an_error(results: Path) -> None:
+    write(results, "photo-20.json", [row("int8", [1.0])])
+    with pytest.raises(ValueError, match="no row 'naive eager' of the same run"):
+        summary.tables(results)
+
+
+def test_rows_of_another_run_are_no_partner(results: Path) -> None:
+    write(results, "photo-20.json", [row("int8", [1.0])], revision="one")
+    write(results, "photo-21.json", [row("naive eager", [2.0])], revision="another")
+    with pytest.raises(ValueError, match="of the same run"):
+        summary.tables(results)
+
+
+def test_the_calibration_s_cost_is_of_pairs(results: Path) -> None:
+    line = cells(summary.tables(results)["calibration"])[2]
+    assert line[0] == "fp32"
+    assert line[3] == "**+4.0 %** (+3.0 to +5.0)"
+
+
+def test_a_swapped_calibration_pair_is_an_error() -> None:
+    with pytest.raises(ValueError, match="must alternate"):
+        summary.calibration_table([row("a", [1.0]), row("b", [1.0])])
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1.0, 1.0)], {0}),
+        ([(1.0, 5.0), (2.0, 4.0), (3.0, 6.0)], {0, 2}),
+        ([(2.0, 5.0), (1.0, 5.0)], {1}),
+        ([(1.0, 4.0), (1.0, 5.0)], {1}),
+        ([], set()),
+    ],
+)
+def test_the_pareto_front(points: list[tuple[float, float]], front: set[int]) -> None:
+    assert summary.pareto_front(points) == front
+
+
+def test_the_pareto_table_is_sorted_by_time_and_marks_the_front(results: Path) -> None:
+    table = cells(summary.tables(results)["pareto"])[2:]
+    assert [(line[0], line[2], line[3], line[5]) for line in table] == [
+        ("int8", "82.10", "-0.80", "yes"),
+        ("fp32", "82.90", "", "yes"),
+        ("odd", "80.00", "-2.90", ""),
+    ]
+
+
+def test_figures_measured_on_one_side_only_are_an_error(results: Path) -> None:
+    write(results, "pareto-latency.json", [row("fp32", [1.0])])
+    with pytest.raises(ValueError, match="measured on one side only: int8, odd"):
+        summary.tables(results)
+
+
+def test_limits_are_told_for_each_library(results: Path) -> None:
+    line = cells(summary.tables(results)["limits"])[2]
+    assert line == ["onnxruntime", "1182", "100 GFLOP/s", "–", "255 GFLOP/s", "–"]
+
+
+def test_a_document_gets_its_tables_and_nothing_else_changes(results: Path) -> None:
+    made = summary.tables(results)
+    document = "before\n<!-- begin pareto -->\nold\n<!-- end pareto -->\nafter\n"
+    filled = summary.fill(document, made)
+    assert filled == f"before\n<!-- begin pareto -->\n{made['pareto']}\n<!-- end pareto -->\nafter\n"
+    assert summary.fill(filled, made) == filled
+    with pytest.raises(ValueError, match="wants table 'none'"):
+        summary.fill("<!-- begin none -->\n<!-- end none -->", made)
+    with pytest.raises(ValueError, match="has no <!-- end"):
+        summary.fill("<!-- begin pareto -->\n", made)
+
+
+def test_plots_are_drawn_and_the_same_rows_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from figures import draw
+
+    first, second = (draw(results, tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == ["bench-photo.png", "bench-growth.png", "bench-pareto.png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes().startswith(b"\x89PNG")
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_documents_say_what_the_rows_say() -> None:
+    """A figure that was edited by hand, or rows without their tables, end here."""
+    made = summary.tables(summary.RESULTS)
+    for document in summary.DOCUMENTS:
+        text = document.read_text("utf-8")
+        assert summary.fill(text, made) == text, f"{document.name}: run python benchmarks/summary.py"
