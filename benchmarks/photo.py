@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness import measure, parser
 from models import add_model_options, bundle, photo
-from naive_contender import open_naive
 
 from scclip_rt.bench import Case, Entry, Workload, parse_target
 
@@ -20,6 +19,9 @@ TARGETS = ("fp32@onnxruntime", "fp32@onnxruntime@whole")
 
 def contenders(path: Path, targets: list[str], workload: Workload) -> list[Entry]:
     """The naive baseline, then one entry for each target (PRECISION, @BACKEND, @whole)."""
+    # Not at the top: every contender's process imports this module again, and torch would count in its memory.
+    from naive_contender import open_naive
+
     base = Case(bundle=str(path), workload=workload)
     named = [
         Entry(name=target.replace("@", " "), case=parse_target(f"{path}@{target}", base))

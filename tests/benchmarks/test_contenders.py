@@ -1,5 +1,7 @@
 """The naive baseline in the harness: the same labels, measured the same way."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +55,13 @@ def test_sweeps_change_what_they_say() -> None:
     assert [entry.case.short_side for entry in groups("windows", case)[0]] == [224, 336, 448, 560, 672]
     assert groups("large", case)[0][0].case.workload == LARGE
     assert (LARGE.queries, LARGE.size) == (10_000, (2160, 3840))
+
+
+def test_the_scripts_bring_no_torch_into_a_contender_s_process() -> None:
+    """Each process imports the script again; torch's 200 MB would be counted as the runtime's."""
+    code = "import sys, photo, sweeps, calibration, pareto; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    folder = Path(__file__).parents[2] / "benchmarks"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
