@@ -207,6 +207,29 @@ def pareto_table(points: Sequence[Row]) -> str:
     return markdown(header, lines)
 
 
+def profile_table(report: Row, least: float = 0.015) -> str:
+    """Time by operator, the costliest first; what is under `least` of the whole in one line."""
+    rows = report["rows"]
+    total = sum(row["milliseconds"] for row in rows)
+    shown = [row for row in rows if row["milliseconds"] >= least * total]
+    rest = [row for row in rows if row not in shown]
+    if rest:
+        sums = {key: sum(row[key] for row in rest) for key in ("calls", "milliseconds")}
+        shown = [*shown, {"operator": f"{len(rest)} other types", **sums}]
+    return markdown(
+        ("operator", "calls", "time", "share"),
+        [
+            [
+                row["operator"],
+                str(row["calls"]),
+                ms(row["milliseconds"] / 1000),
+                f"{row['milliseconds'] / total:.1%}",
+            ]
+            for row in shown
+        ],
+    )
+
+
 def machine(rows: Sequence[Row]) -> str:
     """What the rows were measured on, in a line."""
     told = {
@@ -237,6 +260,8 @@ def tables(results: Path) -> dict[str, str]:
             made[name] = growth_table(rows, axis)
     if rows := load_rows(results, "calibration*.json"):
         made["calibration"] = calibration_table(rows)
+    for path in sorted(results.glob("profile-*.json")):
+        made[path.stem] = profile_table(json.loads(path.read_text("utf-8")))
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
         made["pareto"] = pareto_table(pareto_points(miou, latency))

@@ -116,7 +116,7 @@ class Bench:
                 request: self._open(stack, open_limit, request, f"the GEMM limit of {request}")
                 for request in unique(requests)
             }
-            maps = [handle.call("labels") for handle in handles]
+            agreements = _agreements(handles)
             samples, passes = self._rounds(group, handles, limits)
             return [
                 Result(
@@ -125,7 +125,7 @@ class Bench:
                     gate=gates[index],
                     samples=tuple(samples[index]),
                     peak_bytes=handles[index].call("peak_bytes"),
-                    labels_as_first=float((maps[index] == maps[0]).mean()),
+                    labels_as_first=agreements[index],
                     stream_seconds=_stream(entry, handles[index]),
                     limits=None if (request := requests[index]) is None else passes[request],
                 )
@@ -166,10 +166,20 @@ class Bench:
         return samples, {request: medians(seconds) for request, seconds in passes.items()}
 
 
+def _agreements(handles: Sequence[Handle]) -> list[float]:
+    """The share of pixels that each labels as the first does; nobody is asked where there is nobody to compare with."""
+    if len(handles) == 1:
+        return [1.0]
+    maps = [handle.call("labels") for handle in handles]
+    return [float((each == maps[0]).mean()) for each in maps]
+
+
 def limit_request(description: Description) -> LimitRequest | None:
     """Which GEMM limit a contender is held against; None off the CPU and for libraries that can't be asked."""
     backend = description.backend
-    if backend.get("backend") not in LIBRARIES or not str(backend.get("device", "")).startswith("cpu"):
+    if backend.get("backend") not in LIBRARIES or not str(backend.get("device", "")).lower().startswith(
+        "cpu"
+    ):
         return None
     return LimitRequest(
         library=str(backend["backend"]), threads=int(backend["threads"]), products=description.products

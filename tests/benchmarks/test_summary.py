@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import profile_ops
 import pytest
 import summary
 
@@ -166,3 +167,31 @@ def test_the_documents_say_what_the_rows_say() -> None:
     for document in summary.DOCUMENTS:
         text = document.read_text("utf-8")
         assert summary.fill(text, made) == text, f"{document.name}: run python benchmarks/summary.py"
+
+
+def test_a_profile_adds_up_what_is_small(tmp_path: Path) -> None:
+    rows = [
+        {"operator": f"op{i}", "milliseconds": ms, "calls": i} for i, ms in enumerate((80.0, 19.0, 0.6, 0.4))
+    ]
+    write(tmp_path / "results", "profile-int8.json", rows)
+    table = cells(summary.tables(tmp_path / "results")["profile-int8"])[2:]
+    assert table == [
+        ["op0", "0", "80 ms", "80.0%"],
+        ["op1", "1", "19 ms", "19.0%"],
+        ["2 other types", "5", "1 ms", "1.0%"],
+    ]
+
+
+def test_kernels_are_counted_after_the_warm_up() -> None:
+    def event(name: str, start: int, **more: Any) -> dict[str, Any]:
+        return {"name": name, "ts": start, "dur": 2000, "cat": "Session", **more}
+
+    def kernel(operator: str, start: int, end: str = "kernel_time") -> dict[str, Any]:
+        return event(f"n_{end}", start, cat="Node", args={"op_name": operator})
+
+    log = [event("model_run", start) for start in (0, 100, 200)]
+    for start in (0, 100, 200):
+        log += [kernel("MatMul", start + 1), kernel("MatMul", start + 2), kernel("Add", start + 3)]
+        log.append(kernel("Add", start + 4, end="fence_before"))
+    events = profile_ops.onnxruntime_events(log, 1)
+    assert profile_ops.by_type(events, 2) == {"MatMul": (4.0, 2), "Add": (2.0, 1)}
