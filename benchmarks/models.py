@@ -62,14 +62,15 @@ def photo(work: Path) -> Path:
 def bundle(
     model: str, work: Path, *, calibration: str = "scclip", precisions: tuple[str, ...] = PRECISIONS
 ) -> Path:
-    """A bundle with windows and a dynamic grid in each precision, exported if it is not there."""
+    """A bundle with windows and, if calibrated, a dynamic grid in each precision; exported if it is not there."""
     from scclip_export.cli import run
 
     name = model if calibration == "scclip" else f"{model}-{calibration}"
     path = work / f"{name}.scclip"
     if path.exists():
         return path
-    arguments = ["--checkpoint", str(checkpoint(model, work)), "--output", str(path), "--dynamic-grid"]
+    arguments = ["--checkpoint", str(checkpoint(model, work)), "--output", str(path)]
+    arguments += ["--dynamic-grid"] if calibration == "scclip" else []
     arguments += ["--calibration", calibration, *(f"--{p}" for p in precisions if p != "fp32")]
     if model == "demo":
         arguments += ["--vocabulary", str(DEMO_CLASSES)]

@@ -140,10 +140,13 @@ def growth_table(rows: Sequence[Row], axis: str) -> str:
             *(ms(row["seconds"][stage]["p50"]) for stage in ("prepare", "encode", "decode", "total")),
             ms(row["seconds"]["encode"]["p50"] / row["windows"]),
             megabytes(row["peak_bytes"]),
+            *([] if row.get("stream") is None else [f"{row['stream']['images_per_second']:.2f}"]),
         ]
         for row in rows
     ]
-    return markdown((axis, "prepare", "encode", "decode", "total", "encode per window", "peak memory"), lines)
+    header = [axis, "prepare", "encode", "decode", "total", "encode per window", "peak memory"]
+    streamed = ["images/s, streamed"] if rows[0].get("stream") is not None else []
+    return markdown([*header, *streamed], lines)
 
 
 def calibration_table(rows: Sequence[Row]) -> str:

@@ -18,6 +18,7 @@ QUERIES = (1, 5, 20, 50, 150, 500, 1000)
 SIZES = ((224, 224), (375, 500), (720, 1280), (1080, 1920), (2160, 3840))
 SHORT_SIDES = (224, 336, 448, 560, 672)
 BATCHES = (1, 2, 3, 6)
+STREAM = 8
 LARGE = Workload(image_size=(2160, 3840), queries=10_000)
 
 
@@ -30,7 +31,8 @@ def groups(sweep: str, case: Case) -> list[list[Entry]]:
     if sweep == "windows":
         return [entries([replace(case, short_side=side) for side in SHORT_SIDES])]
     if sweep == "batch":
-        return [entries([replace(case, batch=batch) for batch in BATCHES])]
+        streamed = replace(case, workload=Workload(stream=STREAM))
+        return [entries([replace(streamed, batch=batch) for batch in BATCHES])]
     if sweep == "threads":
         return [entries([replace(case, threads=n) for n in range(1, default_threads() + 1)])]
     return [entries([replace(case, workload=LARGE)])]
