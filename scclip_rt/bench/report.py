@@ -130,8 +130,25 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         height, width = rows[0]["image"]
         yield ""
         yield f"image {height}×{width}, {rows[0]['queries']:,} queries; milliseconds"
-        yield from _columns([_HEADER, *(_cells(row) for row in rows)])
+        if len(rows) == 1:
+            yield from _one(rows[0])
+        else:
+            yield from _columns([_HEADER, *(_cells(row) for row in rows)])
         yield from (f"  {line}" for line in _notes(rows))
+
+
+def _one(row: dict[str, Any]) -> Iterator[str]:
+    """Every stage's percentiles, where there is nobody to compare with."""
+    seconds, stream, share = row["seconds"], row["stream"], row["limit_share"]
+    columns = ("p50", "p90", "p99", "mean", "min", "max")
+    stages = [(stage, *(_ms(seconds[stage][key]) for key in columns)) for stage in STAGES if stage in seconds]
+    yield from _columns([("", *columns), *stages])
+    told = [f"{row['images_per_second']:.2f} images/s", f"peak memory {row['peak_bytes'] / 1e6:.0f} MB"]
+    if stream is not None:
+        told.insert(1, f"{stream['images_per_second']:.2f} images/s streamed")
+    if share is not None:
+        told.append(f"encoder at {share:.0%} of the limit of matrix products")
+    yield f"  {', '.join(told)}"
 
 
 _HEADER = (

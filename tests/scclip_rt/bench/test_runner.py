@@ -194,6 +194,25 @@ def test_a_table_compares_within_a_workload_and_drops_empty_columns() -> None:
     assert "GFLOP/s" in text
 
 
+def test_a_lone_contender_gets_all_percentiles() -> None:
+    plan = Plan(warmup=0, iterations=2)
+    report = document([Bench(plan, Machine().start).run(group(stream=8)[:1])], plan)
+    text = table(report)
+    for word in (
+        "prepare",
+        "encode",
+        "decode",
+        "total",
+        "p50",
+        "p90",
+        "p99",
+        "4.00 images/s streamed",
+        "123 MB",
+        "limit",
+    ):
+        assert word in text
+
+
 def test_percentiles_and_ratios() -> None:
     seconds = [float(n) for n in range(1, 102)]
     assert Percentiles.of(seconds) == Percentiles(p50=51, p90=91, p99=100, mean=51, min=1, max=101)
