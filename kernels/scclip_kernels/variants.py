@@ -1,0 +1,145 @@
+"""Which specialisations of the fused kernels are compiled ahead of time: argument types, constants, launch options.
+
+`runtime_variants` go into bundles, for the runtime that has neither torch nor Triton. `model_variants` are
+those that the torch model launches for ViT-B/16 and ViT-L/14 (heads of 64 channels), one per dtype:
+compiled to know that they fit every target.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scclip_kernels.fused import affinity, anomaly, attention, decoding, resolution, windows
+
+DTYPES = ("fp32", "fp16", "bf16")
+GRIDS = {
+    "decode": "x: ceil(width / BLOCK_X), y: ceil(height / BLOCK_Y)",
+    "count": "x: ceil(num_pixels / BLOCK), y: ceil(num_classes / CLASSES)",
+    "keep": "x: ceil(num_queries / BLOCK)",
+    "windows": "x: ceil(3 * window_width / BLOCK), y: window_height, z: number of windows",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One kernel with the types of its arguments and its constants.
+
+    Attributes:
+        name: of the operation; several variants may share it.
+        kernel: the Triton function.
+        types: Triton's type of every argument that is passed at launch, by name, in order.
+        constants: values of the other arguments.
+        aligned: arguments that are multiples of 16 (addresses: of 16 bytes), which Triton makes use of.
+        notes: what else distinguishes the variant, for kernels.json.
+        num_warps: 32 threads each.
+        num_stages: depth of software pipelining.
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    aligned: frozenset[str] = frozenset()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 3
+
+    @property
+    def title(self) -> str:
+        """Unique within a list of variants, and a file name."""
+        flags = [key.lower() for key, value in self.constants.items() if value is True]
+        return "_".join([self.name, *self.notes.values(), *flags])
+
+
+def _pointers(types: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(name for name, kind in types.items() if kind.startswith("*"))
+
+
+def _variant(
+    name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], **options: Any
+) -> Variant:
+    """A variant whose pointers are aligned; `types` may leave out int32 arguments."""
+    full = {
+        argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in constants
+    }
+    aligned = _pointers(full) | options.pop("aligned", frozenset())
+    return Variant(name=name, kernel=kernel, types=full, constants=constants, aligned=aligned, **options)
+
+
+def runtime_variants() -> Iterator[Variant]:
+    """What a bundle carries: decode for both label types, its area rule, and cutting windows."""
+    tables = {
+        "row_rank": "*i32", "row_weight": "*fp32", "row_cells": "*i32",
+        "column_rank": "*i32", "column_weight": "*fp32", "column_cells": "*i32",
+    }  # fmt: skip
+    blocks = {name: getattr(decoding, name) for name in ("BLOCK_X", "BLOCK_Y", "BLOCK_Q", "BLOCK_C")}
+    for labels in ("u8", "u16"):
+        for soft in (False, True):
+            for masked in (False, True):
+                types = tables | {
+                    "logits": "*fp32", "query_class": "*i32", "query_keep": "*u8", "labels": f"*{labels}",
+                    "confidence": "*fp32", "logit_scale": "fp32", "prob_threshold": "fp32",
+                }  # fmt: skip
+                constants = {"SOFT": soft, "MASKED": masked, **blocks}
+                yield _variant("decode", decoding._decode_kernel, types, constants, notes={"labels": labels})
+        count = {"BLOCK": decoding.COUNT_BLOCK, "CLASSES": decoding.COUNT_CLASSES}
+        types = {"labels": f"*{labels}", "counts": "*i32"}
+        yield _variant("count", decoding._count_kernel, types, count, notes={"labels": labels})
+    types = {"counts": "*i32", "area_threshold": "*fp64", "query_class": "*i32", "query_keep": "*u8"}
+    yield _variant("keep", decoding._keep_kernel, types, {"BLOCK": decoding.KEEP_BLOCK})
+    types = {"image": "*u8", "out": "*u8", "tops": "*i32", "lefts": "*i32"}
+    yield _variant("windows", windows._windows_kernel, types, {"BLOCK": windows.BLOCK})
+
+
+def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
+    """What the torch model launches, for contiguous tensors whose width is a multiple of 16."""
+    for dtype in dtypes:
+        yield from _of_dtype(dtype)
+    types = {"k_distance": "*fp32", "neighbors": "*i32", "scores": "*fp32"}
+    constants = {"BLOCK": anomaly.SCORE_BLOCK, "TOP": 32}
+    yield _variant("anomaly_score", anomaly._anomaly_score_kernel, types, constants)
+
+
+def _of_dtype(dtype: str) -> Iterator[Variant]:
+    narrow, notes = f"*{dtype}", {"dtype": dtype}
+    strides = frozenset({"width", "guide_width"} | {f"{t}_{a}" for t in _STRIDED for a in "pbn"})
+    options: dict[str, Any] = {"notes": notes, "aligned": strides}
+
+    def blocks(module: Any, *names: str) -> dict[str, Any]:
+        return {name: getattr(module, name) for name in names}
+
+    types = {"features": narrow, "mean": "*fp32", "k_distance": "*fp32", "neighbors": "*i32"}
+    constants = {"stride_d": 1, "TOP": 32, **blocks(anomaly, "BLOCK_M", "BLOCK_N", "BLOCK_D")}
+    yield _variant("k_distance", anomaly._k_distance_kernel, types, constants, **options)
+
+    types = {
+        "patches": narrow, "guide": narrow, "scores": "*fp32", "out_patches": narrow, "out_guide": narrow,
+    }  # fmt: skip
+    constants = {"patches_d": 1, "guide_d": 1, **blocks(resolution, "BLOCK_M", "BLOCK_N", "BLOCK_D")}
+    yield _variant("resolution", resolution._resolution_kernel, types, constants, **options)
+
+    types = {"features": narrow, "inverse_norm": "*fp32", "parts": "*fp32"}
+    norm = {"stride_d": 1, "BLOCK_N": affinity.NORM_BLOCK_N, "BLOCK_D": affinity.NORM_BLOCK_D}
+    yield _variant("inverse_norm", affinity._inverse_norm_kernel, types, norm, **options)
+    mean = {"stride_d": 1, "BLOCK_N": affinity.MEAN_BLOCK_N, "BLOCK_D": affinity.MEAN_BLOCK_D}
+    yield _variant("mean_similarity", affinity._mean_similarity_kernel, types, mean, **options)
+
+    wide = dtype == "fp32"
+    types = {"features": narrow, "guide": narrow, "inverse_norm": "*fp32", "out": narrow, "floor": "fp32"}
+    sizes = dict(affinity.WIDE if wide else affinity.NARROW)
+    launch = options | {"num_warps": sizes.pop("num_warps")}
+    constants = {"features_d": 1, "guide_d": 1, "PRECISION": "ieee", **sizes}
+    yield _variant("aggregate", affinity._aggregate_kernel, types, constants, **launch)
+
+    types = {
+        "key": narrow, "value": narrow, "guide": narrow, "inverse_norm": "*fp32", "mean": "*fp32",
+        "scratch": "*fp32", "out": narrow, "scale": "fp32",
+    }  # fmt: skip
+    sizes = attention.launch_sizes(12, 64, wide=wide)
+    launch = options | {"num_warps": sizes.pop("num_warps")}
+    constants = {"key_d": 1, "value_d": 1, "guide_d": 1, "PRECISION": "ieee", **sizes}
+    kernel = attention._calibrated_attention_kernel
+    yield _variant("calibrated_attention", kernel, types, constants, **launch)
+
+
+_STRIDED = ("stride", "features", "patches", "guide", "key", "value")
