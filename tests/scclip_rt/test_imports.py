@@ -30,6 +30,7 @@ def test_import_is_light() -> None:
         "from scclip_rt import *",
         "import scclip_rt.cli, scclip_rt.backends.onnxruntime, onnxruntime",
         "import scclip_rt.cli.segment, scclip_rt.cli.embed, scclip_rt.cli.inspect",
+        "import scclip_rt.cli.bench, scclip_rt.bench.contender, scclip_rt.bench.limit, scclip_rt.bench.plot",
     ],
 )
 def test_nothing_of_the_runtime_imports_torch_or_the_exporter(code: str) -> None:
