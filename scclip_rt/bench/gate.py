@@ -31,7 +31,9 @@ class Limits:
 
     Attributes:
         mean_abs: mean difference of the unit features' elements from the reference's.
-        labels: share of patches whose best of `GATE_QUERIES` random queries is the reference's.
+        labels: share of patches whose best of `GATE_QUERIES` random queries is the reference's, or one that the
+            reference finds as good but for `mean_abs`. (Where all patches are alike, random queries tie by thousands:
+            a sound int8 encoder, cosine 0.99997, gave 29 % of patches another query with a cosine as good.)
         batch_mean_abs: mean difference of a window in its batch from the same window alone.
     """
 
@@ -120,7 +122,7 @@ def check(
         unit_error=float(np.abs(np.linalg.norm(features, axis=-1) - 1).max()),
         mean_abs=float(difference.mean(axis=(1, 2)).max()),
         max_abs=float(difference.max()),
-        labels=_label_agreement(features, reference),
+        labels=_label_agreement(features, reference, limits.mean_abs),
         batch_mean_abs=float(np.abs(features - singles).mean(axis=(1, 2)).max()),
     )
     for what, figure, limit in (
@@ -131,7 +133,7 @@ def check(
             gate.batch_mean_abs,
             limits.batch_mean_abs,
         ),
-        ("patches with another best query than the reference's, share", 1 - gate.labels, 1 - limits.labels),
+        ("share of patches with another best query than the reference's", 1 - gate.labels, 1 - limits.labels),
     ):
         if not figure <= limit:  # NaN fails
             raise BenchError(
@@ -141,8 +143,10 @@ def check(
     return gate
 
 
-def _label_agreement(features: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """The least share, over windows, of patches with the same best query."""
+def _label_agreement(features: NDArray[np.float32], reference: NDArray[np.float32], tie: float) -> float:
+    """The least share, over windows, of patches with the same best query, ties within `tie` counting as the same."""
     queries = random_queries(GATE_QUERIES, features.shape[-1]).T
-    same = (features @ queries).argmax(axis=-1) == (reference @ queries).argmax(axis=-1)
-    return float(same.mean(axis=1).min())
+    chosen = (features @ queries).argmax(axis=-1)
+    truth = reference @ queries
+    given = np.take_along_axis(truth, chosen[..., np.newaxis], axis=-1)[..., 0]
+    return float((given >= truth.max(axis=-1) - tie).mean(axis=1).min())

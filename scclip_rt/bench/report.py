@@ -184,7 +184,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield (
             f"{row['name']}: {backend['backend']} {backend['version']}, {runs_on}, {backend['threads']} threads; "
             f"{row['windows']} windows of {row['patches']} patches, {row['batch']} at once; "
-            f"features {gate['mean_abs']:.1e} from float32, {gate['labels']:.1%} of labels equal"
+            f"features {gate['mean_abs']:.1e} from float32, {gate['labels']:.1%} of patch labels equal"
         )
         if row["limit"] is not None and (line := _limit_line(row)) not in seen:
             seen.add(line)
