@@ -3,10 +3,15 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from scclip_export.backbones import BACKBONES
+from scclip_export.engines import EngineRequest, add_engines
+from scclip_export.engines.arguments import ENGINE_DETAILS, add_engine_arguments, requests_from
+from scclip_export.errors import ExportError
 from scclip_rt import __version__
 
 _EXAMPLES = """\
@@ -19,6 +24,8 @@ examples:
       sizes from the tensors; heads and activation from config.json or the file's metadata
   scclip-export --backbone vitb16 --dynamic-grid --image-size 336x448
       add encoders for whole images (scclip segment --whole-image)
+  scclip-export --bundle vitb16.scclip --tensorrt-rtx --compute-capability 8.6,8.9
+      build TensorRT-RTX engines into an existing bundle; needs no GPU, no torch
   scclip-export --model ViT-B-16 --pretrained datacomp_xl_s13b_b90k
       any other open_clip ViT
 """
@@ -70,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibration(parser)
     _add_geometry(parser)
     _add_precisions(parser)
+    add_engine_arguments(parser)
     _add_output(parser)
     return parser
 
@@ -200,6 +208,9 @@ def main() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
+    engines, progress = requests_from(args), _progress()
+    if args.bundle is not None:
+        return _run_engines(args, engines, progress)
     try:
         import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
         import open_clip  # noqa: F401
@@ -241,20 +252,53 @@ def _run(args: argparse.Namespace) -> int:
         debug_outputs=args.debug_outputs,
         verify_images=args.verify_images,
         vocabularies=tuple(args.vocabulary),
+        engines=engines,
     )
-    started = time.monotonic()
-
-    def progress(line: str) -> None:
-        print(f"[{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr, flush=True)
-
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
     return 0
 
 
-def _print_summary(report: Any, json_target: str | None) -> None:
-    import json
+def _progress() -> Callable[[str], None]:
+    started = time.monotonic()
 
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def _run_engines(
+    args: argparse.Namespace, engines: tuple[EngineRequest, ...], progress: Callable[[str], None]
+) -> int:
+    """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
+    ours = {"bundle", "tensorrt", "tensorrt_rtx", "json", *ENGINE_DETAILS}
+    defaults = vars(build_parser().parse_args([]))
+    given = [name for name, value in vars(args).items() if name not in ours and value != defaults[name]]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ExportError(
+            f"--bundle adds engines to a bundle that exists; {options} would need another export"
+        )
+    reports = add_engines(args.bundle, engines, progress)
+    document = {"bundle": str(args.bundle), "engines": [asdict(report) for report in reports]}
+    _write_json(document, args.json)
+    if args.json != "-":
+        for report in reports:
+            print(f"{args.bundle}/{report.sidecar}: {report.bytes / 1e6:.0f} MB in {report.seconds:.0f} s")
+    return 0
+
+
+def _write_json(document: Any, target: str | None) -> None:
+    """Print a document (target `-`), write it to a file, or do nothing."""
+    if target is None:
+        return
+    from scclip_rt.cli.options import write_json
+
+    write_json(document, target, force=True)
+
+
+def _print_summary(report: Any, json_target: str | None) -> None:
     manifest = report.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     for line in manifest["model"]["assumptions"]:
@@ -262,15 +306,9 @@ def _print_summary(report: Any, json_target: str | None) -> None:
     calibration = manifest["calibration"]
     if calibration.get("source") == "extrapolated":
         print("the calibration is extrapolated: the paper has no values for this model", file=sys.stderr)
-    text = json.dumps(manifest, indent=2)
+    _write_json(manifest, json_target)
     if json_target == "-":
-        print(text)
         return
-    if json_target:
-        from scclip_rt.files import atomic_path
-
-        with atomic_path(json_target, force=True) as path:
-            path.write_text(text + "\n", encoding="utf-8")
     encoders = len(manifest["encoders"])
     print(f"{report.path}: {encoders} encoder(s), calibration {calibration['method']}, {size / 1e6:.0f} MB")
 

@@ -186,3 +186,9 @@ def write_manifest(directory: Path, manifest: Mapping[str, object]) -> None:
     """Write bundle.json, readable by people."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (directory / "bundle.json").write_text(text, encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> dict[str, object]:
+    """Return bundle.json as it was written."""
+    document: dict[str, object] = json.loads((directory / "bundle.json").read_text("utf-8"))
+    return document

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scclip_export.config import Method
+from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
 from scclip_export.graph import MAX_OPSET, MIN_OPSET
 from scclip_export.source import Source
@@ -32,6 +33,7 @@ class ExportConfig:
     debug_outputs: bool = False
     verify_images: Path | None = None
     vocabularies: tuple[Path, ...] = ()  # class files to embed into the bundle
+    engines: tuple[EngineRequest, ...] = ()  # to build from the finished encoders
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:

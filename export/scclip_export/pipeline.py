@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from scclip_export.config import CalibrationConfig, Geometry, calibration_for
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.engines import add_engines, check_requests
 from scclip_export.errors import ExportError
 from scclip_export.graph import onnx_from_text_encoder
 from scclip_export.manifest import (
     EncoderEntry,
     GraphEntry,
     build_manifest,
+    read_manifest,
     text_model_sha256,
     write_manifest,
 )
@@ -70,6 +72,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     """
     if config.output is not None:
         check_replaceable(config.output, force=config.force)
+    check_requests(config.engines, precisions=("fp32", *config.precisions), grids=_grid_names(config))
     model = load_model(config.source, progress)
     plan = _plan(config, model)
     check_replaceable(plan.output, force=config.force)
@@ -92,6 +95,9 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
             vocabularies=vocabularies,
         )
         write_manifest(directory, manifest)
+        if config.engines:
+            add_engines(directory, config.engines, progress)
+            manifest = read_manifest(directory)
     return ExportReport(path=plan.output, manifest=manifest, parity=tuple(parities))
 
 
@@ -134,6 +140,11 @@ def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
         geometry=geometry,
         grids=tuple(grids),
     )
+
+
+def _grid_names(config: ExportConfig) -> tuple[str, ...]:
+    """The grids that engines can be built for, as `--engine-grid` names them."""
+    return ("window", *(f"{height}x{width}" for height, width in config.image_sizes))
 
 
 def _calibration(config: ExportConfig, model: LoadedModel) -> CalibrationConfig:

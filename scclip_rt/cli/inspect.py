@@ -2,16 +2,29 @@
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from scclip_rt.bundle import Bundle
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.engines import (
+    Engine,
+    Library,
+    Machine,
+    UnreadableEngine,
+    damage,
+    misfit,
+    read_engines,
+    rebuild_command,
+    this_machine,
+)
+from scclip_rt.errors import BackendError
 from scclip_rt.manifest import EncoderSpec, GraphSpec
 
 _DESCRIPTION = """\
 Show what a bundle holds, and check all of it: the manifest, every file's SHA-256, and that the
-graphs' tensors are what the manifest says. Exit code 2 if anything differs.
+graphs' tensors are what the manifest says. Exit code 2 if anything differs. Of each engine it says
+whether it fits this machine, and else why not.
 """
 
 _EPILOG = """\
@@ -40,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     check_json_target(args.json, force=args.force)
     bundle = Bundle.open(args.bundle)
     bundle.verify_all()
-    checked = _check_graphs(bundle)
+    checked, engines = _check_graphs(bundle), _engines(bundle)
     if args.json is not None:
-        write_json(_document(bundle, checked), args.json, force=args.force)
+        write_json(_document(bundle, checked, engines), args.json, force=args.force)
     if args.json != "-":
-        print("\n".join(_lines(bundle, checked)))
+        print("\n".join(_lines(bundle, checked, engines)))
     return 0
 
 
@@ -62,17 +75,83 @@ def _check_graphs(bundle: Bundle) -> list[str]:
     return [spec.file for spec in graphs]
 
 
-def _document(bundle: Bundle, checked: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EngineState:
+    """An engine, why it can't serve on this machine (None: it can), and whether building it again would help."""
+
+    engine: Engine | UnreadableEngine
+    reason: str | None
+    rebuild: bool = False
+
+
+def _engines(bundle: Bundle) -> list[_EngineState]:
+    """Hold every engine against the bundle, then against the library and the GPU of this machine."""
+    machines: dict[Library, Machine | str] = {}
+    states = []
+    for engine in read_engines(bundle):
+        if isinstance(engine, UnreadableEngine):
+            states.append(_EngineState(engine=engine, reason=engine.reason))
+            continue
+        if engine.library not in machines:
+            try:
+                machines[engine.library] = this_machine(engine.library)
+            except BackendError as error:
+                machines[engine.library] = str(error)
+        machine = machines[engine.library]
+        flaw = misfit(bundle, engine, machine if isinstance(machine, Machine) else None) or damage(
+            bundle, engine
+        )
+        absent = machine if isinstance(machine, str) else None
+        states.append(_EngineState(engine=engine, reason=flaw or absent, rebuild=flaw is not None))
+    return states
+
+
+def _document(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> dict[str, Any]:
     return {
         "schema": "scclip-inspect/1",
         "path": str(bundle.path),
         "hashes_match": True,
         "graphs_checked": checked,
+        "engines": [
+            asdict(state.engine) | {"fits_this_machine": state.reason is None, "reason": state.reason}
+            for state in engines
+        ],
         "manifest": asdict(bundle.manifest),
     }
 
 
-def _lines(bundle: Bundle, checked: list[str]) -> Iterator[str]:
+def _engine(bundle: Bundle, state: _EngineState) -> Iterator[str]:
+    engine = state.engine
+    yield f"engine {engine.sidecar.removesuffix('.json')}"
+    if isinstance(engine, UnreadableEngine):
+        yield from _table([("refused", engine.reason)])
+        yield ""
+        return
+    device = f" on {engine.device}" if engine.device else ""
+    spans = ", ".join(
+        f"{axis} {low}–{high} (tuned for {opt})" for axis, (low, opt, high) in engine.profile.items()
+    )
+    yield from _table(
+        [
+            (
+                "built by",
+                f"{engine.library} {engine.library_version}{device}",
+            ),
+            ("from", f"{engine.source}, {engine.precision}, {engine.grid}"),
+            ("runs on", f"compute capability {', '.join(engine.compute_capabilities)}"),
+            ("takes", spans),
+            *(
+                (f"{stage} layers", "; ".join(f"{kind} {_pairs(counts)}" for kind, counts in kinds.items()))
+                for stage, kinds in engine.layer_precisions.items()
+            ),
+            ("here", "fits this machine" if state.reason is None else f"refused: {state.reason}"),
+            *([("again", rebuild_command(bundle, engine))] if state.rebuild else []),
+        ]
+    )
+    yield ""
+
+
+def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> Iterator[str]:
     manifest, model = bundle.manifest, bundle.model
     sizes = [spec.bytes for spec in manifest.files.values()]
     trained = model.pretrained or "from a file"
@@ -99,6 +178,8 @@ def _lines(bundle: Bundle, checked: list[str]) -> Iterator[str]:
     text = manifest.text_encoder
     facts = f"up to {text.context_length} tokens, model {text.model_sha256[:12]}"
     yield from _graph(bundle, text, "text encoder", facts, checked)
+    for state in engines:
+        yield from _engine(bundle, state)
     yield "files"
     rows = [(name, _size(spec.bytes), spec.sha256[:16]) for name, spec in sorted(manifest.files.items())]
     yield from _table(rows)

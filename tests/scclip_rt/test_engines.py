@@ -5,13 +5,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from engine_files import add_engine, list_engines
 from scclip_rt import engines
+from scclip_rt.backends.cuda.driver import Driver
 from scclip_rt.bundle import Bundle
 from scclip_rt.engines import Machine, UnreadableEngine, Wanted, choose_engine, engine_path, read_engines
 from scclip_rt.errors import BackendError, BundleError
@@ -251,51 +252,27 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.M
         engines.this_machine("tensorrt")
 
 
-def fake_driver(status: int = 0, count: int = 1) -> ModuleType:
-    """`cuda.bindings.driver` with one H100: each call returns its status and its value."""
+def test_this_machine_is_the_library_and_the_gpu_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.bindings")
+    from fake_cuda import FakeDriver
 
-    class Status(int):
-        name = "CUDA_ERROR_NO_DEVICE"
-
-    driver: Any = ModuleType("cuda.bindings.driver")
-    driver.CUdevice_attribute = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=9, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=0
-    )
-    driver.cuInit = lambda _flags: (Status(status),)
-    driver.cuDeviceGetCount = lambda: (Status(0), count)
-    driver.cuDeviceGet = lambda index: (Status(0), index)
-    driver.cuDeviceGetAttribute = lambda attribute, _device: (Status(0), attribute)
-    driver.cuDeviceGetName = lambda _length, _device: (Status(0), b"NVIDIA H100\0\0")
-    return driver
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def install(**options: int) -> None:
-        bindings: Any = ModuleType("cuda.bindings")
-        bindings.driver = fake_driver(**options)
-        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-
-    return install
-
-
-def test_the_gpu_is_found_through_the_driver(
-    driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver()
+    driver = Driver(FakeDriver(capability=(9, 0)))
+    monkeypatch.setattr("scclip_rt.backends.cuda.driver.load_driver", lambda: driver)
     library: Any = ModuleType("fake_tensorrt")
     library.__version__ = "10.14.1.48"
     monkeypatch.setitem(sys.modules, "fake_tensorrt", library)
     monkeypatch.setitem(engines.MODULES, "tensorrt", "fake_tensorrt")  # type: ignore[index]
     machine = engines.this_machine("tensorrt")
-    assert machine == Machine(
-        library="tensorrt", version="10.14.1.48", compute_capability="9.0", device="NVIDIA H100"
-    )
+    assert (machine.library, machine.version, machine.compute_capability) == ("tensorrt", "10.14.1.48", "9.0")
+    assert machine.device
     with pytest.raises(BackendError, match="no GPU cuda:1; the driver knows 1"):
         engines.find_gpu(1)
 
 
-def test_a_machine_without_a_gpu_says_what_the_driver_answers(driver: Callable[..., None]) -> None:
-    driver(status=100)
-    with pytest.raises(BackendError, match="CUDA_ERROR_NO_DEVICE"):
+def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Driver:
+        raise BackendError("no NVIDIA driver on this machine")
+
+    monkeypatch.setattr("scclip_rt.backends.cuda.driver.load_driver", missing)
+    with pytest.raises(BackendError, match="no NVIDIA driver"):
         engines.find_gpu()

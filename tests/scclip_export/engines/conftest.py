@@ -1,0 +1,45 @@
+"""Bundles and a stand-in TensorRT for the engine tests."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fake_tensorrt import DataType, FakeTensorrt, Layer, encoder_layers
+from scclip_export.engines import libraries
+from scclip_rt.errors import BackendError
+from scclip_rt.gpus import Gpu
+from tiny_bundle import build_bundle
+
+
+@pytest.fixture(scope="session")
+def _shared_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_bundle(tmp_path_factory.mktemp("engines") / "tiny.scclip")
+
+
+@pytest.fixture
+def bundle(_shared_bundle: Path, tmp_path: Path) -> Path:
+    """A sound fp32 bundle of one's own: windows of 6×6 patches, one of 8×12, one dynamic."""
+    return Path(shutil.copytree(_shared_bundle, tmp_path / "tiny.scclip"))
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTensorrt]:
+    """Put a stand-in for TensorRT and a GPU (or none) in place."""
+
+    def put(
+        layers: list[Layer] | None = None, *, version: str = "10.14.1.48", capability: str | None = "8.9"
+    ) -> FakeTensorrt:
+        fake = FakeTensorrt(layers or encoder_layers(DataType.FLOAT), version)
+
+        def gpu(index: int = 0) -> Gpu:
+            if capability is None:
+                raise BackendError("no NVIDIA driver on this machine")
+            return Gpu(index=index, name="NVIDIA L4", compute_capability=capability)
+
+        monkeypatch.setattr(libraries, "library_module", lambda _name: fake)
+        monkeypatch.setattr(libraries, "find_gpu", gpu)
+        return fake
+
+    return put

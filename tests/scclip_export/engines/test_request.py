@@ -1,0 +1,103 @@
+"""What is asked of an engine build: refused early and clearly, and written down so that it can be asked again."""
+
+import argparse
+import shlex
+from typing import Any
+
+import pytest
+
+from scclip_export.cli import build_parser
+from scclip_export.engines import EngineRequest
+from scclip_export.engines.arguments import requests_from
+from scclip_export.engines.libraries import parse_compute_capability
+from scclip_export.engines.request import rebuild_command
+from scclip_export.errors import ExportError
+from scclip_rt.manifest import GridSpec
+
+WINDOW, FIXED = GridSpec(kind="window", rows=14, columns=14), GridSpec(kind="fixed", rows=8, columns=12)
+
+
+def parse(line: str) -> tuple[EngineRequest, ...]:
+    return requests_from(build_parser().parse_args(shlex.split(line)))
+
+
+def test_without_a_library_nothing_is_asked_for() -> None:
+    assert parse("--backbone vitb16") == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--bundle b.scclip", "say which with --tensorrt or --tensorrt-rtx"),
+        ("--max-batch 8 --version-compatible", "--max-batch, --version-compatible: for which library"),
+        ("--tensorrt --compute-capability 8.9", "builds for the GPU of the machine it runs on"),
+        ("--tensorrt-rtx --version-compatible", "--version-compatible is for --tensorrt"),
+        ("--tensorrt-rtx --hardware-compatible", "--hardware-compatible is for --tensorrt"),
+        ("--tensorrt --min-batch 8 --max-batch 4", "--min-batch must be in 1..--max-batch; got 8 and 4"),
+        ("--tensorrt --min-batch 0", "--min-batch must be in"),
+        ("--tensorrt --opt-batch 17", "--opt-batch must be in 1..16"),
+        ("--tensorrt --opt-queries 2000", "--opt-queries must be in 1..1024"),
+        ("--tensorrt --max-queries 0", "--max-queries must be at least 1"),
+        ("--tensorrt --builder-level 6", "--builder-level must be in 0..5; got 6"),
+        ("--tensorrt --workspace 0", "--workspace must be at least 1 MiB"),
+        ("--tensorrt --engine-precision int8", "--engine-precision takes fp16, bf16, fp32; got 'int8'"),
+    ],
+)
+def test_contradictions_are_refused(line: str, message: str) -> None:
+    with pytest.raises(ExportError) as error:
+        parse(line)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["--tensorrt-rtx --compute-capability x", "--tensorrt-rtx --compute-capability 8,9"]
+)
+def test_a_compute_capability_that_is_none_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(line)
+    assert stop.value.code == 2
+    assert "8.6,8.9,12.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8.9", "8.9"), ("89", "8.9"), ("120", "12.0"), ("sm_86", "8.6"), (" 10.3 ", "10.3")],
+)
+def test_compute_capabilities_are_read_in_each_spelling(text: str, expected: str) -> None:
+    assert parse_compute_capability(text) == expected
+
+
+def test_the_profile_follows_the_grid_and_stays_in_its_range() -> None:
+    request = EngineRequest(library="tensorrt-rtx")
+    assert request.profile(WINDOW) == {"batch": (1, 6, 16), "queries": (1, 150, 1024)}
+    assert request.profile(FIXED)["batch"] == (1, 1, 16)
+    assert EngineRequest(library="tensorrt-rtx", max_batch=4).profile(WINDOW)["batch"] == (1, 4, 4)
+    assert EngineRequest(library="tensorrt-rtx", min_batch=8).profile(WINDOW)["batch"] == (8, 8, 16)
+    assert EngineRequest(library="tensorrt-rtx", max_queries=20).profile(WINDOW)["queries"] == (1, 20, 20)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"library": "tensorrt-rtx", "compute_capabilities": ("8.6", "12.0"), "max_batch": 32, "opt_batch": 8},
+        {
+            "library": "tensorrt",
+            "version_compatible": True,
+            "hardware_compatible": "ampere+",
+            "workspace": 512,
+        },
+        {"library": "tensorrt", "builder_level": 5, "hardware_compatible": "same-compute-capability"},
+    ],
+)
+def test_the_command_of_a_sidecar_asks_for_the_same_engine(options: dict[str, Any]) -> None:
+    request = EngineRequest(**options)
+    profile = request.profile(WINDOW)
+    words = shlex.split(rebuild_command(request, precision="fp16", grid="window", profile=profile))
+    assert words[:3] == ["scclip-export", "--bundle", "BUNDLE"]
+    args = build_parser().parse_args(words[1:])
+    assert isinstance(args, argparse.Namespace)
+    (again,) = requests_from(args)
+    assert again.profile(WINDOW) == profile
+    assert (again.precisions, again.grids) == (("fp16",), ("window",))
+    for name in options:
+        assert getattr(again, name) == getattr(request, name)
