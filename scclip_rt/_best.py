@@ -12,6 +12,9 @@ from scclip_rt._interpolation import Tile
 
 TILE_BYTES = 1 << 20
 """Scratch per thread: a part of a tile for a chunk of queries, sized to stay in a core's cache."""
+FEW_QUERIES = 48
+"""Up to so many, queries go first in the scratch: an arg-max over short rows costs numpy some 28 ns per pixel, while
+a maximum over planes and one comparison with it cost 0.7 ns per value."""
 MAX_QUERIES = 1_000_000
 """Only for the bound on what the soft-max may leave out."""
 
@@ -92,7 +95,7 @@ def reduce_tile(logits: NDArray[np.float32], classes: Labels, rows: Tile, column
         columns: its horizontal part.
         state: of the whole image; this tile's part is written.
     """
-    width = columns.stop - columns.start
+    few = len(classes) <= FEW_QUERIES
     cells = logits[rows.first : rows.last, columns.first : columns.last]
     place = np.s_[rows.start : rows.stop, columns.start : columns.stop]
     kept = _possible(cells, None if state.logit is None else state.logit[place], soft=state.total is not None)
@@ -101,6 +104,12 @@ def reduce_tile(logits: NDArray[np.float32], classes: Labels, rows: Tile, column
     num_queries = len(classes)
     if num_queries == 0:
         return
+    (_reduce_few if few else _reduce_many)(cells, classes, rows, columns, state)
+
+
+def _reduce_many(cells: NDArray[np.float32], classes: Labels, rows: Tile, columns: Tile, state: Best) -> None:
+    """Queries last, so that the arg-max runs over contiguous memory."""
+    width, num_queries = columns.stop - columns.start, len(classes)
     cells = np.ascontiguousarray(cells).reshape(len(cells), -1)
     step = max(1, min(rows.stop - rows.start, TILE_BYTES // (4 * width * num_queries)))
     buffer = np.empty((step, width, num_queries), np.float32)
@@ -110,6 +119,28 @@ def reduce_tile(logits: NDArray[np.float32], classes: Labels, rows: Tile, column
         values = np.matmul(columns.weights, part.reshape(height, -1, num_queries), out=buffer[:height])
         where = np.s_[top : top + height, columns.start : columns.stop]
         _merge(values, classes, state, where)
+
+
+def _reduce_few(cells: NDArray[np.float32], classes: Labels, rows: Tile, columns: Tile, state: Best) -> None:
+    """Queries first: one plane of the tile for each."""
+    width, num_queries = columns.stop - columns.start, len(classes)
+    planes = np.ascontiguousarray(cells.transpose(2, 0, 1)).reshape(-1, cells.shape[1])
+    resized = (planes @ columns.weights.T).reshape(num_queries, -1, width)
+    values = np.matmul(rows.weights, resized)
+    best = values.max(axis=0)
+    # The first query that equals the maximum: where several do, the largest rank is the earliest query's.
+    is_best = (values == best).view(np.uint8)
+    is_best *= np.arange(num_queries, 0, -1, dtype=np.uint8)[:, None, None]
+    labels = classes[num_queries - is_best.max(axis=0)]
+    where = np.s_[rows.start : rows.stop, columns.start : columns.stop]
+    if state.logit is None:
+        state.labels[where] = labels
+        return
+    total = None
+    if state.total is not None:
+        values -= best
+        total = np.exp(values, out=values).sum(axis=0)
+    state.merge(labels, best, total, where)
 
 
 def _possible(

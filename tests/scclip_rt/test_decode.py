@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import scclip_rt._best as best_module
 import scclip_rt.decode as decode_module
 from naive_decode import case, naive_labels, naive_map, unit
+from scclip_rt._best import FEW_QUERIES
 from scclip_rt.decode import Decoded, decode, decode_plan, label_type
 from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.geometry import Tiling
@@ -139,10 +141,22 @@ def test_query_chunks_do_not_change_the_result(monkeypatch, area_threshold, with
         assert np.allclose(whole.confidence, chunked.confidence, atol=1e-6)
 
 
-def test_equal_queries_give_the_first():
+@pytest.mark.parametrize("queries", [3, FEW_QUERIES, FEW_QUERIES + 16])
+def test_equal_queries_give_the_first(queries):
     features, _, _, plan = case(7, (32, 32), (40, 40), 32, 32, (4, 4), 1)
-    text = np.repeat(unit(np.random.default_rng(0), 1, 16), 3, axis=0)
-    assert (decode(features, text, plan, query_class=[2, 0, 1], num_classes=3).labels == 2).all()
+    text = np.repeat(unit(np.random.default_rng(0), 1, 16), queries, axis=0)
+    classes = np.roll(np.arange(queries), 1)
+    found = decode(features, text, plan, query_class=classes, num_classes=queries)
+    assert (found.labels == queries - 1).all()
+
+
+def test_both_layouts_of_a_tile_give_the_same(monkeypatch):
+    features, text, tiling, plan = case(13, (64, 96), (130, 200), 32, 16, (4, 4), 24)
+    few = check(features, text, tiling, plan, range(24), 24)
+    monkeypatch.setattr(best_module, "FEW_QUERIES", 0)
+    many = check(features, text, tiling, plan, range(24), 24)
+    assert (few.labels == many.labels).mean() > 0.9999
+    assert np.allclose(few.confidence, many.confidence, atol=1e-6)
 
 
 def test_many_classes_need_16_bits():
