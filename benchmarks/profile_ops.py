@@ -78,7 +78,7 @@ def profile_onnxruntime(path: Path, feeds: dict[str, Any], threads: int, runs: i
 
 def profile_openvino(path: Path, feeds: dict[str, Any], threads: int, runs: int, hint: str) -> Operators:
     """Run on OpenVINO's CPU plug-in; `hint` is its inference precision."""
-    import openvino
+    from scclip_rt.backends.openvino import load_openvino
 
     config = {
         "INFERENCE_NUM_THREADS": threads,
@@ -86,7 +86,7 @@ def profile_openvino(path: Path, feeds: dict[str, Any], threads: int, runs: int,
         "INFERENCE_PRECISION_HINT": hint,
         "PERF_COUNT": True,
     }
-    infer = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    infer = load_openvino().Core().compile_model(str(path), "CPU", config).create_infer_request()
     events = []
     for run in range(WARM_UP + runs):
         infer.infer(feeds)

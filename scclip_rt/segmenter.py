@@ -41,9 +41,10 @@ class Segmenter:
         templates: prompt templates around each name: `imagenet` (80 of them), `none`, or a file.
         background: name of the class that takes what no class claims, `none` for no such class; None takes
             the class called "background" if there is one.
-        backend: `auto` or `onnxruntime`.
+        backend: `onnxruntime`, `openvino`, or `auto` (docs/backends.md).
         device: `auto`, `cpu` or `cuda:N`.
-        precision: `auto`, `fp32`, `fp16`, …: whichever the bundle holds.
+        precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device, `fast` for the
+            fastest that the bundle and the processor have.
         ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
         threads: CPU threads; None takes the cores this process may use.
         batch: most windows encoded at once; None takes the backend's own number.

@@ -12,6 +12,7 @@ from scclip_rt.backends.base import (
     GridChoice,
     TextBackend,
 )
+from scclip_rt.backends.choice import choose
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, OptionError
 
@@ -25,7 +26,12 @@ __all__ = [
     "open_text_backend",
 ]
 
-BACKENDS = MappingProxyType({"onnxruntime": "scclip_rt.backends.onnxruntime"})
+BACKENDS = MappingProxyType(
+    {
+        "onnxruntime": "scclip_rt.backends.onnxruntime",
+        "openvino": "scclip_rt.backends.openvino",
+    }
+)
 """Name → module with an `open_encoder` (`BackendModule`), imported when it is chosen."""
 
 
@@ -44,9 +50,10 @@ def open_backend(
 
     Args:
         bundle: an open bundle.
-        backend: a name of `BACKENDS`, or `auto` for the best of what this version offers.
+        backend: a name of `BACKENDS`, or `auto`: see `scclip_rt.backends.choice`.
         device: `cpu`, `cuda:N`, or `auto`: a GPU if the provider asked for needs one, else the CPU.
-        precision: `fp32`, `fp16`, …, or `auto`: the most accurate that the bundle holds for the device.
+        precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device; `fast` for the
+            fastest that the bundle and the processor have.
         ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
         threads: CPU threads of one inference; None takes the cores this process may use.
         batch: most windows at once; None takes the backend's own number.
@@ -58,16 +65,19 @@ def open_backend(
         OptionError: `threads` or `batch` under 1.
     """
     _check_options(backend, threads, batch)
-    name = "onnxruntime" if backend == "auto" else backend
+    choice = choose(
+        bundle, backend=backend, device=device, precision=precision, ort_provider=ort_provider, grid=grid
+    )
     request = EncoderRequest(
         device=device,
-        precision=precision,
+        precision=choice.precision,
         ort_provider=ort_provider,
         threads=threads,
         batch=batch,
         grid=grid,
+        reason=choice.reason,
     )
-    module = cast("BackendModule", importlib.import_module(BACKENDS[name]))
+    module = cast("BackendModule", importlib.import_module(BACKENDS[choice.backend]))
     return module.open_encoder(bundle, request)
 
 

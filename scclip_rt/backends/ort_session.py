@@ -8,11 +8,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from scclip_rt.backends.graph_check import GraphTensors, check_graph
 from scclip_rt.backends.processor import default_threads
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError
 from scclip_rt.files import cache_directory
-from scclip_rt.manifest import GraphSpec, TensorSpec
+from scclip_rt.manifest import GraphSpec
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -165,7 +166,7 @@ def create_session(
             "missing (CUDA, cuDNN or TensorRT of the version this onnxruntime-gpu wants); install it, or use "
             "--device cpu"
         )
-    check_graph(spec, session)
+    check_graph(spec, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
     return session
 
 
@@ -176,39 +177,5 @@ def _load_error(path: Path, provider: str, error: Exception) -> BackendError | B
     return BackendError(f"{path}: ONNX Runtime can't load it on {provider}: {reason}")
 
 
-def check_graph(spec: GraphSpec, session: Any) -> None:
-    """Compare a session's inputs and outputs with the manifest, in name, dtype and shape.
-
-    Axis names are free: only which axes are dynamic and how long the others are must agree.
-
-    Raises:
-        BundleError: the first difference.
-    """
-    for side, wanted, found in (
-        ("input", spec.inputs, session.get_inputs()),
-        ("output", spec.outputs, session.get_outputs()),
-    ):
-        graph = {value.name: value for value in found}
-        if set(graph) != {tensor.name for tensor in wanted}:
-            raise BundleError(
-                f"{spec.file}: the graph's {side}s are {', '.join(graph)}; bundle.json says "
-                f"{', '.join(tensor.name for tensor in wanted)}. Export the bundle again"
-            )
-        for tensor in wanted:
-            _check_tensor(spec.file, tensor, graph[tensor.name])
-
-
-def _check_tensor(file: str, tensor: TensorSpec, value: Any) -> None:
-    dtype = _DTYPES.get(value.type, value.type)
-    shape = tuple(value.shape)
-    agrees = len(shape) == len(tensor.shape) and all(
-        # An output whose length the exporter could not infer is dynamic in the graph: no contradiction.
-        want == have or not isinstance(have, int)
-        for want, have in zip(tensor.shape, shape, strict=True)
-    )
-    if dtype != tensor.dtype or not agrees:
-        lengths = ", ".join(str(length) for length in shape)
-        raise BundleError(
-            f"{file}: tensor {tensor.name!r} is {dtype} ({lengths}) in the graph; bundle.json says {tensor}. "
-            "Export the bundle again"
-        )
+def _tensors(values: list[Any]) -> GraphTensors:
+    return {value.name: (_DTYPES.get(value.type, value.type), tuple(value.shape)) for value in values}

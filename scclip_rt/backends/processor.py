@@ -5,6 +5,11 @@ import math
 import os
 from pathlib import Path
 
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
+"""Instruction sets with bf16 arithmetic that OpenVINO's CPU plugin uses."""
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Instruction sets that multiply and add int8 in one step."""
+
 
 def default_threads() -> int:
     """The physical cores this process may use (its CPU affinity), or a container's quota if that is less."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt._parallel import set_blas_threads
+from scclip_rt.backends.openvino import load_openvino
 from scclip_rt.bench.flops import Product
 from scclip_rt.bench.onnx_graph import float_product, quantised_product
 
@@ -98,9 +99,7 @@ def _onnxruntime_runs(request: LimitRequest) -> dict[str, list[Run]]:
 
 
 def _openvino_runs(request: LimitRequest) -> dict[str, list[Run]]:
-    import openvino
-
-    core = openvino.Core()
+    core = load_openvino().Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def run(model: bytes, product: Product, precision: str) -> Run:

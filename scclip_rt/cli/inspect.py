@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scclip_rt.backends.choice import choose
 from scclip_rt.bundle import Bundle
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
 from scclip_rt.engines import (
@@ -170,6 +171,7 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
             ("images", _preprocessing(bundle)),
             ("decoding", _pairs(asdict(manifest.decoding))),
             ("made with", _pairs(manifest.created_with)),
+            *(("runs here", line) for line in _choices(bundle)),
         ]
     )
     yield ""
@@ -183,6 +185,14 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
     yield "files"
     rows = [(name, _size(spec.bytes), spec.sha256[:16]) for name, spec in sorted(manifest.files.items())]
     yield from _table(rows)
+
+
+def _choices(bundle: Bundle) -> Iterator[str]:
+    """What `--precision auto` and `fast` would take on this machine."""
+    if bundle.encoders_for("window"):
+        for precision in ("auto", "fast"):
+            choice = choose(bundle, precision=precision)
+            yield f"{precision}: {choice.precision} on {choice.backend} ({choice.reason})"
 
 
 def _preprocessing(bundle: Bundle) -> str:

@@ -49,7 +49,10 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     """What runs the encoder, where and how."""
     group = parser.add_argument_group("inference")
     group.add_argument(
-        "--backend", metavar="NAME", default="auto", help="auto or onnxruntime (default: auto)"
+        "--backend",
+        metavar="NAME",
+        default="auto",
+        help="onnxruntime, openvino, or auto: what suits the precision and the processor (default: auto)",
     )
     group.add_argument(
         "--device", metavar="NAME", default="auto", help="auto, cpu or cuda:N (default: auto, the CPU)"
@@ -58,7 +61,8 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         metavar="NAME",
         default="auto",
-        help="fp32, fp16, … as the bundle holds them, or auto: what the device runs well (default: auto)",
+        help="fp32, bf16, int8, … as the bundle and the backend have them; auto: the most accurate that suits the "
+        "device; fast: the fastest there is, at the loss that the export measured (default: auto)",
     )
     group.add_argument(
         "--ort-provider",

@@ -20,6 +20,7 @@ from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
 
 if TYPE_CHECKING:
+    from scclip_rt.backends import BackendInfo
     from scclip_rt.pipeline import Outcome
     from scclip_rt.segmentation import Segmentation
     from scclip_rt.segmenter import Segmenter
@@ -152,8 +153,10 @@ def run(args: argparse.Namespace) -> int:
     failed = sum("error" in row for row in rows)
     if args.json is not None:
         write_json(_report(segmenter, rows), args.json, force=args.force)
-    if len(tasks) > 1 and args.json != "-":
-        print(f"{len(rows) - failed} of {len(rows)} images written to {args.output}")
+    if args.json != "-":
+        if len(tasks) > 1:
+            print(f"{len(rows) - failed} of {len(rows)} images written to {args.output}")
+        print(_encoded_by(segmenter.backend.describe()))
     return 2 if failed else 0
 
 
@@ -274,6 +277,11 @@ def _print_one(row: dict[str, Any]) -> None:
             print(path)
     for name, share in row["shares"].items():
         print(f"  {100 * share:5.1f} %  {name}")
+
+
+def _encoded_by(info: "BackendInfo") -> str:
+    device = info["device"] if info["device"] != "cpu" else f"the CPU, {info['threads']} threads"
+    return f"encoded by {info['backend']} {info['version']} in {info['precision']} on {device} ({info['reason']})"
 
 
 def _save(result: "Segmentation", task: Task, *, force: bool) -> None:

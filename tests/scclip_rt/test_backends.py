@@ -98,7 +98,7 @@ def test_description_says_what_runs_where(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "openvino"}, "unknown backend 'openvino'; this version offers: auto, onnxruntime"),
+        ({"backend": "torch"}, "unknown backend 'torch'; this version offers: auto, onnxruntime, openvino"),
         ({"device": "gpu"}, "unknown device 'gpu'; known: auto, cpu, cuda:N"),
         ({"device": "cuda:0"}, r"no 'cuda' provider; it has: cpu\. Put the GPU build .*scclip-rt\[gpu\]"),
         ({"ort_provider": "tensorrt"}, "no 'tensorrt' provider; it has: cpu"),

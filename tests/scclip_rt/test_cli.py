@@ -75,6 +75,8 @@ def test_one_image(
     printed = capsys.readouterr().out
     assert str(out / "a.labels.png") in printed
     assert " %  " in printed
+    assert printed.splitlines()[-1].startswith("encoded by onnxruntime 1.")
+    assert "in fp32 on the CPU, " in printed
 
 
 def test_folder_with_report_confidence_and_progress(
@@ -443,7 +445,7 @@ def test_system_errors_in_one_line(
     [
         (("--short-side", "0"), "short_side must be a whole number"),
         (("--prob-threshold", "7"), "prob_threshold must be from 0 to 1"),
-        (("--backend", "openvino"), "unknown backend 'openvino'"),
+        (("--backend", "torch"), "unknown backend 'torch'"),
         (("--device", "cuda:0"), "no 'cuda' provider"),
         (("--precision", "fp16"), "'fp16' is refused on the CPU"),
         (("--background", "cta"), "no class is called 'cta'; did you mean 'cat'"),

@@ -1,0 +1,296 @@
+"""The OpenVINO backend: ONNX Runtime's numbers, its refusals, and an anomaly stage that stays in float32."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from scclip_rt.backends import open_backend
+from scclip_rt.backends import openvino as backend_module
+from scclip_rt.backends.ov_islands import narrow_nodes, split_encoder
+from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
+from scclip_rt.bundle import Bundle
+from scclip_rt.errors import BackendError, BundleError
+from tiny_bundle import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist
+
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("extra `openvino`", allow_module_level=True)
+openvino = backend_module.load_openvino()
+
+REPOSITORY = Path(__file__).parents[2]
+WINDOW = {"kind": "window", "rows": 6, "columns": 6}
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_path: Path) -> Bundle:
+    return Bundle.open(bundle_path)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Bundle:
+    """The packaged bundle: small, and calibrated as SC-CLIP is."""
+    return Bundle.open("demo")
+
+
+def some_windows(count: int, height: int = 96, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def unit_text(queries: int, embed: int) -> np.ndarray:
+    text = np.random.default_rng(4).standard_normal((queries, embed)).astype(np.float32)
+    return text / np.linalg.norm(text, axis=1, keepdims=True)
+
+
+def test_numbers_are_onnx_runtimes(bundle: Bundle) -> None:
+    windows, text = some_windows(5), unit_text(3, EMBED)
+    ours = open_backend(bundle, backend="openvino", batch=2)
+    for mine, theirs in zip(ours.run(windows, text), open_backend(bundle).run(windows, text), strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    assert ours.features(some_windows(0)).shape == (0, 36, EMBED)
+
+
+def test_a_batch_equals_its_singles(bundle: Bundle) -> None:
+    backend, windows = open_backend(bundle, backend="openvino"), some_windows(7)
+    singles = np.concatenate([backend.features(window[None]) for window in windows])
+    np.testing.assert_allclose(backend.features(windows), singles, atol=1e-6)
+
+
+def test_results_belong_to_the_caller(bundle: Bundle) -> None:
+    backend, windows = open_backend(bundle, backend="openvino"), some_windows(2)
+    first = backend.features(windows)
+    kept = first.copy()
+    backend.features(255 - windows)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_calls_from_several_threads(bundle: Bundle) -> None:
+    backend = open_backend(bundle, backend="openvino", threads=1)
+    inputs = [some_windows(1 + i % 3) + np.uint8(i) for i in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        for windows, found in zip(inputs, pool.map(backend.features, inputs), strict=True):
+            np.testing.assert_allclose(found, backend.features(windows), atol=1e-6)
+
+
+def test_whole_images_of_any_size(bundle: Bundle) -> None:
+    backend = open_backend(bundle, backend="openvino", grid="whole")
+    windows = some_windows(1, 96, 160)
+    theirs = open_backend(bundle, grid="whole").features(windows)
+    np.testing.assert_allclose(backend.features(windows), theirs, atol=1e-5)
+    with pytest.raises(ValueError, match=r"takes windows uint8 .*got uint8 \(1, 100, 160, 3\)"):
+        backend.features(some_windows(1, 100, 160))
+
+
+def test_description(bundle: Bundle) -> None:
+    info = open_backend(bundle, backend="openvino", threads=1, batch=3).describe()
+    assert (info["backend"], info["provider"], info["precision"]) == ("openvino", "CPU", "fp32")
+    assert (info["threads"], info["batch"], info["encoder"]) == (1, 3, "encoder.fp32.onnx")
+    assert info["version"][:2] == "20"
+    assert "openvino was asked for" in info["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:0"}, "runs on the CPU here; got device 'cuda:0'"),
+        ({"ort_provider": "cpu"}, "--ort-provider cpu is ONNX Runtime's"),
+        ({"precision": "fp16"}, "no precision 'fp16'; it has: fp32, bf16, int8"),
+        ({"precision": "int8"}, r"no window encoder in precision 'int8' for cpu; the bundle has: fp32"),
+    ],
+)
+def test_what_it_can_not_do_is_refused(bundle: Bundle, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        open_backend(bundle, backend="openvino", **options)
+
+
+def test_not_installed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendError, match=r"pip install 'scclip-rt\[openvino\]'.*--backend onnxruntime"):
+        open_backend(bundle, backend="openvino")
+
+
+def test_damaged_graph(own_bundle: Path) -> None:
+    model = encoder_model(6, 6)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    (own_bundle / "encoder.fp32.onnx").write_bytes(model.SerializeToString())
+    relist(own_bundle)
+    with pytest.raises(BundleError, match=r"encoder\.fp32\.onnx: OpenVINO can't load it: .*NoSuchOperator"):
+        open_backend(Bundle.open(own_bundle), backend="openvino")
+
+
+def test_graph_that_disagrees_with_the_manifest(own_bundle: Path) -> None:
+    (own_bundle / "encoder.fp32.onnx").write_bytes(encoder_model(8, 12).SerializeToString())
+    relist(own_bundle)
+    with pytest.raises(BundleError, match=r"'windows' is uint8 \(\?, 128, 192, 3\) in the graph"):
+        open_backend(Bundle.open(own_bundle), backend="openvino")
+
+
+def test_nan_never_passes_for_a_result(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="logits holds NaN or infinity"):
+        open_backend(bundle, backend="openvino").run(some_windows(1), np.full((1, EMBED), np.nan, np.float32))
+
+
+def test_failure_while_running_is_one_line(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"OpenVINO failed with windows \(1, 96, 96, 3\), text \(2, 5\)"):
+        open_backend(bundle, backend="openvino").run(some_windows(1), np.zeros((2, 5), np.float32))
+
+
+def quantised_model() -> onnx.ModelProto:
+    """The tiny encoder with its product in int8: static scales on both operands, weights per channel."""
+    model = encoder_model(6, 6)
+    weights = projection()
+    scales = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
+    add = [
+        numpy_helper.from_array(np.round(weights / scales).astype(np.int8), "weights8"),
+        numpy_helper.from_array(scales, "weight_scales"),
+        numpy_helper.from_array(np.zeros(len(scales), np.int8), "weight_zeros"),
+        numpy_helper.from_array(np.float32(1.1), "scale"),
+        numpy_helper.from_array(np.uint8(128), "zero"),
+    ]
+    model.graph.initializer.extend(add)
+    nodes = list(model.graph.node)
+    place = next(i for i, node in enumerate(nodes) if node.op_type == "MatMul")
+    nodes[place].input[:] = ["colours_dq", "weights_dq"]
+    nodes[place:place] = [
+        helper.make_node("QuantizeLinear", ["colours", "scale", "zero"], ["colours_q"]),
+        helper.make_node("DequantizeLinear", ["colours_q", "scale", "zero"], ["colours_dq"]),
+        helper.make_node(
+            "DequantizeLinear", ["weights8", "weight_scales", "weight_zeros"], ["weights_dq"], axis=1
+        ),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    return model
+
+
+def test_int8_runs_the_int8_file(own_bundle: Path) -> None:
+    (own_bundle / "encoder.int8.onnx").write_bytes(quantised_model().SerializeToString())
+    entry = encoder_entry("encoder.int8.onnx", WINDOW, "int8") | {"runs_on": ["cpu"]}
+    edit_manifest(own_bundle, lambda document: document["encoders"].append(entry))
+    relist(own_bundle)
+    both, windows = Bundle.open(own_bundle), some_windows(4)
+    backend = open_backend(both, backend="openvino", precision="int8")
+    assert (backend.spec.file, backend.describe()["precision"]) == ("encoder.int8.onnx", "int8")
+    cosines = (backend.features(windows) * open_backend(both, precision="int8").features(windows)).sum(-1)
+    assert cosines.min() > 0.999
+    assert open_backend(both, backend="openvino").describe()["precision"] == "fp32"
+
+
+def kinds(model: Any) -> list[str]:
+    return [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+def test_the_anomaly_stage_is_cut_out_whole(demo: Bundle) -> None:
+    spec = demo.encoders_for("window")[0]
+    split = split_encoder(openvino.Core().read_model(str(demo.path / spec.file)))
+    assert split is not None
+    # Distances (one product), the two selections, and no weights: those of more than two dimensions stay outside.
+    assert kinds(split.stage).count("TopK") == 2
+    assert kinds(split.stage).count("MatMul") == 1
+    assert "TopK" not in kinds(split.trunk) + kinds(split.tail)
+    assert [str(port.partial_shape) for port in split.stage.outputs] == ["[?,10]"]
+    assert {name for port in split.tail.outputs for name in port.names} >= {"features", "logits"}
+
+
+def test_an_encoder_without_anomalies_is_not_cut(bundle: Bundle) -> None:
+    assert split_encoder(openvino.Core().read_model(str(bundle.path / "encoder.fp32.onnx"))) is None
+
+
+@pytest.fixture
+def bf16_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "processor_flags", lambda: frozenset({"avx512_bf16"}))
+
+
+@pytest.mark.usefixtures("bf16_processor")
+@pytest.mark.parametrize("grid", ["window", "whole"])
+def test_the_three_parts_are_the_encoder(demo: Bundle, monkeypatch: pytest.MonkeyPatch, grid: Any) -> None:
+    """In float32, so that every processor can tell: what bf16 changes is numbers, not the cut."""
+    monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
+    real = backend_module._compile
+    asked: list[str] = []
+
+    def in_float32(core: Any, model: Any, threads: int, precision: str) -> Any:
+        asked.append(precision)
+        return real(core, model, threads, "f32")
+
+    monkeypatch.setattr(backend_module, "_compile", in_float32)
+    backend = open_backend(demo, backend="openvino", precision="bf16", grid=grid)
+    assert asked == ["bf16", "bf16", "f32"]  # trunk, tail, anomaly stage
+    assert backend.describe()["precision"] == "bf16"
+    windows = some_windows(2, 224, 224 if grid == "window" else 128)
+    text = unit_text(3, demo.model.embed_dim)
+    expected = open_backend(demo, grid=grid).run(windows, text)
+    for found, wanted in zip(backend.run(windows, text), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.usefixtures("bf16_processor")
+def test_a_stage_that_came_out_narrow_is_refused(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
+    monkeypatch.setattr(backend_module, "narrow_nodes", lambda _: ["gram (MatMul): bf16"])
+    with pytest.raises(BackendError, match=r"not compute the anomaly distances in float32 \(gram \(MatMul\)"):
+        open_backend(demo, backend="openvino", precision="bf16")
+
+
+def test_narrow_nodes_are_read_from_the_runtime_model() -> None:
+    def node(name: str, kind: str, precision: str, outputs: str) -> Any:
+        info = {"layerType": kind, "runtimePrecision": precision, "outputPrecisions": outputs}
+        return SimpleNamespace(get_rt_info=lambda: info, get_friendly_name=lambda: name)
+
+    nodes = [
+        node("weights", "Const", "bf16", "bf16"),
+        node("gram", "MatMul", "bf16", "f32"),
+        node("mean", "Reduce", "f32", "bf16"),
+        node("masked", "Eltwise", "u8", "f32"),
+        node("top", "TopK", "f32", "f32,i32"),
+    ]
+    model = SimpleNamespace(get_ordered_ops=lambda: nodes)
+    compiled = SimpleNamespace(get_runtime_model=lambda: model)
+    assert narrow_nodes(compiled) == ["gram (MatMul): bf16", "mean (Reduce): f32"]
+
+
+def test_bf16_without_the_arithmetic_is_refused(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "processor_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(BackendError, match=r"needs a processor with bf16 .*Use --precision fp32, or int8"):
+        open_backend(demo, backend="openvino", precision="bf16")
+
+
+@pytest.mark.skipif(bool(processor_flags() & BF16_FLAGS), reason="this processor has bf16")
+@pytest.mark.usefixtures("bf16_processor")
+def test_a_hint_that_was_not_taken_is_an_error(demo: Bundle) -> None:
+    with pytest.raises(BackendError, match="asked OpenVINO for bf16, it took f32"):
+        open_backend(demo, backend="openvino", precision="bf16")
+
+
+@pytest.mark.skipif(not processor_flags() & BF16_FLAGS, reason="needs a processor with bf16")
+def test_bf16_in_earnest(demo: Bundle) -> None:
+    backend, windows = open_backend(demo, backend="openvino", precision="bf16"), some_windows(2, 224, 224)
+    cosines = (backend.features(windows) * open_backend(demo).features(windows)).sum(-1)
+    assert cosines.mean() > 0.999
+
+
+def test_nothing_is_sent(bundle_path: Path, tmp_path: Path) -> None:
+    """`import openvino` reports itself, unless what reports is out of reach."""
+    code = (
+        "import socket, sys, threading, scclip_rt, numpy as np\n"
+        "def refuse(*_): raise AssertionError('a connection')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        f"segment = scclip_rt.Segmenter({str(bundle_path)!r}, backend='openvino')\n"
+        "segment.encode(np.zeros((96, 96, 3), np.uint8))\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "import openvino_telemetry"  # still there for whoever wants it
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, env=environment, timeout=120)
+    assert [path.name for path in tmp_path.iterdir()] == ["scclip-rt"]
