@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from harness import measure, parser
 from models import add_model_options, bundle
 
@@ -27,23 +28,34 @@ def cases(path: Path, targets: list[str]) -> dict[str, Case]:
 
 
 def accuracy(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate every target against the first."""
+    """Label every scene with every target, and compare with the truth and with the first target's labels."""
     from scclip_rt.bench.environment import environment
-    from scclip_rt.evaluation import compare, open_dataset, open_segmenter
+    from scclip_rt.evaluation import open_dataset, open_segmenter
+    from scclip_rt.evaluation.evaluate import count, new_matrix
 
     dataset = open_dataset("demo")
     named = cases(path, args.targets)
-    first = open_segmenter(path, dataset, **_options(named[args.targets[0]]))
-    rows = []
-    for target, case in named.items():
-        result = compare(first, open_segmenter(path, dataset, **_options(case)), dataset, limit=args.scenes)
-        row = {
+    segmenters = [open_segmenter(path, dataset, **_options(case)) for case in named.values()]
+    matrices, same = [new_matrix(dataset) for _ in named], np.zeros((len(named), args.scenes))
+    for index in range(args.scenes):
+        sample = dataset.samples[index]
+        results = [segmenter(sample.image) for segmenter in segmenters]
+        truth = sample.truth_for(results[0].labels.shape)
+        for number, (matrix, result) in enumerate(zip(matrices, results, strict=True)):
+            matrix.counts += count(matrix, sample, result, truth)
+            same[number, index] = 100 * (result.labels == results[0].labels).mean()
+    rows = [
+        {
             "name": target.replace("@", " "),
-            "miou": result.second.scores.miou,
-            "agreement": result.agreement,
+            "miou": matrix.scores().miou,
+            "agreement": agreement.mean(),
+            "least_agreement": agreement.min(),
+            "scenes": args.scenes,
         }
-        rows.append(row | {"least_agreement": result.least_agreement, "scenes": result.second.images})
-        print(rows[-1], flush=True)
+        for target, matrix, agreement in zip(named, matrices, same, strict=True)
+    ]
+    for row in rows:
+        print(row)
     return {"question": "demo model: mIoU", "environment": environment(), "rows": rows}
 
 
