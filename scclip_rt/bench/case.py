@@ -18,6 +18,7 @@ DEFAULT_SIZE = (375, 500)
 DEFAULT_QUERIES = 20
 MAX_QUERIES = 65_000
 _WHOLE = "whole"
+_PRECISIONS = (*get_args(Precision), "fast")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +107,14 @@ def parse_target(target: str, base: Case) -> Case:
         )
     case = replace(base, bundle=name)
     for part in parts:
-        if part in get_args(Precision):
+        if part in _PRECISIONS:
             case = replace(case, precision=part)
         elif part in BACKENDS:
             case = replace(case, backend=part)
         elif part == _WHOLE:
             case = replace(case, whole_image=True)
         else:
-            known = ", ".join([*get_args(Precision), *BACKENDS, _WHOLE])
+            known = ", ".join([*_PRECISIONS, *BACKENDS, _WHOLE])
             raise OptionError(f"{target}: {part!r} after @ is none of {known}, and there is no such file")
     return case
 

@@ -11,6 +11,7 @@ from scclip_rt.errors import OptionError
 def test_a_target_names_precision_backend_and_whole_in_any_order() -> None:
     base = Case(bundle="", precision="fp32", threads=3)
     assert parse_target("a.scclip", base) == Case(bundle="a.scclip", precision="fp32", threads=3)
+    assert parse_target("a.scclip@fast@openvino", base).options()["precision"] == "fast"
     case = parse_target("a.scclip@whole@onnxruntime@int8", base)
     assert (case.precision, case.backend, case.whole_image, case.threads) == ("int8", "onnxruntime", True, 3)
 
