@@ -109,8 +109,7 @@ class Evaluator:
         windows = torch.from_numpy(cut_windows(resize(image, shape), tiling))
         encoder = self.encoders["scclip"]
         grid = (tiling.window[0] // PATCH, tiling.window[1] // PATCH)
-        tokens = encoder.ln_pre(encoder.embedding(windows, encoder.embedding.positions(*grid)))
-        return EncodedScene(encoder.run_blocks(tokens), tiling, grid, mask)
+        return EncodedScene(encoder.hidden_states(windows), tiling, grid, mask)
 
     @torch.no_grad()
     def label(self, encoded: EncodedScene, method: Method, config: CalibrationConfig | None = None) -> Any:

@@ -42,7 +42,10 @@ _CALIBRATION = (
 )
 
 # Precisions beside fp32, in the order of bundle.json: name in `writers.PRECISIONS`, help of the flag.
-PRECISION_FLAGS: dict[str, str] = {}
+PRECISION_FLAGS = {
+    "fp16": "float16 products and weights, float32 norms, softmax, similarities and anomaly detection; for GPUs",
+    "bf16": "the same with bfloat16, whose range is float32's",
+}
 
 
 def _layer_range(text: str) -> tuple[int, int]:
@@ -159,6 +162,11 @@ def _add_precisions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("precisions beside fp32, one more file per grid each")
     for name, text in PRECISION_FLAGS.items():
         group.add_argument(f"--{name}", action="store_true", help=text)
+    group.add_argument(
+        "--opset23",
+        action="store_true",
+        help="with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -246,7 +254,7 @@ def _run(args: argparse.Namespace) -> int:
         stride=args.stride,
         short_side=args.short_side,
         opset=args.opset,
-        precisions=tuple(name for name in PRECISION_FLAGS if getattr(args, name)),
+        precisions=_precisions(args),
         dynamic_grid=args.dynamic_grid,
         image_sizes=tuple(args.image_size),
         debug_outputs=args.debug_outputs,
@@ -257,6 +265,15 @@ def _run(args: argparse.Namespace) -> int:
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
     return 0
+
+
+def _precisions(args: argparse.Namespace) -> tuple[str, ...]:
+    names = [name for name in PRECISION_FLAGS if getattr(args, name)]
+    if args.opset23:
+        if "fp16" not in names:
+            raise ExportError("--opset23 is a second form of the float16 encoder; pass --fp16 as well")
+        names.insert(names.index("fp16") + 1, "fp16.opset23")
+    return tuple(names)
 
 
 def _progress() -> Callable[[str], None]:

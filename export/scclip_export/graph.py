@@ -11,10 +11,13 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from scclip_export.encoder import CalibratedEncoder, TextEncoder
 from scclip_export.errors import ExportError
+from scclip_export.lean import clean
+from scclip_export.precision import DtypePolicy
 from scclip_rt.geometry import MIN_PATCHES
 
 # Operators whose output shape or control flow depends on data: TensorRT can't plan them, and nothing here needs them.
@@ -120,9 +123,10 @@ def _trace(
                 input_names=input_names,
                 output_names=output_names,
                 dynamic_shapes=dynamic_shapes,
-                optimize=True,
+                optimize=False,
                 verbose=False,
             )
+            clean(program.model)
             program.save(str(path), external_data=True)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"tracing {path.name} failed: {str(error).splitlines()[0][:300]}") from error
@@ -168,6 +172,56 @@ def _tidy(path: Path, shapes: dict[str, list[int | str]]) -> None:
             else:
                 dim.dim_param = length
     onnx.save(model, str(path))
+
+
+# Operators that compute in float32 in every precision.
+_FLOAT32_OPS = frozenset(
+    ("LayerNormalization", "Softmax", "TopK", "ReduceL2", "ReduceMean", "ReduceSum", "Reciprocal", "Div")
+)
+_ONNX_DTYPES = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+}
+
+
+def check_dtypes(path: Path, policy: DtypePolicy) -> None:
+    """Check that an encoder computes in the dtypes of a policy and stores its weights in them.
+
+    Raises:
+        ExportError: a projection, an attention product or a norm in another dtype: a narrow file that is float32 in
+            truth, or the other way round.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    types = tensor_types(model)
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    linear = _ONNX_DTYPES[policy.linear]
+    wrong = []
+    for node in model.graph.node:
+        wanted = None
+        if node.op_type == "Gemm" or (node.op_type == "MatMul" and node.input[1] in weights):
+            wanted = linear
+        elif node.op_type == "Attention":
+            wanted = _ONNX_DTYPES[policy.attention]
+            softmax = next((a.i for a in node.attribute if a.name == "softmax_precision"), 0)
+            if softmax != TensorProto.FLOAT:
+                wrong.append(f"the softmax of {node.name}")
+        elif node.op_type in _FLOAT32_OPS and node.input[0] in types:
+            wanted = TensorProto.FLOAT if types[node.input[0]] in _ONNX_DTYPES.values() else None
+        found = types.get(node.input[0])
+        if wanted is not None and found != wanted:
+            wrong.append(f"{node.op_type} {node.name} in {TensorProto.DataType.Name(found or 0)}")
+    if wrong:
+        raise ExportError(f"{path.name} does not follow its table of dtypes: {', '.join(wrong[:5])}")
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the element type of every tensor of a graph that shape inference can tell, by name."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return types
 
 
 def operators(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from scclip_export.config import CalibrationConfig, Geometry, calibration_for
-from scclip_export.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.encoder import TextEncoder
 from scclip_export.engines import add_engines, check_requests
 from scclip_export.errors import ExportError
 from scclip_export.graph import onnx_from_text_encoder
@@ -29,9 +29,9 @@ from scclip_export.parity import (
     check_encoder,
     check_text_encoder,
     merge,
-    open_session,
     parity_table,
 )
+from scclip_export.sessions import open_session
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel, load_model
 from scclip_export.tokenizer import tokenizer_json
@@ -191,10 +191,10 @@ def _encoders(
             calibration=plan.calibration,
             geometry=plan.geometry,
             grid=grid,
-            encoder=_encoder(config, plan, grid),
             directory=directory,
         )
-        references = [Reference.of(job.encoder, windows) for windows in _verification_sets(images, job)]
+        encoder = job.encoder()
+        references = [Reference.of(encoder, windows) for windows in _verification_sets(images, job)]
         for name in ("fp32", *config.precisions):
             parity = _write_encoder(name, job, references, progress)
             parities.append((job.path(name).name, parity))
@@ -202,7 +202,7 @@ def _encoders(
                 EncoderEntry(
                     file=job.path(name).name,
                     parity=parity.to_json(),
-                    precision=name,
+                    precision=name.split(".")[0],
                     grid=grid.to_json(),
                     runs_on=PRECISIONS[name].runs_on,
                 )
@@ -216,18 +216,6 @@ def _encoders(
     return entries, parities
 
 
-def _encoder(config: ExportConfig, plan: _Plan, grid: GridPlan) -> CalibratedEncoder:
-    return CalibratedEncoder(
-        plan.model.clip.visual,
-        plan.calibration,
-        method=config.method,
-        grid=grid.fixed,
-        mean=plan.model.mean,
-        std=plan.model.std,
-        debug_outputs=config.debug_outputs,
-    ).eval()
-
-
 def _write_encoder(name: str, job: EncoderJob, references: list[Reference], progress: Progress) -> Parity:
     """Write the file of one grid in one precision, share its weights with the windows' file, measure parity."""
     precision, path = PRECISIONS[name], job.path(name)
@@ -238,14 +226,14 @@ def _write_encoder(name: str, job: EncoderJob, references: list[Reference], prog
         share_weights(path, job.directory / f"encoder.{name}.onnx")
     progress(f"checking parity of {path.name} (written in {time.monotonic() - started:.0f} s)")
     run = precision.open(path)
-    return merge(*(check_encoder(reference, run, precision=name) for reference in references))
+    return merge(*(check_encoder(reference, run, precision=name.split(".")[0]) for reference in references))
 
 
 def _verification_sets(images: list[NDArray[np.uint8]], job: EncoderJob) -> list[NDArray[np.uint8]]:
     """What parity is measured on: windows cut as the runtime cuts them, or two whole images per example grid."""
     if job.grid.kind == "window":
         return [verification_windows(images, job.geometry)]
-    patch = job.encoder.embedding.patch_size
+    patch = job.model.architecture.patch_size
     return [
         np.stack([resize(image, (rows * patch, columns * patch)) for image in images[:2]])
         for rows, columns in job.grid.examples

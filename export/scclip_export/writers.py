@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from scclip_export.config import CalibrationConfig, Geometry
-from scclip_export.encoder import CalibratedEncoder
-from scclip_export.graph import onnx_from_encoder
+from scclip_export.encoder import CalibratedEncoder, attention_operator
+from scclip_export.graph import check_dtypes, onnx_from_encoder
 from scclip_export.options import ExportConfig, Progress
-from scclip_export.parity import Runner, onnx_runner
+from scclip_export.precision import FLOAT32, POLICIES, DtypePolicy
+from scclip_export.sessions import Runner, float16_runner, onnx_runner, rounding_runner
+from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel
+from scclip_kernels import Attention, scaled_attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,6 @@ class EncoderJob:
     """One grid of one export: what a writer works from.
 
     Attributes:
-        encoder: the float32 torch model of this grid, in eval mode, which parity is measured against.
         directory: the bundle in the making. The grid's fp32 file is there before any other precision is written.
     """
 
@@ -50,12 +52,27 @@ class EncoderJob:
     calibration: CalibrationConfig
     geometry: Geometry
     grid: GridPlan
-    encoder: CalibratedEncoder
     directory: Path
 
-    def path(self, precision: str) -> Path:
-        """Return where the file of a precision goes; its weights are beside it, in `NAME.data`."""
-        return self.directory / f"encoder.{precision}{self.grid.name}.onnx"
+    def encoder(
+        self, policy: DtypePolicy = FLOAT32, attend: Attention = scaled_attention
+    ) -> CalibratedEncoder:
+        """Return the torch model of this grid, in eval mode."""
+        return CalibratedEncoder(
+            self.model.clip.visual,
+            self.calibration,
+            method=self.config.method,
+            grid=self.grid.fixed,
+            mean=self.model.mean,
+            std=self.model.std,
+            debug_outputs=self.config.debug_outputs,
+            policy=policy,
+            attend=attend,
+        ).eval()
+
+    def path(self, name: str) -> Path:
+        """Return where the file of a key of `PRECISIONS` goes; its weights are beside it, in `NAME.data`."""
+        return self.directory / f"encoder.{name}{self.grid.name}.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +90,31 @@ class Precision:
     open: Callable[[Path], Runner] = onnx_runner
 
 
-def _write_fp32(job: EncoderJob, _: Progress) -> None:
-    onnx_from_encoder(
-        job.encoder, job.path("fp32"), opset=job.config.opset, example_grid=job.grid.examples[0]
-    )
+def _write_traced(name: str, job: EncoderJob) -> None:
+    """Trace the torch model with the casts of `precision.POLICIES[name]`."""
+    path, policy = job.path(name), POLICIES[name]
+    onnx_from_encoder(job.encoder(policy), path, opset=job.config.opset, example_grid=job.grid.examples[0])
+    check_dtypes(path, policy)
+
+
+def _write_attention_operator(job: EncoderJob, _: Progress) -> None:
+    """The float16 encoder with ONNX's Attention, of which TensorRT makes engines of fewer layers."""
+    name, policy = "fp16.opset23", POLICIES["fp16"]
+    encoder = job.encoder(policy, attention_operator)
+    onnx_from_encoder(encoder, job.path(name), opset=23, example_grid=job.grid.examples[0])
+    check_dtypes(job.path(name), policy)
+    share_weights(job.path(name), job.path("fp16"))
 
 
 # A precision has a line here, its limits in `parity.THRESHOLDS`, and its flag in `cli.PRECISION_FLAGS`.
 PRECISIONS: Mapping[str, Precision] = {
-    "fp32": Precision(runs_on=("cpu", "cuda"), write=_write_fp32),
+    "fp32": Precision(runs_on=("cpu", "cuda"), write=lambda job, _: _write_traced("fp32", job)),
+    "fp16": Precision(
+        runs_on=("cuda",), write=lambda job, _: _write_traced("fp16", job), open=float16_runner
+    ),
+    # Only to build engines from: the runtime never chooses it.
+    "fp16.opset23": Precision(runs_on=("tensorrt",), write=_write_attention_operator, open=float16_runner),
+    "bf16": Precision(
+        runs_on=("cuda",), write=lambda job, _: _write_traced("bf16", job), open=rounding_runner
+    ),
 }

@@ -3,9 +3,10 @@
 Every function works on a batch of windows, each window by itself: a batch equals its singles.
 """
 
-from scclip_kernels.affinity import affinity, aggregate, cosine_similarity
+from scclip_kernels.affinity import affinity, aggregate, cosine_similarity, unit_rows
 from scclip_kernels.anomaly import anomaly_scores, num_outliers, outlier_indices, squared_distances
 from scclip_kernels.attention import (
+    Attention,
     calibrated_attention,
     merge_heads,
     scaled_attention,
@@ -15,6 +16,7 @@ from scclip_kernels.attention import (
 from scclip_kernels.resolution import neighbor_weights, resolve
 
 __all__ = [
+    "Attention",
     "affinity",
     "aggregate",
     "anomaly_scores",
@@ -29,4 +31,5 @@ __all__ = [
     "similarity_attention",
     "split_heads",
     "squared_distances",
+    "unit_rows",
 ]

@@ -2,7 +2,21 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Divide rows by their length, or by 1e-12 if that is less.
+
+    `F.normalize`, without the Expand (and the Shape behind it) that ONNX gets from there.
+
+    Args:
+        features: (..., D), any float dtype; the arithmetic is float32.
+
+    Returns:
+        (..., D) float32.
+    """
+    rows = features.float()
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def cosine_similarity(features: Tensor) -> Tensor:
@@ -14,7 +28,7 @@ def cosine_similarity(features: Tensor) -> Tensor:
     Returns:
         (B, N, N) float32 in [-1, 1].
     """
-    unit = F.normalize(features.float(), dim=-1)
+    unit = unit_rows(features)
     return unit @ unit.transpose(1, 2)
 
 

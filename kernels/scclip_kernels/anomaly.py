@@ -71,8 +71,10 @@ def anomaly_scores(features: Tensor, num_neighbors: int = 30) -> Tensor:
     distances = squared_distances(features.float())
     nearest = torch.topk(distances, num_neighbors, dim=-1, largest=False, sorted=True)
     k_distance = nearest.values[..., -1]
-    neighbors = nearest.indices.flatten(1)
-    density = torch.gather(k_distance.reciprocal(), 1, neighbors).reshape(nearest.indices.shape)
+    patches = features.shape[1]
+    # -1, not the batch: ONNX then needs no Shape.
+    neighbors = nearest.indices.view(-1, patches * num_neighbors)
+    density = torch.gather(k_distance.reciprocal(), 1, neighbors).view(-1, patches, num_neighbors)
     return k_distance * density.mean(dim=-1)
 
 

@@ -1,17 +1,24 @@
 """Attention: the ordinary one of CLIP's blocks, and the calibrated one of the last block (SC-CLIP §3.3)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+# Scaled queries, keys, values and a mask or None to attended values: the contract of `scaled_attention`.
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, D) → (B, heads, N, D / heads)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    _, length, width = x.shape
+    return x.reshape(-1, length, num_heads, width // num_heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, heads, N, head_dim) → (B, N, heads * head_dim)."""
-    return x.transpose(1, 2).flatten(2)
+    _, heads, length, head_dim = x.shape
+    return x.transpose(1, 2).reshape(-1, length, heads * head_dim)
 
 
 def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -32,7 +39,8 @@ def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     scores = query @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
-    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
+    # Not softmax(dtype=…): torch.onnx (torch 2.14) takes that softmax in the dtype of the scores and casts afterwards.
+    return torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
 
 
 def similarity_attention(similarity: Tensor) -> Tensor:
@@ -50,7 +58,13 @@ def similarity_attention(similarity: Tensor) -> Tensor:
     return torch.softmax(torch.where(scores >= 0.0, scores, float("-inf")), dim=-1)
 
 
-def calibrated_attention(key: Tensor, value: Tensor, weights: Tensor, num_heads: int) -> Tensor:
+def calibrated_attention(
+    key: Tensor,
+    value: Tensor,
+    weights: Tensor,
+    num_heads: int,
+    attention: Attention = scaled_attention,
+) -> Tensor:
     """Calibrated attention of both passes of the last block, summed, before the output projection.
 
     For each pass z: (P v_z + softmax(k_z k_z^T / sqrt(head_dim)) v_z) / 2. P has no head axis and is common to both
@@ -61,13 +75,14 @@ def calibrated_attention(key: Tensor, value: Tensor, weights: Tensor, num_heads:
         value: (passes, B, N, D).
         weights: P, (B, N, N) float32, see `similarity_attention`.
         num_heads: heads of the last block.
+        attention: computes softmax(k kᵀ) v.
 
     Returns:
         (B, N, D), dtype of `value`.
     """
-    keys = split_heads(key.flatten(0, 1), num_heads)
-    values = split_heads(value.flatten(0, 1), num_heads)
+    passes, _, patches, width = key.shape
+    keys, values = (split_heads(x.view(-1, patches, width), num_heads) for x in (key, value))
     scale = keys.shape[-1] ** -0.5
-    by_key = merge_heads(scaled_attention(keys * scale, keys, values)).unflatten(0, key.shape[:2])
+    by_key = merge_heads(attention(keys * scale, keys, values, None)).view(passes, -1, patches, width)
     by_similarity = weights.to(value.dtype) @ value.sum(dim=0)
     return 0.5 * (by_similarity + by_key.sum(dim=0))

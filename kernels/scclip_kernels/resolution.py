@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def neighbor_weights(outliers: Tensor, rows: int, columns: int) -> Tensor:
@@ -21,18 +22,16 @@ def neighbor_weights(outliers: Tensor, rows: int, columns: int) -> Tensor:
         (B, m, rows * columns) float32; each row sums to 1.
     """
     index = torch.arange(rows * columns, device=outliers.device)
-    outlier = outliers.unsqueeze(-1)
-    itself = outlier == index
-    is_outlier = itself.any(dim=1, keepdim=True)
-    outlier_row, row = outlier // columns, index // columns
-    row_distance = (outlier_row - row).abs()
     # Not `%`: with a symbolic number of columns torch.onnx (torch 2.14) can't translate remainder.Scalar.
-    column_distance = ((outlier - outlier_row * columns) - (index - row * columns)).abs()
-    adjacent = (torch.maximum(row_distance, column_distance) <= 1) & ~is_outlier
-    has_neighbor = adjacent.any(dim=-1, keepdim=True)
-    # Cast first: ONNX Runtime's CPU provider has no Where on bool (1.32).
-    weights = torch.where(has_neighbor, adjacent.float(), itself.float())
-    return weights / weights.sum(dim=-1, keepdim=True)
+    row = index // columns
+    # A constant of a fixed grid; outliers are looked up in it rather than divided again.
+    place = torch.stack([row, index - row * columns], dim=-1).float()
+    itself = (outliers.unsqueeze(-1) == index).float()
+    is_sound = 1.0 - itself.amax(dim=1, keepdim=True)
+    distance = (F.embedding(outliers, place).unsqueeze(2) - place).abs().amax(dim=-1)
+    adjacent = (distance <= 1.0).float() * is_sound
+    total = adjacent.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0.0, adjacent / total.clamp_min(1.0), itself)
 
 
 def resolve(features: Tensor, outliers: Tensor, weights: Tensor) -> Tensor:

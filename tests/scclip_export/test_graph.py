@@ -74,11 +74,54 @@ def test_the_opset_is_the_one_asked_for(micro_bundle: Path) -> None:
 
 
 def test_the_last_block_has_no_queries_and_one_output_projection(micro_bundle: Path) -> None:
-    """Weights of 128 → 384 are q, k, v of an ordinary block; the calibrated one has 128 → 256."""
+    """An ordinary block has four weights of 128 × 128, the calibrated one three; it has no MLP."""
     shapes = Counter(tuple(tensor.dims) for tensor in load(micro_bundle / WINDOWS).graph.initializer)
-    assert shapes[(128, 384)] == 3
-    assert shapes[(128, 256)] == 1
-    assert shapes[(128, 128)] == 4
+    assert shapes[(128, 128)] == 3 * 4 + 3
+    assert shapes[(512, 128)] == shapes[(128, 512)] == 3
+
+
+# Of one ordinary block, of the calibrated last block with all of SC-CLIP, and of what frames them; nothing to spare.
+BLOCK = {
+    "Gemm": 6,
+    "MatMul": 2,
+    "Add": 2,
+    "LayerNormalization": 2,
+    "Softmax": 1,
+    "Transpose": 4,
+    "Reshape": 4,
+}
+BLOCK |= {"Mul": 2, "Sigmoid": 1}  # QuickGELU
+
+
+def test_a_graph_holds_no_more_operators_than_the_method_needs(micro_bundle: Path) -> None:
+    """A needless cast, transpose or reshape, or a bias outside its product, shows here."""
+    counts = Counter(operators(micro_bundle / WINDOWS))
+    trunk = Counter({op: 3 * count for op, count in BLOCK.items()})
+    rest = counts - trunk
+    assert not trunk - counts, "a block holds less than the bounds of this test say: lower them"
+    assert rest["Gemm"] == 5  # patches, k, v, output and last projection
+    assert (
+        rest["MatMul"] == 11
+    )  # distances, 2 × resolve, 2 × similarity, 2 × aggregate, P v, k kᵀ, · v, cosines
+    assert rest["LayerNormalization"] == 3
+    assert rest["Transpose"] <= 9
+    assert rest["Reshape"] <= 17
+    assert rest["Cast"] == 3  # pixels, and two masks that become weights
+    assert not set(counts) & {"Shape", "Identity", "Squeeze", "Split"}
+    assert sum(rest.values()) <= 126
+
+
+def test_onnxruntime_fuses_activation_and_transposes(micro_bundle: Path, tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(micro_bundle / WINDOWS), options, providers=["CPUExecutionProvider"])
+    counts = Counter(operators(tmp_path / "optimised.onnx"))
+    assert counts["QuickGelu"] == 3
+    assert counts["LayerNormalization"] == 9
+    assert counts["FusedMatMul"] >= 3
+    assert not counts["Sigmoid"]
+    assert sum(counts.values()) <= 184
 
 
 def test_graphs_name_no_folder_of_the_exporting_machine(micro_bundle: Path) -> None:

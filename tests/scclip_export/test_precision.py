@@ -1,0 +1,253 @@
+"""fp16 and bf16 encoders: what computes in which dtype, and the numbers, with tokens of 500 times the median norm."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scclip_export.config import CalibrationConfig
+from scclip_export.encoder import CalibratedEncoder
+from scclip_export.errors import ExportError
+from scclip_export.graph import check_dtypes, tensor_types
+from scclip_export.precision import POLICIES, saturate
+from scclip_export.sessions import float16_runner, onnx_runner, rounding_runner
+from synthetic import scene
+
+NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+CALIBRATION = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.3)
+# Ten of 196 patches, which is how many outliers there are, none beside another.
+MASSIVE = (17, 20, 38, 61, 66, 98, 108, 136, 153, 178)
+MARK, TARGET, NEURON = 5, 77, 0
+
+
+def build_clip(state: dict[str, Tensor]) -> torch.nn.Module:
+    from scclip_export.architecture import build_clip, infer_architecture
+
+    return build_clip(infer_architecture(state, {})[0], state)
+
+
+def last_norms(state: dict[str, Tensor]) -> Tensor:
+    encoder = CalibratedEncoder(build_clip(state).visual, CALIBRATION, grid=(14, 14)).eval()
+    with torch.inference_mode():
+        return encoder.hidden_states(torch.from_numpy(scene(224, 224, 0))[None])[-1][0, 1:].norm(dim=-1)
+
+
+def with_massive_tokens(state: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    """Let the MLP of the first block write one large element into ten tokens, as in trained ViT-L/14.
+
+    A channel of the position embedding marks them, a neuron fires at the mark, and its output weight is set so that
+    the tokens come out `ratio` times as long as the median.
+    """
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    mlp = "visual.transformer.resblocks.0.mlp"
+    state["visual.positional_embedding"][1 + torch.tensor(MASSIVE), MARK] = 60.0
+    state[f"{mlp}.c_fc.weight"][NEURON] = 0.0
+    state[f"{mlp}.c_fc.weight"][NEURON, MARK] = 3.0
+    state[f"{mlp}.c_fc.bias"][NEURON] = -15.0
+    state[f"{mlp}.c_proj.weight"][:, NEURON] = 0.0
+    state[f"{mlp}.c_proj.weight"][TARGET, NEURON] = 1000.0
+    norms = last_norms(state)
+    state[f"{mlp}.c_proj.weight"][TARGET, NEURON] *= ratio * norms.median() / norms[list(MASSIVE)].mean()
+    return state
+
+
+@pytest.fixture(scope="module")
+def massive_state(micro_state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return with_massive_tokens(micro_state, 500.0)
+
+
+@pytest.fixture(scope="module")
+def narrow_bundle(
+    massive_state: dict[str, Tensor],
+    export_cli: Callable[..., int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("narrow")
+    save_file(massive_state, folder / "massive.safetensors")
+    bundle = folder / "massive.scclip"
+    options = ("--fusion-layers", "1:3", "--fp16", "--bf16", "--opset23")
+    assert export_cli("--checkpoint", folder / "massive.safetensors", "--output", bundle, *options) == 0
+    return bundle
+
+
+def load(bundle: Path, precision: str) -> onnx.ModelProto:
+    return onnx.load(str(bundle / f"encoder.{precision}.onnx"), load_external_data=False)
+
+
+def operators_of(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("precision", NARROW)
+def test_products_are_narrow_and_the_rest_is_float32(narrow_bundle: Path, precision: str) -> None:
+    model, narrow = load(narrow_bundle, precision), NARROW[precision]
+    types = tensor_types(model)
+    inputs = {
+        op: Counter(types[node.input[0]] for node in model.graph.node if node.op_type == op)
+        for op in ("Gemm", "MatMul", "LayerNormalization", "Softmax", "ReduceL2", "TopK", "Div")
+    }
+    # Three blocks of q, k, v, output and two of the MLP; patches; k, v and output of the last block; last projection.
+    assert inputs["Gemm"] == {narrow: 3 * 6 + 5}
+    # q kᵀ and · v of three blocks and of the last, P v, two averages by similarity; and in float32 distances,
+    # replacement of outliers, two similarities, cosines.
+    assert inputs["MatMul"] == {narrow: 3 * 2 + 2 + 1 + 2, TensorProto.FLOAT: 5}
+    for op in ("LayerNormalization", "Softmax", "ReduceL2", "TopK", "Div"):
+        assert set(inputs[op]) == {TensorProto.FLOAT}
+        assert inputs[op].total() >= 2
+    residuals = [node for node in model.graph.node if node.op_type == "Add"]
+    assert {types[node.output[0]] for node in residuals} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("precision", NARROW)
+def test_weights_are_stored_narrow(narrow_bundle: Path, precision: str) -> None:
+    matrices = [
+        t for t in load(narrow_bundle, precision).graph.initializer if len(t.dims) == 2 and 128 in t.dims
+    ]
+    assert len(matrices) >= 3 * 6 + 5
+    assert {tensor.data_type for tensor in matrices} == {NARROW[precision]}
+    size = {p: (narrow_bundle / f"encoder.{p}.onnx.data").stat().st_size for p in (precision, "fp32")}
+    assert size[precision] < 0.6 * size["fp32"]
+
+
+def test_float32_holds_nothing_narrow(narrow_bundle: Path) -> None:
+    found = set(tensor_types(load(narrow_bundle, "fp32")).values())
+    assert TensorProto.FLOAT in found
+    assert not found & set(NARROW.values())
+
+
+@pytest.mark.parametrize(("written", "asked"), [("fp32", "fp16"), ("fp16", "fp32"), ("bf16", "fp16")])
+def test_a_file_in_another_precision_than_its_name_is_refused(
+    narrow_bundle: Path, written: str, asked: str
+) -> None:
+    path = narrow_bundle / f"encoder.{written}.onnx"
+    check_dtypes(path, POLICIES[written])
+    with pytest.raises(ExportError, match=r"does not follow its table of dtypes: .*Gemm"):
+        check_dtypes(path, POLICIES[asked])
+
+
+def test_bundle_says_where_narrow_encoders_run_and_how_close_they_are(narrow_bundle: Path) -> None:
+    entries = json.loads((narrow_bundle / "bundle.json").read_text())["encoders"]
+    assert [entry["precision"] for entry in entries] == ["fp32", "fp16", "fp16", "bf16"]
+    assert [entry["runs_on"] for entry in entries] == [["cpu", "cuda"], ["cuda"], ["tensorrt"], ["cuda"]]
+    assert [entry["opset"] for entry in entries] == [20, 20, 23, 20]
+    for entry in entries:
+        parity = entry["parity"]
+        assert parity["features_mean_abs"] <= parity["thresholds"]["mean_abs"]
+        assert parity["labels_agreement"] >= parity["thresholds"].get("labels", 0)
+        assert parity["outliers_agreement"] >= parity["thresholds"]["outliers"]
+    assert entries[1]["inputs"] == entries[0]["inputs"]
+    assert entries[1]["outputs"] == entries[0]["outputs"]
+
+
+def test_the_massive_tokens_are_500_times_the_median(massive_state: dict[str, Tensor]) -> None:
+    norms = last_norms(massive_state)
+    ratios = norms[list(MASSIVE)] / norms.median()
+    assert 400 < ratios.min() < ratios.max() < 650
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 0.97), ("bf16", 0.9)])
+def test_massive_tokens_change_neither_outliers_nor_labels(
+    narrow_bundle: Path, precision: str, least: float
+) -> None:
+    windows = np.stack([scene(224, 224, seed) for seed in range(100)])
+    text = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    opened = {"fp16": float16_runner, "bf16": rounding_runner}[precision]
+    run = opened(narrow_bundle / f"encoder.{precision}.onnx")
+    reference = onnx_runner(narrow_bundle / "encoder.fp32.onnx")
+    equal, labels = [], []
+    for start in range(0, 100, 10):
+        features, logits, outliers = run(windows[start : start + 10], text)
+        _, expected, expected_outliers = reference(windows[start : start + 10], text)
+        assert np.isfinite(features).all()
+        assert np.isfinite(logits).all()
+        assert expected_outliers.tolist() == [list(MASSIVE)] * 10
+        equal += (outliers == expected_outliers).all(axis=1).tolist()
+        labels.append((logits.argmax(-1) == expected.argmax(-1)).mean())
+    assert np.mean(equal) >= 0.99
+    assert np.mean(labels) >= least
+
+
+def test_rounding_is_what_float16_kernels_do(narrow_bundle: Path) -> None:
+    path = narrow_bundle / "encoder.fp16.onnx"
+    windows = np.stack([scene(224, 224, seed) for seed in range(4)])
+    text = np.eye(3, 64, dtype=np.float32)
+    rounded, run = rounding_runner(path)(windows, text), float16_runner(path)(windows, text)
+    exact = onnx_runner(narrow_bundle / "encoder.fp32.onnx")(windows, text)
+    assert 0 < abs(rounded[0] - run[0]).mean() < 1e-3
+    # Both are rounded: neither is the float32 result.
+    assert abs(rounded[0] - exact[0]).mean() > 1e-5
+    assert abs(run[0] - exact[0]).mean() > 1e-5
+
+
+def test_bfloat16_graph_equals_the_torch_model_with_the_same_casts(
+    narrow_bundle: Path, massive_state: dict[str, Tensor]
+) -> None:
+    encoder = CalibratedEncoder(
+        build_clip(massive_state).visual, CALIBRATION, grid=(14, 14), policy=POLICIES["bf16"]
+    ).eval()
+    windows, text = np.stack([scene(224, 224, 3)]), np.eye(3, 64, dtype=np.float32)
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(windows), torch.from_numpy(text))[0].numpy()
+    got = rounding_runner(narrow_bundle / "encoder.bf16.onnx")(windows, text)[0]
+    exact = onnx_runner(narrow_bundle / "encoder.fp32.onnx")(windows, text)[0]
+    assert abs(got - expected).mean() < 5e-3
+    assert abs(got - exact).mean() > 1e-4
+
+
+def test_a_batch_equals_its_singles_in_float16(narrow_bundle: Path) -> None:
+    run = float16_runner(narrow_bundle / "encoder.fp16.onnx")
+    noise = np.random.default_rng(1).integers(0, 2, (224, 224, 3), dtype=np.uint8) * 255
+    windows = np.stack([noise, *(scene(224, 224, seed) for seed in range(5))])
+    text = np.eye(3, 64, dtype=np.float32)
+    batch = run(windows, text)[0]
+    for index, window in enumerate(windows):
+        np.testing.assert_allclose(batch[index], run(window[None], text)[0][0], atol=1e-6)
+
+
+def test_sums_beyond_float16_are_held_at_its_largest() -> None:
+    x = torch.tensor([1e6, -1e6, 3.0])
+    assert saturate(x, torch.float16).tolist() == [65504.0, -65504.0, 3.0]
+    assert saturate(x, torch.bfloat16).isfinite().all()
+    assert saturate(x, torch.float32) is x
+
+
+def test_the_opset_23_form_has_one_attention_per_block_and_the_same_numbers(narrow_bundle: Path) -> None:
+    model = load(narrow_bundle, "fp16.opset23")
+    nodes = [node for node in model.graph.node if node.op_type == "Attention"]
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 23
+    assert len(nodes) == 3 + 1
+    attributes = [{a.name: a for a in node.attribute} for node in nodes]
+    assert {a["softmax_precision"].i for a in attributes} == {TensorProto.FLOAT}
+    assert {a["scale"].f for a in attributes} == {1.0}
+    assert operators_of(model)["Softmax"] == 1  # of the similarities
+    windows = np.stack([scene(224, 224, seed) for seed in range(2)])
+    text = np.eye(3, 64, dtype=np.float32)
+    one, other = (
+        float16_runner(narrow_bundle / f"encoder.{name}.onnx")(windows, text)
+        for name in ("fp16", "fp16.opset23")
+    )
+    assert abs(one[0] - other[0]).mean() < 1e-3
+
+
+def test_the_opset_23_form_stores_no_weights_again(narrow_bundle: Path) -> None:
+    own = narrow_bundle / "encoder.fp16.opset23.onnx.data"
+    assert (
+        not own.exists()
+        or own.stat().st_size < 0.05 * (narrow_bundle / "encoder.fp16.onnx.data").stat().st_size
+    )
+
+
+def test_the_opset_23_form_needs_fp16(
+    export_cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export_cli("--backbone", "vitb16", "--opset23", "--output", tmp_path / "a.scclip") == 2
+    assert "pass --fp16 as well" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
