@@ -92,6 +92,13 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         "--max-windows", metavar="N", type=int, help="refuse images of more windows (default: 1024)"
     )
     group.add_argument(
+        "--mode",
+        choices=["auto", "latency", "throughput"],
+        default="auto",
+        help="latency: one image after the other, each on all threads; throughput: batches filled across images, while "
+        "others are read and decoded (default: auto, throughput for several images)",
+    )
+    group.add_argument(
         "--keep-going",
         action="store_true",
         help="go on after an image that can't be read; the exit code is 2 all the same",
@@ -146,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = plan(args)
     segmenter = _segmenter(args)
     rows: list[dict[str, Any]] = []
-    for task, outcome in _progress(tasks, _outcomes(segmenter, tasks, confidence=args.confidence)):
+    for task, outcome in _progress(tasks, _outcomes(segmenter, tasks, args)):
         rows.append(_finish(task, outcome, args))
         if "error" not in rows[-1] and len(tasks) == 1 and args.json != "-":
             _print_one(rows[-1])
@@ -225,11 +232,12 @@ def _segmenter(args: argparse.Namespace) -> "Segmenter":
 
 
 def _outcomes(
-    segmenter: "Segmenter", tasks: Sequence[Task], *, confidence: bool
+    segmenter: "Segmenter", tasks: Sequence[Task], args: argparse.Namespace
 ) -> "Iterator[Outcome[Any, Segmentation]]":
-    if len(tasks) > 1:
-        return segmenter.outcomes([task.image.path for task in tasks], confidence=confidence)
-    return iter([segmenter.outcome(tasks[0].image.path, confidence=confidence)])
+    paths = [task.image.path for task in tasks]
+    if args.mode == "throughput" or (args.mode == "auto" and len(paths) > 1):
+        return segmenter.outcomes(paths, confidence=args.confidence)
+    return (segmenter.outcome(path, confidence=args.confidence) for path in paths)
 
 
 def _progress(

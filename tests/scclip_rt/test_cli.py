@@ -79,6 +79,26 @@ def test_one_image(
     assert "in fp32 on the CPU, " in printed
 
 
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_modes_give_the_same_labels(
+    bundle_path: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    streamed: list[int] = []
+    real = Segmenter.outcomes
+    monkeypatch.setattr(
+        Segmenter,
+        "outcomes",
+        lambda self, images, **options: (streamed.append(1), real(self, images, **options))[1],
+    )
+    out = tmp_path / mode
+    assert segment(bundle_path, photos, output=out, options=("--mode", mode)) == 0
+    assert bool(streamed) is (mode == "throughput")
+    expected = Segmenter(bundle_path, classes=CLASSES, templates="none")
+    for name in ("a.png", "b.jpg"):
+        labels = np.asarray(Image.open(out / f"{Path(name).stem}.labels.png"))
+        np.testing.assert_array_equal(labels, expected(photos / name).labels)
+
+
 def test_folder_with_report_confidence_and_progress(
     bundle_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 """Decoding equals the method written naively: upsample, average, resize, soft-max (METHOD §4), in float64."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -157,6 +159,18 @@ def test_both_layouts_of_a_tile_give_the_same(monkeypatch):
     many = check(features, text, tiling, plan, range(24), 24)
     assert (few.labels == many.labels).mean() > 0.9999
     assert np.allclose(few.confidence, many.confidence, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_queries_times_pixels():
+    """A map per query would be 2.9 GB here."""
+    features, text, _, plan = case(14, (336, 448), (600, 800), 224, 112, (14, 14), 1500)
+    decode(features, text[:2], plan, query_class=range(2), num_classes=2)  # what is made once
+    tracemalloc.start()
+    found = decode(features, text, plan, query_class=range(1500), num_classes=1500, with_confidence=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(np.unique(found.labels)) > 100
+    assert peak < 60e6
 
 
 def test_many_classes_need_16_bits():
