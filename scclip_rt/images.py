@@ -46,6 +46,12 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
 
     if isinstance(source, Image.Image):
         return _from_pillow(source, "the image", max_pixels)
+    if hasattr(source, "__cuda_array_interface__") or hasattr(source, "__dlpack__"):
+        raise ImageError(
+            f"this {type(source).__name__} is not a numpy array. One on a GPU is taken as it is by --backend tensorrt "
+            '(backend="tensorrt") with a bundle that has kernels for that GPU, a vocabulary within the engine\'s '
+            "queries and no refinement; else copy it to the host (.get(), .cpu().numpy())"
+        )
     raise ImageError(f"an image must be a path, a PIL image or a uint8 array; got {type(source).__name__}")
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.backends.cuda.arrays import array_shape, is_device_array
 from scclip_rt.errors import ImageError, OptionError
 from scclip_rt.geometry import (
     MAX_PIXELS,
     MAX_WINDOWS,
     Tiling,
+    check_pixels,
     check_windows,
     cut_windows,
     resize,
@@ -52,6 +54,19 @@ class PreparedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedImage:
+    """An image as loaded, with how it is to be resized and cut.
+
+    `image` is (H, W, 3) uint8, or an array of that kind in CUDA memory, untouched; `grid` as in `PreparedImage`.
+    """
+
+    name: str | None
+    image: object
+    tiling: Tiling
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """How images become windows for one encoder: lengths in pixels."""
 
@@ -85,21 +100,43 @@ class Preparation:
         Raises:
             ImageError: unreadable, of another kind, or above a limit; the message names the image.
         """
-        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
-        name = path or "the image"
+        path = _path_of(image)
         pixels = load_image(image, max_pixels=self.max_pixels)
-        tiling = self._tiling(pixels.shape[0], pixels.shape[1], name)
+        tiling = self._tiling(pixels.shape[0], pixels.shape[1], path or "the image")
         resized = resize(pixels, (tiling.height, tiling.width))
-        height, width = tiling.window
         return PreparedImage(
             name=path,
             image=pixels,
             resized=resized,
             tiling=tiling,
             windows=cut_windows(resized, tiling),
-            grid=(height // self.patch, width // self.patch),
+            grid=self._grid(tiling),
             embed_dim=self.embed_dim,
         )
+
+    def load(self, image: "ImageSource") -> LoadedImage:
+        """Load one image and leave resizing and cutting to the backend.
+
+        Args:
+            image: as for `__call__`, or a uint8 (H, W, 3) array in CUDA memory, of which only the shape is looked at.
+
+        Raises:
+            ImageError: as `__call__`.
+        """
+        if is_device_array(image):
+            shape = array_shape(image)
+            if len(shape) != 3:
+                raise ImageError(f"an image on the GPU must be (height, width, 3); got {shape}")
+            check_pixels(shape[0], shape[1], max_pixels=self.max_pixels)
+            tiling = self._tiling(shape[0], shape[1], "the image")
+            return LoadedImage(name=None, image=image, tiling=tiling, grid=self._grid(tiling))
+        path = _path_of(image)
+        pixels = load_image(image, max_pixels=self.max_pixels)
+        tiling = self._tiling(pixels.shape[0], pixels.shape[1], path or "the image")
+        return LoadedImage(name=path, image=pixels, tiling=tiling, grid=self._grid(tiling))
+
+    def _grid(self, tiling: Tiling) -> tuple[int, int]:
+        return tiling.window[0] // self.patch, tiling.window[1] // self.patch
 
     def _tiling(self, height: int, width: int, name: str) -> Tiling:
         if self.grid.kind == "window":
@@ -122,3 +159,7 @@ class Preparation:
                 f"{MAX_WHOLE_PATCHES:,}. Lower --short-side (short_side=), or use windows"
             )
         return Tiling.whole(*shape)
+
+
+def _path_of(image: "ImageSource") -> str | None:
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt._device_path import device_path
 from scclip_rt.backends import EncoderBackend, open_backend
 from scclip_rt.bundle import Bundle
 from scclip_rt.decode import decode, decode_plan
@@ -41,7 +42,7 @@ class Segmenter:
         templates: prompt templates around each name: `imagenet` (80 of them), `none`, or a file.
         background: name of the class that takes what no class claims, `none` for no such class; None takes
             the class called "background" if there is one.
-        backend: `onnxruntime`, `openvino`, or `auto` (docs/backends.md).
+        backend: `onnxruntime`, `openvino`, `tensorrt`, `tensorrt-rtx`, or `auto` (docs/backends.md).
         device: `auto`, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device, `fast` for the
             fastest that the bundle and the processor have.
@@ -203,7 +204,8 @@ class Segmenter:
         """Segment one image.
 
         Args:
-            image: a path, a PIL image, or a uint8 RGB array (H, W, 3).
+            image: a path, a PIL image, or a uint8 RGB array (H, W, 3); with a backend that decodes on the GPU
+                also one in CUDA memory (PyCUDA, CuPy, torch, …), taken without a copy.
             confidence: also give each pixel's probability of its class.
 
         Raises:
@@ -216,6 +218,8 @@ class Segmenter:
     ) -> "Outcome[ImageSource, Segmentation]":
         """`__call__` with the timings; the image's error is in the outcome."""
         vocabulary, timings = self.vocabulary, Timings()
+        if (path := device_path(self, vocabulary, confidence)) is not None:
+            return path.outcome(image)
         try:
             with timings.measure("prepare"):
                 prepared = self._prepare(image)
@@ -309,6 +313,8 @@ class Segmenter:
     ) -> "Iterator[Outcome[ImageSource, Segmentation]]":
         """`stream` with the timings: what `scclip segment` reports. An image's error is in its outcome."""
         vocabulary = self.vocabulary
+        if (path := device_path(self, vocabulary, confidence)) is not None:
+            return path.outcomes(images)
 
         def finish(prepared: PreparedImage, features: NDArray[np.float32]) -> Segmentation:
             # One thread: several images are decoded at a time, beside an encoder that takes all cores.

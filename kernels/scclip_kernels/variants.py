@@ -6,16 +6,18 @@ compiled to know that they fit every target.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scclip_kernels.fused import affinity, anomaly, attention, decoding, resolution, windows
+from scclip_kernels.fused import affinity, anomaly, attention, decoding, finite, resizing, resolution, windows
 
 DTYPES = ("fp32", "fp16", "bf16")
 GRIDS = {
     "decode": "x: ceil(width / BLOCK_X), y: ceil(height / BLOCK_Y)",
     "count": "x: ceil(num_pixels / BLOCK), y: ceil(num_classes / CLASSES)",
     "keep": "x: ceil(num_queries / BLOCK)",
+    "finite": "x: ceil(count / BLOCK)",
+    "resize_windows": "x: ceil(3 * window_height * window_width / BLOCK), y: number of windows",
     "windows": "x: ceil(3 * window_width / BLOCK), y: window_height, z: number of windows",
 }
 
@@ -67,7 +69,7 @@ def _variant(
 
 
 def runtime_variants() -> Iterator[Variant]:
-    """What a bundle carries: decode for both label types, its area rule, and cutting windows."""
+    """What a bundle carries: decode for both label types, its area rule and check, and cutting windows."""
     tables = {
         "row_rank": "*i32", "row_weight": "*fp32", "row_cells": "*i32",
         "column_rank": "*i32", "column_weight": "*fp32", "column_cells": "*i32",
@@ -89,6 +91,14 @@ def runtime_variants() -> Iterator[Variant]:
     yield _variant("keep", decoding._keep_kernel, types, {"BLOCK": decoding.KEEP_BLOCK})
     types = {"image": "*u8", "out": "*u8", "tops": "*i32", "lefts": "*i32"}
     yield _variant("windows", windows._windows_kernel, types, {"BLOCK": windows.BLOCK})
+    types = {"values": "*fp32", "flag": "*i32", "count": "i64"}
+    yield _variant("finite", finite._finite_kernel, types, {"BLOCK": finite.BLOCK})
+    types = {
+        "image": "*u8", "row_taps": "*i32", "column_taps": "*i32", "starts": "*i32", "windows": "*u8", "pitch": "i64",
+    }  # fmt: skip
+    whole = _variant("resize_windows", resizing._resize_windows_kernel, types, {"BLOCK": resizing.BLOCK})
+    # The image may be somebody else's: a crop begins anywhere.
+    yield replace(whole, aligned=whole.aligned - {"image"})
 
 
 def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:

@@ -30,6 +30,8 @@ BACKENDS = MappingProxyType(
     {
         "onnxruntime": "scclip_rt.backends.onnxruntime",
         "openvino": "scclip_rt.backends.openvino",
+        "tensorrt": "scclip_rt.backends.tensorrt",
+        "tensorrt-rtx": "scclip_rt.backends.tensorrt_rtx",
     }
 )
 """Name → module with an `open_encoder` (`BackendModule`), imported when it is chosen."""

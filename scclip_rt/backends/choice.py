@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scclip_rt.backends.base import GridChoice
+from scclip_rt.backends.engine_choice import ENGINE_BACKENDS, fitting_engine
 from scclip_rt.backends.processor import BF16_FLAGS, INT8_FLAGS, processor_flags
 from scclip_rt.backends.selection import grid_encoders
 from scclip_rt.bundle import Bundle
@@ -67,8 +68,12 @@ def choose(
     Raises:
         BackendError: whole images are wanted and the bundle has no encoder for them.
     """
-    if device.startswith("cuda") or ort_provider in ("cuda", "tensorrt"):
-        return _on_gpu(backend, precision)
+    if device.startswith("cuda") or ort_provider in ("cuda", "tensorrt") or backend in ENGINE_BACKENDS:
+        return _on_gpu(bundle, backend, device, precision, ort_provider, grid)
+    if (backend, device, ort_provider) == ("auto", "auto", None):
+        engine = fitting_engine(bundle, device=device, precision=_gpu_precision(precision), grid=grid)
+        if engine.backend is not None:
+            return Choice(backend=engine.backend, precision=_gpu_precision(precision), reason=engine.reason)
     machine = machine or this_machine()
     if backend == "auto" and ort_provider is not None:
         backend = "onnxruntime"
@@ -78,14 +83,23 @@ def choose(
     return Choice(backend=name, precision=chosen, reason=f"{why_precision}; {why_backend}")
 
 
-def _on_gpu(backend: str, precision: str) -> Choice:
-    name = "onnxruntime" if backend == "auto" else backend
-    return Choice(
-        backend=name,
-        # On a GPU the narrow file is also the one whose labels agree best per second: nothing is lost by it.
-        precision="auto" if precision == "fast" else precision,
-        reason="a GPU was asked for" if backend == "auto" else f"{name} was asked for",
-    )
+def _gpu_precision(precision: str) -> str:
+    # On a GPU the narrow file is also the one whose labels agree best per second: nothing is lost by it.
+    return "auto" if precision == "fast" else precision
+
+
+def _on_gpu(
+    bundle: Bundle, backend: str, device: str, precision: str, ort_provider: str | None, grid: GridChoice
+) -> Choice:
+    narrow = _gpu_precision(precision)
+    if backend != "auto":
+        return Choice(backend=backend, precision=narrow, reason=f"{backend} was asked for")
+    if ort_provider is not None:
+        reason = f"ONNX Runtime's provider {ort_provider} was asked for"
+        return Choice(backend="onnxruntime", precision=narrow, reason=reason)
+    engine = fitting_engine(bundle, device=device, precision=narrow, grid=grid)
+    reason = f"a GPU was asked for; {engine.reason}"
+    return Choice(backend=engine.backend or "onnxruntime", precision=narrow, reason=reason)
 
 
 def _cpu_precision(precision: str, backend: str, held: set[str], machine: Machine) -> tuple[str, str]:

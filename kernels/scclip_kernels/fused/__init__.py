@@ -13,6 +13,8 @@ from scclip_kernels.fused.affinity import Similarity, aggregate, similarity
 from scclip_kernels.fused.anomaly import anomaly_scores
 from scclip_kernels.fused.attention import calibrated_attention
 from scclip_kernels.fused.decoding import AxisTables, decode
+from scclip_kernels.fused.finite import is_broken
+from scclip_kernels.fused.resizing import resize_windows
 from scclip_kernels.fused.resolution import resolve_outliers
 from scclip_kernels.fused.windows import cut_windows
 
@@ -24,6 +26,8 @@ __all__ = [
     "calibrated_attention",
     "cut_windows",
     "decode",
+    "is_broken",
+    "resize_windows",
     "resolve_outliers",
     "similarity",
 ]

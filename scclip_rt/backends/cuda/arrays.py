@@ -42,6 +42,13 @@ def is_device_array(value: object) -> bool:
         return False
 
 
+def array_shape(value: Any) -> tuple[int, ...]:
+    """The shape that somebody's device array states, before it is looked at any further."""
+    interface = getattr(value, "__cuda_array_interface__", None)
+    shape = interface["shape"] if interface is not None else value.shape
+    return tuple(int(length) for length in shape)
+
+
 def device_array(value: Any, stream: Stream) -> DeviceArray:
     """See an array of device memory, in order after what its owner's stream has been given.
 

@@ -157,10 +157,12 @@ class KernelSet:
             )
         return cls(device, loaded, "")
 
-    def get(self, name: str, **constants: object) -> Kernel | None:
-        """The kernel of a name whose constants include these; None if there is none."""
+    def get(self, name: str, *, types: Mapping[str, str] | None = None, **constants: object) -> Kernel | None:
+        """The kernel of a name whose parameters have these types and whose constants include these, or None."""
         for kernel in self._kernels.get(name, ()):
-            if all(kernel.spec.constants.get(key) == value for key, value in constants.items()):
+            kinds = dict(kernel.spec.parameters)
+            fits = all(kernel.spec.constants.get(key) == value for key, value in constants.items())
+            if fits and all(kinds.get(key) == kind for key, kind in (types or {}).items()):
                 return kernel
         return None
 

@@ -1,0 +1,124 @@
+"""Segmenting where the encoder runs: what `Segmenter` does instead of encode and decode when the GPU can do it all."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.backends.on_device import DeviceSegmenter, SegmentRequest
+from scclip_rt.errors import ImageError
+from scclip_rt.options import DecodeOptions
+from scclip_rt.pipeline import Outcome, Timings
+from scclip_rt.preparation import Preparation
+from scclip_rt.segmentation import Segmentation
+from scclip_rt.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from scclip_rt.images import ImageSource
+    from scclip_rt.segmenter import Segmenter
+
+WORKERS = 4
+"""Threads of a stream: reading JPEG takes longer than the GPU needs for the image, so several read at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePath:
+    """A segmenter's parts, for as long as its encoder does everything.
+
+    Attributes:
+        encoder: resizes, cuts, encodes and decodes.
+        prepare: loads images and knows their tilings.
+        vocabulary: in use.
+        options: of decoding, without refinement.
+        confidence: whether probabilities are wanted.
+    """
+
+    encoder: DeviceSegmenter
+    prepare: Preparation
+    vocabulary: Vocabulary
+    options: DecodeOptions
+    confidence: bool
+
+    def outcome(self, image: "ImageSource") -> "Outcome[ImageSource, Segmentation]":
+        """Segment one image; its error is in the outcome. All but loading counts as `encode`."""
+        timings = Timings()
+        try:
+            with timings.measure("prepare"):
+                loaded = self.prepare.load(image)
+            with timings.measure("encode"):
+                decoded = self.encoder.segment(
+                    SegmentRequest(
+                        image=loaded.image,
+                        tiling=loaded.tiling,
+                        grid=loaded.grid,
+                        text=self.vocabulary.embeddings,
+                        query_class=self.vocabulary.query_class,
+                        num_classes=len(self.vocabulary.classes),
+                        logit_scale=self.options.logit_scale,
+                        prob_threshold=self.options.prob_threshold,
+                        area_threshold=self.options.area_threshold,
+                        background=self.vocabulary.background,
+                        with_confidence=self.confidence,
+                    )
+                )
+        except ImageError as error:
+            return Outcome(image, timings, error=error)
+        host: NDArray[np.uint8] | None = loaded.image if isinstance(loaded.image, np.ndarray) else None
+        result = Segmentation(
+            labels=decoded.labels,
+            classes=self.vocabulary.classes,
+            unlabelled=decoded.unlabelled,
+            confidence=decoded.confidence,
+            background=self.vocabulary.background,
+            image=host,
+            name=loaded.name,
+        )
+        return Outcome(image, timings, result=result)
+
+    def outcomes(self, images: "Iterable[ImageSource]") -> "Iterator[Outcome[ImageSource, Segmentation]]":
+        """Segment many, in order; a few are read ahead. What the source raises comes after all that it gave."""
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="scclip-device")
+        waiting: deque[Future[Outcome[ImageSource, Segmentation]]] = deque()
+        source = iter(images)
+        failure: Exception | None = None
+        wait = True
+        try:
+            while True:
+                try:
+                    while failure is None and len(waiting) <= WORKERS:
+                        waiting.append(pool.submit(self.outcome, next(source)))
+                except StopIteration as error:
+                    failure = error
+                except Exception as error:  # the source is the caller's
+                    failure = error
+                if not waiting:
+                    break
+                yield waiting.popleft().result()
+            if failure is not None and not isinstance(failure, StopIteration):
+                raise failure
+        except KeyboardInterrupt:
+            wait = False
+            raise
+        finally:
+            pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def device_path(segmenter: "Segmenter", vocabulary: Vocabulary, confidence: bool) -> DevicePath | None:
+    """The device's path, if the encoder has one for this vocabulary and these options; refinement needs the host."""
+    encoder, options = segmenter.backend, segmenter.options
+    if not isinstance(encoder, DeviceSegmenter) or options.refine is not None:
+        return None
+    queries, classes = len(vocabulary.embeddings), len(vocabulary.classes)
+    if not encoder.can_segment(num_queries=queries, num_classes=classes):
+        return None
+    return DevicePath(
+        encoder=encoder,
+        prepare=segmenter.preparation,
+        vocabulary=vocabulary,
+        options=options,
+        confidence=confidence,
+    )
