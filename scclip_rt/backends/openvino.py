@@ -159,8 +159,14 @@ def _open(openvino: Any, bundle: Bundle, spec: EncoderSpec, precision: str, thre
 
 def _open_bf16(core: Any, model: Any, spec: EncoderSpec, threads: int) -> _Session:
     """bf16 but for the anomaly stage; what was compiled is read back."""
+    has_selection = any(node.get_type_name() == "TopK" for node in model.get_ops())
     split = split_encoder(model)
-    if split is None:  # no calibration by anomalies in this bundle
+    if split is None and has_selection:
+        raise BackendError(
+            f"{spec.file}: its anomaly stage has a form that this version doesn't know, so it can't be kept in "
+            "float32 under bf16; use --precision fp32, or export the bundle again with this version"
+        )
+    if split is None:  # nothing is selected by distance: calibration `maskclip` or `none`
         whole = _compile(core, model, threads, "bf16")
         _check_taken(whole, spec)
         return _WholeSession(whole)

@@ -235,6 +235,13 @@ def test_the_three_parts_are_the_encoder(demo: Bundle, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("bf16_processor")
+def test_a_stage_of_unknown_form_is_refused(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "split_encoder", lambda _: None)
+    with pytest.raises(BackendError, match=r"a form that this version doesn't know.*use --precision fp32"):
+        open_backend(demo, backend="openvino", precision="bf16")
+
+
+@pytest.mark.usefixtures("bf16_processor")
 def test_a_stage_that_came_out_narrow_is_refused(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
     monkeypatch.setattr(backend_module, "narrow_nodes", lambda _: ["gram (MatMul): bf16"])
