@@ -18,7 +18,7 @@ QUERIES = (1, 5, 20, 50, 150, 500, 1000)
 SIZES = ((224, 224), (375, 500), (720, 1280), (1080, 1920), (2160, 3840))
 SHORT_SIDES = (224, 336, 448, 560)
 BATCHES = (1, 2, 3, 6)
-STREAM = 8
+STREAM = 4
 LARGE = Workload(image_size=(2160, 3840), queries=10_000)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -59,7 +60,8 @@ class Remote:
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method in the process.
 
-        `peak_bytes` is the process's own: the most memory it has had resident so far.
+        `peak_bytes` and `cpu_seconds` are the process's own: the most memory it has had resident, and the time of all
+        its threads so far.
 
         Raises:
             ScclipError: what the method raised, after the name.
@@ -146,5 +148,7 @@ def _serve(factory: Factory, argument: Any, connection: Connection) -> None:
             method, arguments = request
             if method == "peak_bytes":
                 answer(peak_bytes)
+            elif method == "cpu_seconds":
+                answer(time.process_time)
             else:
                 answer(lambda: getattr(target, method)(*arguments))  # noqa: B023 (called at once)

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from scclip_rt.bench.environment import environment
+from scclip_rt.bench.load import NOTABLE
 from scclip_rt.bench.runner import Plan, Result
 from scclip_rt.bench.stats import Percentiles, Ratio
 
@@ -47,6 +48,7 @@ def _row(result: Result, first: Result, *, samples: bool) -> dict[str, Any]:
         "batch": description.batch,
         "gate": result.gate.to_json(),
         "labels_as_first": result.labels_as_first,
+        "other_load": result.other_load,
         "seconds": {stage: asdict(Percentiles.of(v)) for stage in STAGES if (v := _stage(result, stage))},
         "images_per_second": len(totals) / sum(totals),
         "stream": None,
@@ -176,7 +178,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What ran, what the gate found, and each distinct GEMM limit."""
+    """What ran, what the gate found, each distinct GEMM limit, and who else was busy."""
     seen = set()
     for row in rows:
         backend, gate = row["backend"], row["gate"]
@@ -189,6 +191,13 @@ def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         if row["limit"] is not None and (line := _limit_line(row)) not in seen:
             seen.add(line)
             yield line
+    yield from _load_line(rows)
+
+
+def _load_line(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    others = rows[0]["other_load"]
+    if others is not None and others > NOTABLE:
+        yield f"other processes took {others:.0%} of the processor meanwhile: measure again when it is quiet"
 
 
 def _limit_line(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from scclip_rt.bench.case import Case, labels
 from scclip_rt.bench.contender import Description, Sample, open_contender, open_reference
 from scclip_rt.bench.gate import Gate
 from scclip_rt.bench.limit import LIBRARIES, LimitRequest, open_limit
+from scclip_rt.bench.load import LoadMark
 from scclip_rt.bench.remote import Factory, Handle, Remote
 from scclip_rt.errors import OptionError
 
@@ -62,6 +64,7 @@ class Result:
         samples: one of each round.
         peak_bytes: of its process, after the rounds.
         labels_as_first: share of pixels with the label that the first of the group gives.
+        other_load: share of the machine's cores that other processes took during the rounds; None if not known.
         stream_seconds: of `workload.stream` images through the pipeline; None if not asked for.
         limits: for each precision (and numpy) the median seconds of each of the block's products; None where
             the backend's library can't be asked.
@@ -73,6 +76,7 @@ class Result:
     samples: tuple[Sample, ...]
     peak_bytes: int
     labels_as_first: float
+    other_load: float | None
     stream_seconds: float | None
     limits: dict[str, list[float]] | None
 
@@ -117,7 +121,10 @@ class Bench:
                 for request in unique(requests)
             }
             agreements = _agreements(handles)
+            own = [*handles, *limits.values()]
+            before = LoadMark.now(_cpu_seconds(own))
             samples, passes = self._rounds(group, handles, limits)
+            others = LoadMark.now(_cpu_seconds(own)).others_since(before)
             return [
                 Result(
                     entry=entry,
@@ -126,6 +133,7 @@ class Bench:
                     samples=tuple(samples[index]),
                     peak_bytes=handles[index].call("peak_bytes"),
                     labels_as_first=agreements[index],
+                    other_load=others,
                     stream_seconds=_stream(entry, handles[index]),
                     limits=None if (request := requests[index]) is None else passes[request],
                 )
@@ -164,6 +172,10 @@ class Bench:
             for request, handle in limits.items():
                 passes[request].append(handle.call("seconds"))
         return samples, {request: medians(seconds) for request, seconds in passes.items()}
+
+
+def _cpu_seconds(handles: Sequence[Handle]) -> float:
+    return time.process_time() + sum(float(handle.call("cpu_seconds")) for handle in handles)
 
 
 def _agreements(handles: Sequence[Handle]) -> list[float]:

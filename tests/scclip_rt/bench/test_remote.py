@@ -16,6 +16,7 @@ def test_a_remote_answers_refuses_fails_and_counts_its_own_memory() -> None:
     with Remote(open_echo, {"a": 1}, "echo") as echo:
         assert echo.call("argument") == {"a": 1}
         assert echo.call("process") != os.getpid()
+        assert echo.call("cpu_seconds") > 0
         before = echo.call("peak_bytes")
         assert before < ours.nbytes
         echo.call("hold", 64)

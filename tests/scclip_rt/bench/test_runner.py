@@ -102,6 +102,9 @@ class Process:
     def labels(self) -> np.ndarray:
         return np.arange(10) % (self.argument.threads or 1)
 
+    def cpu_seconds(self) -> float:
+        return 0.0
+
     def peak_bytes(self) -> int:
         return 123_000_000
 
