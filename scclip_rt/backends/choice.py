@@ -84,7 +84,7 @@ def choose(
 
 
 def _gpu_precision(precision: str) -> str:
-    # On a GPU the narrow file is also the one whose labels agree best per second: nothing is lost by it.
+    # The GPU backends' own `auto` takes the narrowest file that the bundle holds for them.
     return "auto" if precision == "fast" else precision
 
 
@@ -133,8 +133,8 @@ def _cpu_backend(backend: str, precision: str, machine: Machine) -> tuple[str, s
         return "openvino", "only openvino has bf16 on a CPU"
     if precision != "int8":
         return "onnxruntime", "onnxruntime: openvino is no faster at it"
-    # Six windows of a B/16 from one QDQ file: OpenVINO needs 0.64 of ONNX Runtime's time with AVX512-VNNI, twice
-    # its time with AVX2 alone (docs/performance.md).
+    # One QDQ file on both: a plain B/16, one image, AVX512-VNNI: OpenVINO 84 ms, ONNX Runtime 132. Six calibrated
+    # B/16 windows, AVX2 alone: 2.1 s and 1.0 (docs/backends.md).
     if not machine.flags & INT8_FLAGS:
         return "onnxruntime", "onnxruntime is the faster at int8 without VNNI"
     if not machine.openvino:

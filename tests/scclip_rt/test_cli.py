@@ -176,6 +176,8 @@ def test_inspect(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "windows: uint8 (batch, 96, 96, 3)",
         "agree with the manifest",
         "features = 1e-07",
+        "auto: fp32 on onnxruntime (fp32 is the most accurate",
+        "fast: ",
     ):
         assert part in printed
     assert scclip("inspect", bundle_path, "--json") == 0
