@@ -4,15 +4,20 @@ One window at a time; every N × N matrix of the text; every head's attention on
 divide, resize, softmax over a (Q, H, W) tensor. Nothing here is shared with the packages it is compared with.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
@@ -49,7 +54,7 @@ class NaiveScclip:
         """Label an image: uint8 (H, W, 3) RGB, float (Q, E) unit rows → int64 (H, W); class 0 is the background."""
         logits = self.resized_logits(image, text)
         probabilities = (logits * logit_scale).softmax(dim=0)
-        classes = torch.tensor(query_class)
+        classes = torch.tensor(query_class, device=logits.device)
         scores = torch.stack([probabilities[classes == c].amax(dim=0) for c in range(int(classes.max()) + 1)])
         if area_thd is not None:
             winner = scores.argmax(dim=0)
@@ -58,7 +63,7 @@ class NaiveScclip:
             small[0] = False
             scores = scores * (~small).reshape(-1, 1, 1)
         best = scores.max(dim=0)
-        return torch.where(best.values < prob_thd, 0, best.indices).numpy()
+        return torch.where(best.values < prob_thd, 0, best.indices).cpu().numpy()
 
     def resized_logits(self, image: NDArray[np.uint8], text: Tensor) -> Tensor:
         """Window logits, averaged where windows overlap and resized to the image: (Q, H, W)."""
@@ -67,11 +72,12 @@ class NaiveScclip:
         scale = max(scale, self.window / min(height, width))
         new_h, new_w = int(height * scale + 0.5), int(width * scale + 0.5)
         resized = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
-        pixels = torch.from_numpy(resized).to(self.dtype).permute(2, 0, 1)
-        mean, std = (torch.tensor(v, dtype=self.dtype).reshape(3, 1, 1) for v in (MEAN, STD))
+        place = {"dtype": self.dtype, "device": text.device}
+        pixels = torch.from_numpy(resized).to(**place).permute(2, 0, 1)
+        mean, std = (torch.tensor(v, **place).reshape(3, 1, 1) for v in (MEAN, STD))
         pixels = (pixels - mean) / std
-        total = torch.zeros(len(text), new_h, new_w, dtype=self.dtype)
-        count = torch.zeros(1, new_h, new_w, dtype=self.dtype)
+        total = torch.zeros(len(text), new_h, new_w, **place)
+        count = torch.zeros(1, new_h, new_w, **place)
         w, s = self.window, self.stride
         for i in range(max(new_h - w + s - 1, 0) // s + 1):
             for j in range(max(new_w - w + s - 1, 0) // s + 1):

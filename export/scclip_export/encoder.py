@@ -4,14 +4,13 @@ Wrapping, not forking: weights are read from open_clip's modules, and what can b
 (normalisation into the patch projection, the attention scale into the query weights, LayerScale into the projections).
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from onnx import TensorProto
-from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +31,11 @@ from scclip_kernels import (
     unit_rows,
 )
 
+# The modules are taken as they come: benchmarks/gpu.py runs where neither open_clip nor onnx is installed.
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
 
 def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -51,6 +55,8 @@ def _scaled_linear(layer: nn.Linear, scale: nn.Module, dtype: torch.dtype) -> nn
 
 def attention_operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """`scaled_attention` as one ONNX operator (Attention, opset 23), its softmax in float32."""
+    from onnx import TensorProto  # here alone: the module also runs where onnx is not installed
+
     return torch.onnx.ops.attention(query, key, value, mask, scale=1.0, softmax_precision=TensorProto.FLOAT)[
         0
     ]

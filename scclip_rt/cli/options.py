@@ -52,10 +52,14 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
         "--backend",
         metavar="NAME",
         default="auto",
-        help="onnxruntime, openvino, or auto: what suits the precision and the processor (default: auto)",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto: what suits the bundle and the machine "
+        "(default: auto)",
     )
     group.add_argument(
-        "--device", metavar="NAME", default="auto", help="auto, cpu or cuda:N (default: auto, the CPU)"
+        "--device",
+        metavar="NAME",
+        default="auto",
+        help="auto, cpu or cuda:N (default: auto, the CPU, or the GPU that an engine of the bundle fits)",
     )
     group.add_argument(
         "--precision",

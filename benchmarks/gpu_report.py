@@ -1,0 +1,181 @@
+"""What benchmarks/gpu.py found, for people: tables, and the goals beside what was measured."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from summary import markdown
+
+Row = dict[str, Any]
+# What issue and README promise to aim at on one H100; each is judged from the rows, never assumed.
+GOALS = (
+    ("one photo, ViT-B/16, 150 queries, host to host, p50", "ms", 1.5, "below"),
+    ("one photo, ViT-L/14, 150 queries, host to host, p50", "ms", 4.0, "below"),
+    ("one photo against naive eager fp16, ViT-B/16, 150 queries", "×", 30.0, "above"),
+    ("calibration over the plain encoder, ViT-B/16, 32 windows", "%", 5.0, "below"),
+    ("encoder against the fp16 GEMM ceiling, ViT-B/16, 64 windows", "%", 60.0, "above"),
+    ("decode, 6 windows, 150 queries", "ms", 0.1, "below"),
+)
+
+
+def figure(milliseconds: float) -> str:
+    """Three figures."""
+    return f"{milliseconds:.3g}" if milliseconds < 1000 else f"{milliseconds:,.0f}"
+
+
+def tables(report: Row) -> str:
+    """Every question that has rows, as Markdown."""
+    rows = report["rows"]
+    parts = [f"{report['environment'].get('gpu', {}).get('name', 'CPU (no timing worth quoting)')}"]
+    for title, question, make in (
+        ("One image, host to host", "image", image_table),
+        ("The encoder, on the device", "encode", encode_table),
+        ("The encoder, host to host", "encode (host to host)", host_table),
+        ("The decode alone", "decode", decode_table),
+        ("Kernels", "kernel", kernel_table),
+    ):
+        asked = [row for row in rows if row["question"] == question]
+        if asked:
+            parts.append(f"### {title}\n{make(asked)}")
+    parts.append(f"### Goals\n{goal_table(goals(rows))}")
+    return "\n\n".join(parts)
+
+
+def _times(row: Row) -> list[str]:
+    if "milliseconds" not in row:
+        return [row.get("skipped") or row.get("error") or "unsound: not timed", "", ""]
+    return [figure(row["milliseconds"][key]) for key in ("p50", "p99", "min")]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def image_table(rows: Sequence[Row]) -> str:
+    """Milliseconds per image, with the labels' agreement."""
+    lines = [
+        [
+            f"{row.get('arch', row.get('bundle', ''))}, {row['contender']}",
+            str(row.get("queries", "")),
+            *_times(row),
+            "" if row.get("labels_as_fp32") is None else f"{row['labels_as_fp32']:.3%}",
+            _share(row.get("of_gemm_ceiling")),
+        ]
+        for row in rows
+    ]
+    header = ("contender", "queries", "p50 ms", "p99 ms", "min ms", "labels as fp32", "of the GEMM ceiling")
+    return markdown(header, lines)
+
+
+def encode_table(rows: Sequence[Row]) -> str:
+    """Milliseconds per batch of windows."""
+    lines = [
+        [
+            f"{row['arch']}, {row['contender']}",
+            str(row["windows"]),
+            *_times(row),
+            "" if "windows_per_second" not in row else f"{row['windows_per_second']:,.0f}",
+            _share(row.get("of_gemm_ceiling")),
+            _share(row.get("of_own_products")),
+        ]
+        for row in rows
+    ]
+    shares = ("of the GEMM ceiling", "own products alone")
+    return markdown(("contender", "windows", "p50 ms", "p99 ms", "min ms", "windows/s", *shares), lines)
+
+
+def host_table(rows: Sequence[Row]) -> str:
+    """The same with transfers, through the runtime."""
+    lines = [[f"{row['bundle']}, {row['contender']}", str(row["windows"]), *_times(row)] for row in rows]
+    return markdown(("contender", "windows", "p50 ms", "p99 ms", "min ms"), lines)
+
+
+def decode_table(rows: Sequence[Row]) -> str:
+    """Milliseconds per label map."""
+    lines = [
+        [row["contender"], str(row["queries"]), *_times(row), _share(row.get("of_copy_ceiling"))]
+        for row in rows
+    ]
+    return markdown(("", "queries", "p50 ms", "p99 ms", "min ms", "of the copy ceiling"), lines)
+
+
+def kernel_table(rows: Sequence[Row]) -> str:
+    """Errors and times of each kernel."""
+    lines = [
+        [
+            f"{row['kernel']}, {row['precision']}, {row['windows']} × {row['patches']} patches",
+            f"{row['error']:.1e} (allowed {row['allowed']:.1e})" if "error" in row else "",
+            *(
+                figure(row[name]["p50"]) if name in row else ""
+                for name in ("milliseconds", "reference_milliseconds", "compiled_milliseconds")
+            ),
+            _share(row.get("of_copy_ceiling")),
+        ]
+        for row in rows
+    ]
+    return markdown(("", "error", "kernel ms", "torch ms", "compiled ms", "of the copy ceiling"), lines)
+
+
+def _p50(rows: Iterable[Row], **wanted: Any) -> list[tuple[float, Row]]:
+    """Medians of the rows that have these values, the lowest first."""
+    found = [
+        (row["milliseconds"]["p50"], row)
+        for row in rows
+        if "milliseconds" in row and all(row.get(key) == value for key, value in wanted.items())
+    ]
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def goals(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Each goal with the best that was measured for it, None where nothing was."""
+
+    def image(arch: str) -> float | None:
+        found = _p50(rows, question="image", arch=arch, queries=150)
+        return found[0][0] if found else None
+
+    def against_naive() -> float | None:
+        naive = _p50(rows, question="image", arch="vitb16", queries=150, contender="naive eager fp16")
+        best = image("vitb16")
+        return naive[0][0] / best if naive and best else None
+
+    def calibration_cost() -> float | None:
+        calibrated = _p50(
+            rows, question="encode", arch="vitb16", windows=32, method="scclip", precision="fp16"
+        )
+        plain = _p50(rows, question="encode", arch="vitb16", windows=32, method="none", precision="fp16")
+        return 100 * (calibrated[0][0] / plain[0][0] - 1) if calibrated and plain else None
+
+    def gemm_share() -> float | None:
+        found = _p50(rows, question="encode", arch="vitb16", windows=64, method="scclip", precision="fp16")
+        return 100 * found[0][1]["of_gemm_ceiling"] if found else None
+
+    def decode() -> float | None:
+        found = _p50(rows, question="decode", queries=150)
+        return found[0][0] if found else None
+
+    measure: tuple[Callable[[], float | None], ...] = (
+        lambda: image("vitb16"),
+        lambda: image("vitl14"),
+        against_naive,
+        calibration_cost,
+        gemm_share,
+        decode,
+    )
+    judged = []
+    for (name, unit, limit, side), found in zip(GOALS, (get() for get in measure), strict=True):
+        met = None if found is None else (found <= limit if side == "below" else found >= limit)
+        judged.append({"goal": name, "unit": unit, "limit": limit, "side": side, "found": found, "met": met})
+    return judged
+
+
+def goal_table(judged: Sequence[dict[str, Any]]) -> str:
+    """Goals for one H100, what was found, whether that is enough."""
+    lines = [
+        [
+            goal["goal"],
+            f"{'≤' if goal['side'] == 'below' else '≥'} {goal['limit']:g} {goal['unit']}",
+            "not measured" if goal["found"] is None else f"{goal['found']:.3g} {goal['unit']}",
+            {True: "yes", False: "no", None: "–"}[goal["met"]],
+        ]
+        for goal in judged
+    ]
+    return markdown(("goal, for an H100", "aim", "found", "met"), lines)
