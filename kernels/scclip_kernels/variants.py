@@ -35,6 +35,7 @@ class Variant:
         notes: what else distinguishes the variant, for kernels.json.
         num_warps: 32 threads each.
         num_stages: depth of software pipelining.
+        max_registers: per thread; None leaves the choice to the assembler, which may spill for occupancy.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Variant:
     notes: Mapping[str, str] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 3
+    max_registers: int | None = None
 
     @property
     def title(self) -> str:
@@ -83,7 +85,8 @@ def runtime_variants() -> Iterator[Variant]:
                     "confidence": "*fp32", "logit_scale": "fp32", "prob_threshold": "fp32",
                 }  # fmt: skip
                 constants = {"SOFT": soft, "MASKED": masked, **blocks}
-                yield _variant("decode", decoding._decode_kernel, types, constants, notes={"labels": labels})
+                options: dict[str, Any] = {"notes": {"labels": labels}, "max_registers": 128}
+                yield _variant("decode", decoding._decode_kernel, types, constants, **options)
         count = {"BLOCK": decoding.COUNT_BLOCK, "CLASSES": decoding.COUNT_CLASSES}
         types = {"labels": f"*{labels}", "counts": "*i32"}
         yield _variant("count", decoding._count_kernel, types, count, notes={"labels": labels})

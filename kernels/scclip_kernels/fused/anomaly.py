@@ -27,7 +27,7 @@ from scclip_kernels.fused._launch import (
 
 BLOCK_M = 16
 BLOCK_N = 32
-BLOCK_D = 32
+BLOCK_D = 16
 SCORE_BLOCK = 32
 MAX_NEIGHBORS = 64
 

@@ -29,7 +29,7 @@ from scclip_kernels.fused.affinity import Similarity, mean_similarity, similarit
 NARROW = {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 8}
 WIDE = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 32, "num_warps": 8}
 GROUP_WIDTH = 256
-GROUP_WIDTH_WIDE = 128
+GROUP_WIDTH_WIDE = 64
 MAX_HEAD = 128
 
 

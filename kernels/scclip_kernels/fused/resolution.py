@@ -18,7 +18,7 @@ from scclip_kernels.resolution import neighbor_weights, resolve
 
 BLOCK_M = 8
 BLOCK_N = 32
-BLOCK_D = 64
+BLOCK_D = 32
 
 
 @triton.jit
