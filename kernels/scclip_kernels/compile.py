@@ -132,7 +132,11 @@ def compile_variant(variant: Any, target: int) -> Compiled:
         (order.index(name),): [["tt.divisibility", 16]] for name in variant.aligned if name in variant.types
     }
     source = ASTSource(variant.kernel, signature, dict(variant.constants), attributes)
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "maxnreg": variant.max_registers}
+    options = {
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "maxnreg": variant.max_registers,
+    }
     try:
         done = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     except Exception as error:

@@ -22,8 +22,12 @@ def interpreted(kernel: Any) -> bool:
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Make the tensor's GPU the current one: Triton launches on the current device, whatever its arguments are on."""
-    if not tensor.is_cuda or torch.compiler.is_compiling():
+    """Make the tensor's GPU the current one: Triton launches on the current device, whatever its arguments are on.
+
+    Not while tracing, where tensors are stand-ins and there may be no GPU.
+    """
+    traced = torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter)
+    if not tensor.is_cuda or traced:
         return nullcontext()
     return torch.cuda.device(tensor.device)
 

@@ -1,0 +1,75 @@
+"""Which kernels run: what was asked for, or what the table says."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scclip_kernels.choice import OPERATIONS, check_kernels, faster_in_triton, measured, use_triton
+
+
+def table(**milliseconds: tuple[float, float]) -> dict:
+    """Times of (triton, reference) for the four operations together, by "patches_windows"."""
+    rows = [
+        {"kernel": name, "patches": int(size.split("_")[1]), "windows": int(size.split("_")[2]), "precision": "fp16",
+         "milliseconds": {"triton": triton / 4, "reference": reference / 4}}
+        for size, (triton, reference) in milliseconds.items()
+        for name in OPERATIONS
+    ]  # fmt: skip
+    return {"format_version": 1, "measured_on": {"gpu": "made up"}, "choices": rows, "unsound": []}
+
+
+def test_auto_is_plain_torch_until_something_is_measured() -> None:
+    assert measured()["measured_on"] is None
+    assert not faster_in_triton(measured(), "fp16", 196, 6)
+
+
+def test_the_nearest_size_decides() -> None:
+    measurements = table(size_196_6=(2, 1), size_196_64=(1, 2), size_1024_6=(1, 3))
+    assert not faster_in_triton(measurements, "fp16", 196, 8)
+    assert faster_in_triton(measurements, "fp16", 256, 50)
+    assert faster_in_triton(measurements, "fp16", 900, 1)
+    assert not faster_in_triton(measurements, "fp32", 900, 1)
+
+
+def test_wrong_numbers_or_gaps_are_never_chosen() -> None:
+    measurements = table(size_196_6=(1, 2))
+    assert faster_in_triton(measurements, "fp16", 196, 6)
+    assert not faster_in_triton(measurements | {"unsound": ["aggregate"]}, "fp16", 196, 6)
+    assert not faster_in_triton(measurements | {"choices": measurements["choices"][1:]}, "fp16", 196, 6)
+
+
+def test_auto_stays_in_torch_off_the_gpu() -> None:
+    options = {"device": torch.device("cpu"), "dtype": torch.float16, "num_patches": 196, "num_windows": 6}
+    assert not use_triton("auto", **options)
+    assert use_triton("triton", **options)
+    assert not use_triton("reference", **options)
+
+
+def test_unknown_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match="'reference', 'triton' or 'auto'; got 'cuda'"):
+        check_kernels("cuda")
+
+
+def test_triton_that_is_missing_is_one_clear_error(monkeypatch) -> None:
+    monkeypatch.setattr("scclip_kernels.choice.find_spec", lambda _: None)
+    check_kernels("auto")
+    with pytest.raises(
+        ValueError, match=r"needs Triton, which is not installed\. pip install 'scclip-rt\[triton\]'"
+    ):
+        check_kernels("triton")
+
+
+def test_the_references_need_no_triton() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, scclip_kernels, scclip_kernels.choice\n"
+        "scclip_kernels.anomaly_scores(torch.randn(1, 49, 8))\n"
+        "from scclip_kernels.compile import run\n"
+        "raise SystemExit(run(['--targets', '80']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "compiling kernels needs Triton" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,62 @@
+"""The kernels as torch operators: traced with fake CUDA tensors, as torch.compile does, where there is no GPU."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+triton = pytest.importorskip("triton")
+fused = pytest.importorskip("scclip_kernels.fused")
+
+
+def kernels_of(function, *tensors) -> list[str]:
+    """Names of the Triton kernels that `function` becomes when it is functionalised for Inductor, in order."""
+    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
+
+    graph = make_fx(dispatch_functionalize(function, FunctionalTensorMode()))(*tensors).graph
+    names = []
+    for node in graph.nodes:
+        if "triton_kernel_wrapper" in str(node.target):
+            kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
+            while not isinstance(
+                kernel, triton.JITFunction
+            ):  # launch options make it an Autotuner of one choice
+                kernel = kernel.fn
+            names.append(kernel.__name__)
+    return names
+
+
+def calibrate(patches, guide, key, value):
+    scores = fused.anomaly_scores(patches)
+    patches, guide = fused.resolve_outliers(patches, guide, scores, num_outliers=10, columns=14)
+    mid = fused.similarity(guide)
+    return fused.aggregate(patches, mid, 0.4) + fused.calibrated_attention(key, value, mid, 12)
+
+
+def test_the_calibration_is_a_graph_of_kernels() -> None:
+    with FakeTensorMode():
+        tokens = torch.empty(6, 196, 768, dtype=torch.float16, device="cuda")
+        pair = torch.empty(2, 6, 196, 768, dtype=torch.float16, device="cuda")
+        names = kernels_of(calibrate, tokens, tokens, pair, pair)
+        result = calibrate(tokens, tokens, pair, pair)
+    assert names == [
+        "_k_distance_kernel",
+        "_anomaly_score_kernel",
+        "_resolution_kernel",
+        "_inverse_norm_kernel",
+        "_aggregate_kernel",
+        "_mean_similarity_kernel",
+        "_calibrated_attention_kernel",
+    ]
+    assert result.shape == tokens.shape
+    assert result.dtype == torch.float16
+
+
+def test_tensors_on_the_cpu_are_refused_without_the_interpreter() -> None:
+    with pytest.raises(ValueError, match="needs tensors on an NVIDIA GPU; got cpu"):
+        fused.anomaly_scores(torch.randn(1, 49, 8))
+    with pytest.raises(ValueError, match="needs an image on an NVIDIA GPU; got cpu"):
+        fused.cut_windows(
+            torch.zeros(8, 8, 3, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]), (4, 4)
+        )
