@@ -1,9 +1,10 @@
 """Turn the rows in benchmarks/results into the tables and plots of the documentation.
 
-    python benchmarks/summary.py            # rewrites README.md, docs/performance.md and docs/images
+    python benchmarks/summary.py            # writes docs/measurements.md and docs/images, fills tables in README.md
     python benchmarks/summary.py --check    # exit code 1 if a table is not what the rows say
 
-A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
+docs/measurements.md has a section for every table that the rows allow. In README.md a table stands between
+`<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
+MEASUREMENTS = ROOT / "docs/measurements.md"
 IMAGES = ROOT / "docs/images"
 NAIVE = "naive eager"
 
@@ -271,6 +273,39 @@ def tables(results: Path) -> dict[str, str]:
     return made
 
 
+SECTIONS = (
+    ("One 375×500 photo, beside the naive eager baseline", "photo", "bench-photo.png"),
+    ("What the libraries multiply at, alone, in the same rounds", "limits", None),
+    ("What calibration costs: the encoder against the plain one, in pairs", "calibration", None),
+    ("Quality against time: the demo model on held-out scenes", "pareto", "bench-pareto.png"),
+    ("Growth with queries", "queries", "bench-growth.png"),
+    ("Growth with the image", "images", None),
+    ("Growth with windows", "windows", None),
+    ("10,000 queries on a 4K photo", "large", None),
+    ("Batch", "batch", None),
+    ("Threads", "threads", None),
+)
+
+
+def measurements(made: dict[str, str]) -> str | None:
+    """The text of docs/measurements.md: a section for each table, profiles last; None without any."""
+    profiles = tuple(
+        (f"Time by operator: {n.removeprefix('profile-')}", n, None) for n in made if n.startswith("profile-")
+    )
+    shown = [section for section in (*SECTIONS, *profiles) if section[1] in made]
+    if not shown:
+        return None
+    parts = [
+        "# Measurements",
+        "Made by `python benchmarks/summary.py` from benchmarks/results; performance.md says how to read it.",
+    ]
+    parts += [made["machine"]] if "machine" in made else []
+    for title, name, image in shown:
+        parts += [f"## {title}", made[name]]
+        parts += [f"![{title}](images/{image})"] if image is not None else []
+    return "\n\n".join(parts) + "\n"
+
+
 def fill(document: str, made: dict[str, str]) -> str:
     """Put each table between its marks.
 
@@ -305,8 +340,15 @@ def main() -> None:
             sys.exit(f"{document.name} is not what benchmarks/results says; run python benchmarks/summary.py")
         if not args.check:
             document.write_text(filled, "utf-8")
+    text = measurements(made)
+    found = MEASUREMENTS.read_text("utf-8") if MEASUREMENTS.exists() else None
+    if args.check and found != text:
+        sys.exit(f"{MEASUREMENTS.name} is not what benchmarks/results says; run python benchmarks/summary.py")
     if not args.check:
         from figures import draw
+
+        if text is not None:
+            MEASUREMENTS.write_text(text, "utf-8")
 
         draw(RESULTS, IMAGES)
 

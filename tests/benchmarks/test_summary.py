@@ -167,6 +167,19 @@ def test_the_documents_say_what_the_rows_say() -> None:
     for document in summary.DOCUMENTS:
         text = document.read_text("utf-8")
         assert summary.fill(text, made) == text, f"{document.name}: run python benchmarks/summary.py"
+    found = summary.MEASUREMENTS.read_text("utf-8") if summary.MEASUREMENTS.exists() else None
+    assert found == summary.measurements(made), "run python benchmarks/summary.py"
+
+
+def test_measurements_have_a_section_for_each_table_and_none_without(results: Path) -> None:
+    made = summary.tables(results)
+    text = summary.measurements(made)
+    assert text is not None
+    for name in ("photo", "limits", "calibration", "pareto", "queries", "windows"):
+        assert made[name] in text
+    assert "## Threads" not in text
+    assert "a processor, 2 cores" in text
+    assert summary.measurements({}) is None
 
 
 def test_a_profile_adds_up_what_is_small(tmp_path: Path) -> None:
