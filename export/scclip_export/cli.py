@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scclip_export.backbones import BACKBONES
-from scclip_export.engines import EngineRequest, add_engines
+from scclip_export.engines import EngineRequest, add_engines, add_kernels, check_kernels
 from scclip_export.engines.arguments import ENGINE_DETAILS, add_engine_arguments, requests_from
 from scclip_export.errors import ExportError
 from scclip_rt import __version__
@@ -261,6 +261,7 @@ def _run(args: argparse.Namespace) -> int:
         verify_images=args.verify_images,
         vocabularies=tuple(args.vocabulary),
         engines=engines,
+        gpu_kernels=args.gpu_kernels,
     )
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
@@ -289,7 +290,7 @@ def _run_engines(
     args: argparse.Namespace, engines: tuple[EngineRequest, ...], progress: Callable[[str], None]
 ) -> int:
     """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
-    ours = {"bundle", "tensorrt", "tensorrt_rtx", "json", *ENGINE_DETAILS}
+    ours = {"bundle", "tensorrt", "tensorrt_rtx", "gpu_kernels", "json", *ENGINE_DETAILS}
     defaults = vars(build_parser().parse_args([]))
     given = [name for name, value in vars(args).items() if name not in ours and value != defaults[name]]
     if given:
@@ -297,8 +298,15 @@ def _run_engines(
         raise ExportError(
             f"--bundle adds engines to a bundle that exists; {options} would need another export"
         )
+    if args.gpu_kernels:
+        check_kernels()
     reports = add_engines(args.bundle, engines, progress)
-    document = {"bundle": str(args.bundle), "engines": [asdict(report) for report in reports]}
+    kernels = add_kernels(args.bundle, progress) if args.gpu_kernels else []
+    document = {
+        "bundle": str(args.bundle),
+        "engines": [asdict(report) for report in reports],
+        "kernels": kernels,
+    }
     _write_json(document, args.json)
     if args.json != "-":
         for report in reports:

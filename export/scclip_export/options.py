@@ -34,6 +34,7 @@ class ExportConfig:
     verify_images: Path | None = None
     vocabularies: tuple[Path, ...] = ()  # class files to embed into the bundle
     engines: tuple[EngineRequest, ...] = ()  # to build from the finished encoders
+    gpu_kernels: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scclip_export.config import CalibrationConfig, Geometry, calibration_for
 from scclip_export.encoder import TextEncoder
-from scclip_export.engines import add_engines, check_requests
+from scclip_export.engines import add_engines, add_kernels, check_kernels, check_requests
 from scclip_export.errors import ExportError
 from scclip_export.graph import onnx_from_text_encoder
 from scclip_export.manifest import (
@@ -73,6 +73,8 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     if config.output is not None:
         check_replaceable(config.output, force=config.force)
     check_requests(config.engines, precisions=("fp32", *config.precisions), grids=_grid_names(config))
+    if config.gpu_kernels:
+        check_kernels()
     model = load_model(config.source, progress)
     plan = _plan(config, model)
     check_replaceable(plan.output, force=config.force)
@@ -97,7 +99,9 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         write_manifest(directory, manifest)
         if config.engines:
             add_engines(directory, config.engines, progress)
-            manifest = read_manifest(directory)
+        if config.gpu_kernels:
+            add_kernels(directory, progress)
+        manifest = read_manifest(directory)
     return ExportReport(path=plan.output, manifest=manifest, parity=tuple(parities))
 
 

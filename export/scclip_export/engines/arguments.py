@@ -106,6 +106,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TensorRT's measurements (default: in the cache folder)",
     )
+    group.add_argument(
+        "--gpu-kernels",
+        action="store_true",
+        help="compile the decode kernels too, for the GPUs of the bundle's engines (needs triton)",
+    )
     group.add_argument("--engine-log", type=Path, metavar="FILE", help="keep the library's messages")
 
 
@@ -127,8 +132,10 @@ def requests_from(args: argparse.Namespace) -> tuple[EngineRequest, ...]:
                 f"{', '.join('--' + name.replace('_', '-') for name in given)}: for which library? "
                 "Add --tensorrt or --tensorrt-rtx"
             )
-        if args.bundle is not None:
-            raise ExportError("--bundle adds engines: say which with --tensorrt or --tensorrt-rtx")
+        if args.bundle is not None and not args.gpu_kernels:
+            raise ExportError(
+                "--bundle adds engines: say which with --tensorrt or --tensorrt-rtx (or --gpu-kernels)"
+            )
     return tuple(_request(library, args) for library in libraries)
 
 

@@ -95,7 +95,7 @@ def _parse(trt: Any, network: Any, path: Path, logger: Any) -> Any:
     parser = trt.OnnxParser(network, logger)
     # From the file: weights lie beside it, and a large model exceeds what a protobuf message may hold.
     if not parser.parse_from_file(str(path)):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        errors = dict.fromkeys(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise BuildError(f"{path.name} is not understood by the parser: {_short('; '.join(errors))}")
     return parser
 

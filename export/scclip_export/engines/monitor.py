@@ -6,7 +6,7 @@ from typing import Any
 from scclip_export.engines.request import Progress
 
 _HEARTBEAT_SECONDS = 10.0
-_MAX_WARNINGS = 20
+_MAX_WARNINGS, _MAX_LENGTH = 8, 300
 
 
 def make_logger(trt: Any, progress: Progress) -> Any:
@@ -26,6 +26,7 @@ def make_logger(trt: Any, progress: Progress) -> Any:
             # Called from the builder's threads: appending to a list is safe there.
             if int(severity) > int(trt.ILogger.Severity.INFO):
                 return
+            message = " ".join(message.split())
             self.lines.append((severity.name, message))
             if (
                 int(severity) <= int(shown_from)
@@ -33,10 +34,11 @@ def make_logger(trt: Any, progress: Progress) -> Any:
                 and len(self._shown) < _MAX_WARNINGS
             ):
                 self._shown.add(message)
-                progress(f"{severity.name.lower()}: {message}")
+                progress(f"{severity.name.lower()}: {message[:_MAX_LENGTH]}")
 
         def errors(self) -> list[str]:
-            return [text for severity, text in self.lines if severity in ("ERROR", "INTERNAL_ERROR")]
+            errors = (text for severity, text in self.lines if severity in ("ERROR", "INTERNAL_ERROR"))
+            return list(dict.fromkeys(errors))
 
     return Logger()
 

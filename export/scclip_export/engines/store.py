@@ -63,7 +63,7 @@ def store_engine(
         path.write_bytes(memoryview(built.plan))
     with atomic_path(root / base_json, force=True) as path:
         path.write_text(text, "utf-8")
-    with _locked(root):
+    with locked(root):
         dropped = _list(root, base_json, document)
     return base_json, dropped
 
@@ -126,7 +126,7 @@ def write_manifest(root: Path, manifest: Mapping[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """One writer of bundle.json at a time: two builds into one bundle must not lose each other's engine."""
     descriptor = os.open(root, os.O_RDONLY)
     try:
