@@ -198,7 +198,7 @@ class LastBlock(nn.Module):
         # Of both passes together, each of which has the bias.
         self.sum_proj = _linear(attention.out_proj.weight, 2.0 * attention.out_proj.bias, policy.linear)
 
-    def forward(self, resolved: Tensor, fused: Tensor, weights: "Tensor | Similarity") -> Tensor:
+    def forward(self, resolved: Tensor, fused: Tensor, weights: Tensor | Similarity) -> Tensor:
         """Return attn(resolved) + attn(fused): two (B, N, D) → (B, N, D); `weights` P (B, N, N), or what makes it."""
         policy, (length, width) = self.policy, resolved.shape[1:]
         both = self.ln_1(torch.cat([resolved, fused], dim=0)).to(policy.linear).view(-1, width)
