@@ -288,7 +288,8 @@ def _print_one(row: dict[str, Any]) -> None:
 
 
 def _encoded_by(info: "BackendInfo") -> str:
-    device = info["device"] if info["device"] != "cpu" else f"the CPU, {info['threads']} threads"
+    threads = f"{info['threads']} thread{'s' if info['threads'] != 1 else ''}"
+    device = info["device"] if info["device"] != "cpu" else f"the CPU, {threads}"
     return f"encoded by {info['backend']} {info['version']} in {info['precision']} on {device} ({info['reason']})"
 
 
