@@ -61,7 +61,7 @@ class OnnxRuntimeText:
         return outputs[0]
 
 
-def open_encoder(bundle: Bundle, request: EncoderRequest) -> OnnxRuntimeEncoder:
+def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
     """Load an image encoder; errors as `scclip_rt.backends.open_backend`."""
     provider, number = choose_provider(request.ort_provider, request.device)
     kind: DeviceKind = "cpu" if provider == "cpu" else "cuda"
@@ -87,6 +87,12 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> OnnxRuntimeEncoder:
         batch=batch,
         reason=request.reason,
     )
+    if kind == "cuda":
+        from scclip_rt.backends.ort_device import open_on_device
+
+        on_device = open_on_device(session, bundle, spec, info, batch, number=number)
+        if on_device is not None:
+            return on_device
     return OnnxRuntimeEncoder(session, bundle, spec, info, batch)
 
 

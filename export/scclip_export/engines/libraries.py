@@ -121,6 +121,10 @@ class TensorrtRtx:
 
     def configure(self, config: Any, request: EngineRequest) -> None:
         """Name the targets."""
+        # Without it an engine may allocate while it runs, which a CUDA graph's capture forbids (since 1.2).
+        own_memory = getattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        if own_memory is not None:
+            config.set_flag(own_memory)
         config.num_compute_capabilities = len(request.compute_capabilities)
         for index, capability in enumerate(request.compute_capabilities):
             member = getattr(self.trt.ComputeCapability, "SM" + capability.replace(".", ""))
