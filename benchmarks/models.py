@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 DEMO_CHECKPOINT = ROOT / "benchmarks/demo/demo_clip.safetensors"
 DEMO_CLASSES = ROOT / "scclip_rt/demo/classes.txt"
 FULL_SIZE = ("vitb16", "vitl14")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 """What a CPU runs from a file of its own; bf16 is the fp32 file with another arithmetic."""
 
 

@@ -45,6 +45,15 @@ _CALIBRATION = (
 PRECISION_FLAGS = {
     "fp16": "float16 products and weights, float32 norms, softmax, similarities and anomaly detection; for GPUs",
     "bf16": "the same with bfloat16, whose range is float32's",
+    "int8": "8-bit integer products on CPUs, calibrated on images (docs/quantisation.md)",
+}
+# Options of int8 that have a flag: name in Int8Options → destination of the flag.
+_INT8 = {
+    "images": "calibration_images",
+    "windows": "calibration_windows",
+    "keep_float": "int8_keep_float",
+    "float_share": "int8_float_share",
+    "sensitivity": "int8_sensitivity",
 }
 
 
@@ -167,6 +176,37 @@ def _add_precisions(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from",
     )
+    _add_int8(group)
+
+
+def _add_int8(group: Any) -> None:
+    group.add_argument(
+        "--calibration-images",
+        type=Path,
+        metavar="DIR",
+        help="with --int8: photos of the kind that will be segmented (default: rendered scenes, which do less well)",
+    )
+    group.add_argument(
+        "--calibration-windows", type=int, metavar="N", help="with --int8: windows to calibrate on (48)"
+    )
+    group.add_argument(
+        "--int8-keep-float",
+        action="append",
+        metavar="PATTERN",
+        help="layers that stay float32, such as 'blocks.11.*'; may be repeated",
+    )
+    group.add_argument(
+        "--int8-float-share",
+        type=float,
+        metavar="X",
+        help="most work that layers with a large error may keep in float32 (0.1 of the multiplications)",
+    )
+    group.add_argument(
+        "--int8-sensitivity",
+        action="store_true",
+        default=None,
+        help="with --int8: measure and print what each layer costs when only it is int8",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -255,6 +295,7 @@ def _run(args: argparse.Namespace) -> int:
         short_side=args.short_side,
         opset=args.opset,
         precisions=_precisions(args),
+        int8=_int8(args),
         dynamic_grid=args.dynamic_grid,
         image_sizes=tuple(args.image_size),
         debug_outputs=args.debug_outputs,
@@ -321,6 +362,19 @@ def _write_json(document: Any, target: str | None) -> None:
     from scclip_rt.cli.options import write_json
 
     write_json(document, target, force=True)
+
+
+def _int8(args: argparse.Namespace) -> Any:
+    from scclip_export.errors import ExportError
+    from scclip_export.quantize import Int8Options
+
+    given = {field: value for field, flag in _INT8.items() if (value := getattr(args, flag)) is not None}
+    if given and not args.int8:
+        flags = ", ".join("--" + _INT8[field].replace("_", "-") for field in given)
+        raise ExportError(f"{flags} needs --int8")
+    if "keep_float" in given:
+        given["keep_float"] = tuple(given["keep_float"])
+    return Int8Options(**given)
 
 
 def _print_summary(report: Any, json_target: str | None) -> None:

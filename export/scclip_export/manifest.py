@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ class GraphEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderEntry(GraphEntry):
-    """An image encoder; `grid` as in docs/bundle.md."""
+    """An image encoder; `grid` as in docs/bundle.md, `facts` further members of its entry."""
 
     precision: str
     grid: Mapping[str, object]
     runs_on: tuple[str, ...] = ("cpu", "cuda")
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def text_model_sha256(state: Mapping[str, Tensor], tokenizer: str) -> str:
@@ -155,6 +156,7 @@ def build_manifest(
                 "opset": _opset(directory / entry.file),
                 "runs_on": list(entry.runs_on),
             }
+            | dict(entry.facts)
             for entry in encoders
         ],
         "text_encoder": _graph(directory, text_encoder, axes)

@@ -9,6 +9,7 @@ from scclip_export.config import Method
 from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
 from scclip_export.graph import MAX_OPSET, MIN_OPSET
+from scclip_export.quantize import Int8Options
 from scclip_export.source import Source
 
 Progress = Callable[[str], None]
@@ -28,6 +29,7 @@ class ExportConfig:
     short_side: int = 336
     opset: int = 20
     precisions: tuple[str, ...] = ()  # beside fp32, each a key of `writers.PRECISIONS`
+    int8: Int8Options = field(default_factory=Int8Options)
     dynamic_grid: bool = False
     image_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) in pixels
     debug_outputs: bool = False

@@ -31,6 +31,7 @@ from scclip_export.parity import (
     merge,
     parity_table,
 )
+from scclip_export.quantize import image_files
 from scclip_export.sessions import open_session
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel, load_model
@@ -75,6 +76,8 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     check_requests(config.engines, precisions=("fp32", *config.precisions), grids=_grid_names(config))
     if config.gpu_kernels:
         check_kernels()
+    if "int8" in config.precisions and config.int8.images is not None:
+        image_files(config.int8.images)  # before minutes of work
     model = load_model(config.source, progress)
     plan = _plan(config, model)
     check_replaceable(plan.output, force=config.force)
@@ -188,6 +191,7 @@ def _encoders(
     """Write and check every encoder: each grid in fp32 first, then in the other precisions asked for."""
     entries, parities = [], []
     images = verification_images(config.verify_images)
+    kept: dict[str, Any] = {}
     for grid in plan.grids:
         job = EncoderJob(
             config=config,
@@ -196,6 +200,7 @@ def _encoders(
             geometry=plan.geometry,
             grid=grid,
             directory=directory,
+            kept=kept,
         )
         encoder = job.encoder()
         references = [Reference.of(encoder, windows) for windows in _verification_sets(images, job)]
@@ -209,6 +214,7 @@ def _encoders(
                     precision=name.split(".")[0],
                     grid=grid.to_json(),
                     runs_on=PRECISIONS[name].runs_on,
+                    facts=PRECISIONS[name].facts(job),
                 )
             )
     progress(parity_table(parities))

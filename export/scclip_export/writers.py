@@ -1,15 +1,16 @@
 """The encoders' files, one writer per precision: what `pipeline` calls for every grid."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from scclip_export.config import CalibrationConfig, Geometry
 from scclip_export.encoder import CalibratedEncoder, attention_operator
 from scclip_export.graph import check_dtypes, onnx_from_encoder
 from scclip_export.options import ExportConfig, Progress
 from scclip_export.precision import FLOAT32, POLICIES, DtypePolicy
+from scclip_export.quantize import Plan, calibration_windows, quantize_encoder, write_int8
 from scclip_export.sessions import Runner, float16_runner, onnx_runner, rounding_runner
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel
@@ -45,6 +46,7 @@ class EncoderJob:
 
     Attributes:
         directory: the bundle in the making. The grid's fp32 file is there before any other precision is written.
+        kept: what a writer keeps from one grid to the next, by precision; the window grid comes first.
     """
 
     config: ExportConfig
@@ -53,6 +55,7 @@ class EncoderJob:
     geometry: Geometry
     grid: GridPlan
     directory: Path
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def encoder(
         self, policy: DtypePolicy = FLOAT32, attend: Attention = scaled_attention
@@ -83,11 +86,13 @@ class Precision:
         runs_on: kinds of device that run it well, for bundle.json.
         write: writes `job.path(NAME)` and its `.data`; raises ExportError.
         open: returns a function that runs the written file on this machine's CPU, for parity.
+        facts: more members of the encoder's entry in bundle.json, once it is written.
     """
 
     runs_on: tuple[str, ...]
     write: Callable[[EncoderJob, Progress], None]
     open: Callable[[Path], Runner] = onnx_runner
+    facts: Callable[[EncoderJob], Mapping[str, object]] = lambda _: {}
 
 
 def _write_traced(name: str, job: EncoderJob) -> None:
@@ -106,6 +111,23 @@ def _write_attention_operator(job: EncoderJob, _: Progress) -> None:
     share_weights(job.path(name), job.path("fp16"))
 
 
+def _write_int8(job: EncoderJob, progress: Progress) -> None:
+    """Calibrate on windows, and quantise every grid by the same plan: so their weights are the same bytes."""
+    if job.grid.kind == "window":
+        options = job.config.int8
+        windows, images = calibration_windows(options.images, job.geometry, count=options.windows)
+        job.kept["int8"] = quantize_encoder(
+            job.path("fp32"), job.path("int8"), windows, options, images=images, progress=progress
+        )
+    else:
+        write_int8(job.path("fp32"), _int8_plan(job), job.path("int8"))
+
+
+def _int8_plan(job: EncoderJob) -> Plan:
+    plan: Plan = job.kept["int8"]
+    return plan
+
+
 # A precision has a line here, its limits in `parity.THRESHOLDS`, and its flag in `cli.PRECISION_FLAGS`.
 PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision(runs_on=("cpu", "cuda"), write=lambda job, _: _write_traced("fp32", job)),
@@ -116,5 +138,10 @@ PRECISIONS: Mapping[str, Precision] = {
     "fp16.opset23": Precision(runs_on=("tensorrt",), write=_write_attention_operator, open=float16_runner),
     "bf16": Precision(
         runs_on=("cuda",), write=lambda job, _: _write_traced("bf16", job), open=rounding_runner
+    ),
+    "int8": Precision(
+        runs_on=("cpu",),
+        write=_write_int8,
+        facts=lambda job: {"quantization": _int8_plan(job).to_json()},
     ),
 }

@@ -1,0 +1,64 @@
+"""Int8 encoders: calibrated, static, with QuantizeLinear and DequantizeLinear around the big matrix products.
+
+`quantize_encoder` is all of it on files; `make_plan` and `write_int8` are its two steps.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_export.quantize.images import calibration_windows, image_files
+from scclip_export.quantize.options import METHODS, Int8Options, Progress
+from scclip_export.quantize.plan import Plan, make_plan
+from scclip_export.quantize.rewrite import write_int8
+from scclip_export.quantize.sensitivity import measure_sensitivity, sensitivity_table
+
+__all__ = [
+    "METHODS",
+    "Int8Options",
+    "Plan",
+    "calibration_windows",
+    "image_files",
+    "make_plan",
+    "measure_sensitivity",
+    "quantize_encoder",
+    "sensitivity_table",
+    "write_int8",
+]
+
+
+def quantize_encoder(
+    source: Path,
+    target: Path,
+    windows: NDArray[np.uint8],
+    options: Int8Options | None = None,
+    *,
+    images: str = "the windows given",
+    progress: Progress = lambda _: None,
+) -> Plan:
+    """Quantise a window encoder.
+
+    Args:
+        source: float32 encoder of windows, as `graph.onnx_from_encoder` writes it.
+        target: the int8 file; its weights go beside it.
+        windows: calibration windows, uint8 (W, H, W, 3), W ≥ 1.
+        options: None takes the defaults.
+        images: where the windows are from, for the record.
+        progress: is told of long steps.
+
+    Returns:
+        The plan, which `write_int8` applies to the same model's encoders of other grids.
+
+    Raises:
+        ExportError: nothing can be quantised, or an option fits nothing.
+    """
+    options = options or Int8Options()
+    plan = make_plan(source, windows, options, images=images, progress=progress)
+    if options.sensitivity:
+        measured = measure_sensitivity(source, plan, windows, progress)
+        progress(f"sensitivity to int8\n{sensitivity_table(plan, measured)}")
+    elif plan.float_layers:
+        progress(f"float32 stay: {', '.join(plan.float_layers)}")
+    write_int8(source, plan, target)
+    return plan
