@@ -122,7 +122,8 @@ def _of_dtype(dtype: str) -> Iterator[Variant]:
         return {name: getattr(module, name) for name in names}
 
     types = {"features": narrow, "mean": "*fp32", "k_distance": "*fp32", "neighbors": "*i32"}
-    constants = {"stride_d": 1, "TOP": 32, **blocks(anomaly, "BLOCK_M", "BLOCK_N", "BLOCK_D")}
+    constants = {"stride_d": 1, "TOP": 32, **blocks(anomaly, "BLOCK_M", "BLOCK_N")}
+    constants["BLOCK_D"] = anomaly.BLOCK_D_WIDE if dtype == "fp32" else anomaly.BLOCK_D
     yield _variant("k_distance", anomaly._k_distance_kernel, types, constants, **options)
 
     types = {

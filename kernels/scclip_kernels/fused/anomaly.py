@@ -27,7 +27,8 @@ from scclip_kernels.fused._launch import (
 
 BLOCK_M = 16
 BLOCK_N = 32
-BLOCK_D = 16
+BLOCK_D = 32
+BLOCK_D_WIDE = 16  # fp32: larger blocks spill on sm_100
 SCORE_BLOCK = 32
 MAX_NEIGHBORS = 64
 
@@ -121,9 +122,10 @@ def _anomaly_scores(features: Tensor, num_neighbors: int) -> Tensor:
     neighbors = torch.empty((batch, patches, num_neighbors), dtype=torch.int32, device=features.device)
     scores = torch.empty_like(k_distance)
     top = next_power_of_2(num_neighbors)
+    block_d = BLOCK_D_WIDE if features.dtype == torch.float32 else BLOCK_D
     wrap_triton(_k_distance_kernel)[(triton.cdiv(patches, BLOCK_M), batch)](
         features, mean, k_distance, neighbors, patches, width, num_neighbors, *features.stride(),
-        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D, TOP=top,
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=block_d, TOP=top,
     )  # fmt: skip
     wrap_triton(_anomaly_score_kernel)[(triton.cdiv(patches, SCORE_BLOCK), batch)](
         k_distance, neighbors, scores, patches, num_neighbors, BLOCK=SCORE_BLOCK, TOP=top

@@ -17,7 +17,7 @@ def large_blocks(monkeypatch) -> None:
     """Fewer programs: the interpreter's time goes by programs. Small cases run the sizes that are shipped."""
     monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_M", 128)
     monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_N", 128)
-    monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_D", 64)
+    monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_D_WIDE", 64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
