@@ -21,7 +21,7 @@ from scclip_export.sessions import float16_runner, onnx_runner, rounding_runner
 from synthetic import scene
 
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-CALIBRATION = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.3)
+CALIBRATION = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.1)
 # Ten of 196 patches, which is how many outliers there are, none beside another.
 MASSIVE = (17, 20, 38, 61, 66, 98, 108, 136, 153, 178)
 MARK, TARGET, NEURON = 5, 77, 0
@@ -137,6 +137,35 @@ def test_the_massive_tokens_are_500_times_the_median(massive_state: dict[str, Te
     norms = last_norms(massive_state)
     ratios = norms[list(MASSIVE)] / norms.median()
     assert 400 < ratios.min() < ratios.max() < 650
+
+
+@pytest.fixture(scope="module")
+def windows() -> np.ndarray:
+    """(100, 224, 224, 3) uint8, cut from large scenes."""
+    scenes = [scene(1120, 1120, seed) for seed in range(4)]
+    cut = [image[224 * y :, 224 * x :][:224, :224] for image in scenes for y in range(5) for x in range(5)]
+    return np.stack(cut)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 0.97)])
+def test_massive_tokens_change_neither_outliers_nor_labels(
+    narrow_bundle: Path, windows: np.ndarray, precision: str, least: float
+) -> None:
+    text = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    opened = {"fp16": float16_runner, "bf16": rounding_runner}[precision]
+    run = opened(narrow_bundle / f"encoder.{precision}.onnx")
+    reference = onnx_runner(narrow_bundle / "encoder.fp32.onnx")
+    equal, labels = [], []
+    for start in range(0, 100, 10):
+        features, logits, outliers = run(windows[start : start + 10], text)
+        _, expected, expected_outliers = reference(windows[start : start + 10], text)
+        assert np.isfinite(features).all()
+        assert np.isfinite(logits).all()
+        assert expected_outliers.tolist() == [list(MASSIVE)] * 10
+        equal += (outliers == expected_outliers).all(axis=1).tolist()
+        labels.append((logits.argmax(-1) == expected.argmax(-1)).mean())
+    assert np.mean(equal) >= 0.99
+    assert np.mean(labels) >= least
 
 
 def test_rounding_is_what_float16_kernels_do(narrow_bundle: Path) -> None:
