@@ -19,7 +19,7 @@ def main() -> None:
     """Parse, measure, print, write."""
     arguments = parser(__doc__, iterations=9)
     add_model_options(arguments)
-    arguments.add_argument("--targets", nargs="+", default=["fp32"], help="(%(default)s)")
+    arguments.add_argument("--targets", nargs="+", default=["fp32", "int8"], help="(%(default)s)")
     args = arguments.parse_args()
     calibrated, plain = (bundle(args.model, args.work, calibration=method) for method in ("scclip", "none"))
     groups = []

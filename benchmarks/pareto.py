@@ -19,7 +19,7 @@ from models import add_model_options, bundle
 from scclip_rt.bench import Case, Entry, parse_target
 from scclip_rt.cli.options import write_json
 
-TARGETS = ("fp32", "fp32@whole")
+TARGETS = ("fp32", "fp32@whole", "int8", "int8@whole")
 
 
 def cases(path: Path, targets: list[str]) -> dict[str, Case]:
