@@ -25,7 +25,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.runtime  ## segment the shipped scene with the packaged model (installs the runtime, no torch)
 	$(BIN)/scclip segment demo scclip_rt/demo/scene.png --output demo-output --force
 
-test: $(VENV)/.dev  ## install everything and run all tests
+test: $(VENV)/.dev test-cpp  ## install everything and run all tests, C++ included
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.dev  ## the tests without the full-size models

@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
+#     cpp/headers.sh                       ONNX Runtime's
+#     cpp/headers.sh tensorrt [PYTHON]     TensorRT's, and on a second line CUDA's
+#
 # Print a folder with ONNX Runtime's C headers, fetching them once: no wheel ships them, Debian's libonnxruntime-dev does
 # (from its release 13 on). The newer release's package is downloaded and unpacked; nothing is installed.
 # ONNXRUNTIME_INCLUDE_DIR names headers that are there already.
+#
+# TensorRT's are in no wheel of NVIDIA's; a third-party wheel of headers has those of 10.14, enough to compile and test
+# without a GPU. CUDA's are in Triton's wheel. TENSORRT_INCLUDE_DIR and CUDA_INCLUDE_DIR name others.
 set -euo pipefail
 
 release=trixie
@@ -9,6 +15,28 @@ cache="${SCCLIP_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/scclip-build}/onnxr
 header=onnxruntime_c_api.h
 
 fail() { printf 'headers.sh: %s\n' "$*" >&2; exit 1; }
+
+if [[ ${1:-} == tensorrt ]]; then
+    python=${2:-python3}
+    wheel=kernel-lens==2.0.1
+    kept="${SCCLIP_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/scclip-build}/tensorrt-headers"
+    for tensorrt in "${TENSORRT_INCLUDE_DIR:-}" /usr/include/x86_64-linux-gnu /usr/include/aarch64-linux-gnu \
+        "$kept/kernel_lens/include/tensorrt"; do
+        [[ -n $tensorrt && -f $tensorrt/NvInferRuntime.h ]] && break
+    done
+    if [[ ! -f $tensorrt/NvInferRuntime.h ]]; then
+        "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$kept" "$wheel" >&2 ||
+            fail "can't install $wheel for TensorRT's headers; set TENSORRT_INCLUDE_DIR"
+        [[ -f $tensorrt/NvInferRuntime.h ]] || fail "$wheel has no TensorRT headers; set TENSORRT_INCLUDE_DIR"
+    fi
+    triton=$("$python" -c 'import importlib.util as u; print(u.find_spec("triton").submodule_search_locations[0])' 2>&1) || triton=
+    for cuda in "${CUDA_INCLUDE_DIR:-}" /usr/local/cuda/include "$triton/backends/nvidia/include"; do
+        [[ -n $cuda && -f $cuda/cuda.h ]] && break
+    done
+    [[ -f $cuda/cuda.h ]] || fail "no cuda.h; install CUDA's headers or Triton, or set CUDA_INCLUDE_DIR"
+    printf '%s\n%s\n' "$tensorrt" "$cuda"
+    exit 0
+fi
 
 for folder in "${ONNXRUNTIME_INCLUDE_DIR:-}" /usr/include/onnxruntime "$cache/usr/include/onnxruntime"; do
     if [[ -n $folder && -f $folder/$header ]]; then

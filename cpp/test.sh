@@ -41,8 +41,13 @@ for package in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
 if ((${#missing[@]})); then
-    [[ $(id -u) == 0 ]] || fail "install first: apt-get install ${missing[*]}"
-    quietly "installing ${missing[*]}" bash -c "apt-get install -y -qq ${missing[*]} || { apt-get update -qq && apt-get install -y -qq ${missing[*]}; }"
+    sudo=
+    if [[ $(id -u) != 0 ]]; then
+        sudo -n true 2>/dev/null || fail "install first: apt-get install ${missing[*]} (or run this as root)"
+        sudo="sudo -n"
+    fi
+    quietly "installing ${missing[*]}" bash -c "$sudo apt-get install -y -qq ${missing[*]} ||
+        { $sudo apt-get update -qq && $sudo apt-get install -y -qq ${missing[*]}; }"
 fi
 
 include=$(cpp/headers.sh) || fail "ONNX Runtime's headers are not to be had (see above)"
@@ -53,11 +58,15 @@ print(next((pathlib.Path(onnxruntime.__file__).parent / "capi").glob("libonnxrun
 openvino=$("$python" -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent / "cmake")' 2>/dev/null) ||
     printf 'cpp/test.sh: %s has no openvino: that backend is neither built nor tested\n' "$python" >&2
 
+mapfile -t gpu_headers < <(cpp/headers.sh tensorrt "$python")
+((${#gpu_headers[@]} == 2)) || fail "the headers of TensorRT and CUDA are not to be had (see above)"
+
 fixtures=$build/fixtures
 quietly "configuring" cmake -S cpp -B "$build/release" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSCCLIP_WERROR=ON \
     -DSCCLIP_BUILD_TESTS=ON "-DSCCLIP_FIXTURES=$fixtures" "-DONNXRUNTIME_INCLUDE_DIR=$include" \
     "-DONNXRUNTIME_LIBRARY=$library" "-DCMAKE_INSTALL_PREFIX=$build/installed" \
-    "-DSCCLIP_WITH_OPENVINO=$([[ -n $openvino ]] && echo ON || echo OFF)" "-DOpenVINO_DIR=$openvino"
+    "-DSCCLIP_WITH_OPENVINO=$([[ -n $openvino ]] && echo ON || echo OFF)" "-DOpenVINO_DIR=$openvino" -DSCCLIP_WITH_TENSORRT=ON \
+    "-DTENSORRT_INCLUDE_DIR=${gpu_headers[0]}" "-DCUDA_INCLUDE_DIR=${gpu_headers[1]}"
 quietly "building" cmake --build "$build/release"
 built=$SECONDS
 

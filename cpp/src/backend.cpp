@@ -65,6 +65,10 @@ void CheckSide(const GraphSpec& spec, bool input, const std::vector<TensorSpec>&
 
 }  // namespace
 
+Decoded Encoder::Segment(const PreparedImage&, const DecodeInput&, const PlanMaker&) const {
+    throw std::logic_error("this encoder does not segment");
+}
+
 std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options) {
     if (Backends().empty()) ThrowBackend("this build of the library has no backend");
     EncoderRequest request{options};

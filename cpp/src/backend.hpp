@@ -3,13 +3,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "bundle.hpp"
+#include "decode.hpp"
+#include "preparation.hpp"
 #include "scclip/segmenter.hpp"
 
 namespace scclip {
+
+using PlanMaker = std::function<DecodePlan()>;
 
 /// A calibrated image encoder, loaded. Calls from several threads at a time are allowed.
 class Encoder {
@@ -19,6 +24,13 @@ class Encoder {
     /// One batch: (count, height, width, 3) uint8 RGB to (count, patches, embed_dim) float32 unit rows in `out`.
     /// count ≤ batch_size(). Throws Error(kBackend).
     virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
+
+    /// Whether Segment takes this task; if not, Features and the decode on the host do.
+    virtual bool CanSegment(const DecodeInput&) const { return false; }
+
+    /// A prepared image to its labels where the encoder runs; the input's features are not read. `plan` is called where
+    /// the sizes are new. Throws Error(kBackend).
+    virtual Decoded Segment(const PreparedImage& image, const DecodeInput& input, const PlanMaker& plan) const;
 
     const EncoderSpec& spec() const { return spec_; }
     const BackendInfo& info() const { return info_; }

@@ -23,11 +23,13 @@ class Bundle {
     /// The path of an ONNX file, with the weight files it refers to checked as well. Throws Error(kBundle).
     std::string CheckedGraph(const std::string& name) const;
 
+    /// The weight files that an ONNX file of the bundle refers to. Throws Error(kBundle): one is not listed or outside.
+    std::vector<std::string> DataFiles(const std::string& name) const;
+
     /// Read every listed file again, whatever is remembered. Throws Error(kBundle) for the first that differs.
     void VerifyAll() const;
 
   private:
-    std::vector<std::string> DataFiles(const std::string& name) const;
     std::string path_;
     Manifest manifest_;
     bool remember_hashes_ = true;

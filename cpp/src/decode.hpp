@@ -26,6 +26,7 @@ struct DecodePlan {
 struct DecodeInput {
     const float* features = nullptr;  ///< (windows, grid rows · grid columns, embed_dim), unit rows
     const float* text = nullptr;      ///< (queries, embed_dim), unit rows
+    std::uint64_t text_id = 0;        ///< another for other rows: what keeps a copy of them knows it by this
     std::size_t embed_dim = 0;
     const std::vector<std::int64_t>* query_class = nullptr;
     std::int64_t num_classes = 0;

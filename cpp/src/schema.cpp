@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <tuple>
 #include <utility>
 #include <variant>
@@ -49,13 +51,17 @@ bool IsType(const Json& value, const std::string& type) {
     return value.is_number();
 }
 
-bool IsSha256(const std::string& text) {
-    return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+bool Matches(const std::string& text, const std::string& pattern) {
+    // The library's regular expressions recurse with the text's length; no hash, version or path is that long.
+    constexpr std::size_t kLongest = 4096;
+    thread_local std::map<std::string, std::regex> expressions;
+    const auto expression = expressions.try_emplace(pattern, pattern).first;
+    return text.size() <= kLongest && std::regex_search(text, expression->second);
 }
 
 class Validator {
   public:
-    Validator() : root_(Schema::parse(kBundleSchema)) {}
+    explicit Validator(const char* schema) : root_(Schema::parse(schema)) {}
 
     std::vector<Violation> Run(const Json& document) const {
         std::vector<Violation> found;
@@ -157,7 +163,8 @@ class Validator {
         if (value.is_array()) return WrongLength(keyword, "Items", rule, value, value.size());
         if (!value.is_string()) return "";
         const auto& text = value.get_ref<const std::string&>();
-        if (keyword == "pattern" && !IsSha256(text)) return Repr(value) + " does not match " + Repr(Json(rule));
+        if (keyword == "pattern" && !Matches(text, rule.get<std::string>()))
+            return Repr(value) + " does not match " + Repr(Json(rule));
         return WrongLength(keyword, "Length", rule, value, Characters(text));
     }
 
@@ -219,10 +226,7 @@ std::string Place(const Path& path) {
     return place[0] == '.' ? place.substr(1) : place;
 }
 
-}  // namespace
-
-std::optional<SchemaError> CheckAgainstBundleSchema(const Json& document) {
-    static const Validator validator;
+std::optional<SchemaError> CheckAgainst(const Validator& validator, const Json& document) {
     const std::vector<Violation> found = validator.Run(document);
     const auto less = [](const Violation& a, const Violation& b) { return Relevance(a) < Relevance(b); };
     const auto top = std::max_element(found.begin(), found.end(), less);
@@ -240,6 +244,18 @@ std::optional<SchemaError> CheckAgainstBundleSchema(const Json& document) {
         path.insert(path.end(), best->path.begin(), best->path.end());
     }
     return SchemaError{Place(path), best->message};
+}
+
+}  // namespace
+
+std::optional<SchemaError> CheckAgainstBundleSchema(const Json& document) {
+    static const Validator validator(kBundleSchema);
+    return CheckAgainst(validator, document);
+}
+
+std::optional<SchemaError> CheckAgainstEngineSchema(const Json& document) {
+    static const Validator validator(kEngineSchema);
+    return CheckAgainst(validator, document);
 }
 
 }  // namespace scclip

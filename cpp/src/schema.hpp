@@ -1,5 +1,5 @@
-// The part of JSON Schema that bundle.schema.json uses. The schema itself is compiled in, so that the exporter,
-// Python and C++ read one file.
+// The part of JSON Schema that bundle.schema.json and engine.schema.json use. The schemas themselves are compiled in,
+// so that the exporter, Python and C++ read one file.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -17,7 +17,11 @@ struct SchemaError {
 /// The first reason to refuse a bundle.json, if there is any.
 std::optional<SchemaError> CheckAgainstBundleSchema(const nlohmann::json& document);
 
-/// The text of bundle.schema.json (written by CMake).
+/// The same for the sidecar of an engine.
+std::optional<SchemaError> CheckAgainstEngineSchema(const nlohmann::json& document);
+
+/// The texts of bundle.schema.json and engine.schema.json (written by CMake).
 extern const char* const kBundleSchema;
+extern const char* const kEngineSchema;
 
 }  // namespace scclip

@@ -1,6 +1,7 @@
 #include "scclip/segmenter.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include "preparation.hpp"
 #include "text.hpp"
 #include "vocabulary.hpp"
+#include "window_features.hpp"
 
 namespace scclip {
 namespace {
@@ -38,48 +40,6 @@ auto Guard(Function function) noexcept -> Result<decltype(function())> {
     }
 }
 
-WindowFeatures SizesOf(const PreparedImage& image, int patch, int embed_dim) {
-    WindowFeatures features;
-    const Tiling& tiling = image.tiling;
-    features.windows = tiling.size();
-    features.rows = tiling.window_height / patch;
-    features.columns = tiling.window_width / patch;
-    features.embed_dim = embed_dim;
-    features.window_height = tiling.window_height;
-    features.window_width = tiling.window_width;
-    features.resized_height = tiling.height;
-    features.resized_width = tiling.width;
-    features.row_starts = tiling.rows;
-    features.column_starts = tiling.columns;
-    features.height = image.height;
-    features.width = image.width;
-    features.resized = image.resized;
-    features.timings.prepare = image.milliseconds;
-    return features;
-}
-
-bool SoundStarts(const std::vector<int>& starts, int window, int length) {
-    return !starts.empty() && window > 0 && starts.front() == 0 && starts.back() == length - window &&
-           std::is_sorted(starts.begin(), starts.end()) &&
-           std::adjacent_find(starts.begin(), starts.end(), [&](int a, int b) { return b - a > window; }) ==
-               starts.end();
-}
-
-/// The parts may have been stored and read again: none is trusted.
-void CheckFeatureSizes(const WindowFeatures& f, int embed_dim, Refinement refine) {
-    const bool sound = SoundStarts(f.row_starts, f.window_height, f.resized_height) &&
-                       SoundStarts(f.column_starts, f.window_width, f.resized_width) && f.rows > 0 && f.columns > 0 &&
-                       f.height > 0 && f.width > 0 && f.embed_dim == embed_dim &&
-                       static_cast<std::size_t>(f.windows) == f.row_starts.size() * f.column_starts.size() &&
-                       f.values.size() == static_cast<std::size_t>(f.windows) * static_cast<std::size_t>(f.rows) *
-                                              static_cast<std::size_t>(f.columns) * static_cast<std::size_t>(embed_dim);
-    const bool pixels =
-        refine == Refinement::kNone ||
-        f.resized.size() == static_cast<std::size_t>(f.resized_height) * static_cast<std::size_t>(f.resized_width) * 3;
-    if (!sound || !pixels)
-        ThrowImage("the features' sizes don't fit each other or this bundle; make them again with Encode");
-}
-
 double InRange(const char* name, double value) {
     if (!(value >= 0 && value <= 1)) ThrowOption(std::string(name) + " must be from 0 to 1; got " + FloatRepr(value));
     return value;
@@ -91,6 +51,7 @@ struct Segmenter::Impl {
     struct Classes {
         Vocabulary vocabulary;
         std::shared_ptr<const std::vector<std::string>> names;
+        std::uint64_t id = 0;  // another for every one
     };
 
     Bundle bundle;
@@ -107,6 +68,8 @@ struct Segmenter::Impl {
         CheckModel(made->vocabulary, bundle.manifest().text_encoder.model_sha256,
                    static_cast<std::size_t>(bundle.manifest().embed_dim), file);
         if (background) made->vocabulary.background = FindBackground(made->vocabulary.classes, *background);
+        static std::atomic<std::uint64_t> count{0};
+        made->id = ++count;
         made->names = std::make_shared<const std::vector<std::string>>(made->vocabulary.classes);
         const std::lock_guard<std::mutex> lock(mutex);
         classes = std::move(made);
@@ -191,35 +154,64 @@ struct Segmenter::Impl {
         return PamrAffinity(image, features.height, features.width, threads, BestKernels());
     }
 
-    Segmentation Label(const WindowFeatures& features, DecodeInput input, const SegmentOptions& options,
-                       const Classes& current) const {
-        const Clock clock;
-        const std::optional<Affinity> affinity = Refine(features, options.refine);
-        input.refine = affinity ? &*affinity : nullptr;
+    /// The part of the decode's input that comes from the vocabulary.
+    static void SetClasses(const Classes& current, DecodeInput* input) {
         const Vocabulary& vocabulary = current.vocabulary;
-        input.features = features.values.data();
-        input.text = vocabulary.embeddings.data();
-        input.embed_dim = vocabulary.embed_dim;
-        input.query_class = &vocabulary.query_class;
-        input.num_classes = static_cast<std::int64_t>(vocabulary.classes.size());
-        input.background = vocabulary.background;
-        const DecodePlan plan{static_cast<int>(features.row_starts.size()),
-                              static_cast<int>(features.column_starts.size()),
-                              features.rows,
-                              features.columns,
-                              InterpolationAxis(features.row_starts, features.window_height, features.rows,
-                                                features.resized_height, features.height, kTileRows),
-                              InterpolationAxis(features.column_starts, features.window_width, features.columns,
-                                                features.resized_width, features.width, kTileColumns)};
-        Decoded decoded = scclip::Decode(input, plan);
+        input->text = vocabulary.embeddings.data();
+        input->text_id = current.id;
+        input->embed_dim = vocabulary.embed_dim;
+        input->query_class = &vocabulary.query_class;
+        input->num_classes = static_cast<std::int64_t>(vocabulary.classes.size());
+        input->background = vocabulary.background;
+    }
+
+    static DecodePlan PlanOf(const WindowFeatures& f) {
+        return {static_cast<int>(f.row_starts.size()),
+                static_cast<int>(f.column_starts.size()),
+                f.rows,
+                f.columns,
+                InterpolationAxis(f.row_starts, f.window_height, f.rows, f.resized_height, f.height, kTileRows),
+                InterpolationAxis(f.column_starts, f.window_width, f.columns, f.resized_width, f.width, kTileColumns)};
+    }
+
+    static Segmentation Finish(Decoded decoded, int height, int width, const Classes& current) {
         Segmentation result;
-        result.height = features.height;
-        result.width = features.width;
+        result.height = height;
+        result.width = width;
         result.labels = std::move(decoded.labels);
         result.wide_labels = std::move(decoded.wide_labels);
         result.unlabelled = decoded.unlabelled;
         result.confidence = std::move(decoded.confidence);
         result.classes = current.names;
+        return result;
+    }
+
+    /// A prepared image to its labels: on the device, where the encoder does that, else through its features.
+    Segmentation Segment(const PreparedImage& image, DecodeInput input, const SegmentOptions& options,
+                         const Classes& current) const {
+        SetClasses(current, &input);
+        if (options.refine != Refinement::kNone || !encoder->CanSegment(input)) {
+            return Label(Encode(image), input, options, current);
+        }
+        const Clock clock;
+        const auto plan = [&] {
+            return PlanOf(SizesOf(image, bundle.manifest().patch_size, bundle.manifest().embed_dim));
+        };
+        Segmentation result = Finish(encoder->Segment(image, input, plan), image.height, image.width, current);
+        result.timings.prepare = image.milliseconds;
+        result.timings.encode = clock.Milliseconds();
+        return result;
+    }
+
+    Segmentation Label(const WindowFeatures& features, DecodeInput input, const SegmentOptions& options,
+                       const Classes& current) const {
+        const Clock clock;
+        const std::optional<Affinity> affinity = Refine(features, options.refine);
+        input.refine = affinity ? &*affinity : nullptr;
+        input.features = features.values.data();
+        SetClasses(current, &input);
+        Decoded decoded = scclip::Decode(input, PlanOf(features));
+        Segmentation result = Finish(std::move(decoded), features.height, features.width, current);
         result.timings = features.timings;
         result.timings.decode = clock.Milliseconds();
         return result;
@@ -324,7 +316,7 @@ Result<Segmentation> Segmenter::Segment(const ImageView& image, const SegmentOpt
     return Guard([&] {
         const auto current = impl_->Needed();
         const DecodeInput input = impl_->Options(options);
-        return impl_->Label(impl_->Encode(impl_->Prepare(image)), input, options, *current);
+        return impl_->Segment(impl_->Prepare(image), input, options, *current);
     });
 }
 

@@ -16,7 +16,13 @@ void AddGrid(const Bundle& bundle, const char* kind, Specs* specs) {
     }
 }
 
-Specs GridEncoders(const Bundle& bundle, bool whole_image) {
+bool RunsOn(const EncoderSpec& spec, const std::string& kind) {
+    return std::find(spec.runs_on.begin(), spec.runs_on.end(), kind) != spec.runs_on.end();
+}
+
+}  // namespace
+
+std::vector<const EncoderSpec*> GridEncoders(const Bundle& bundle, bool whole_image) {
     Specs specs;
     if (!whole_image) {
         AddGrid(bundle, "window", &specs);
@@ -32,12 +38,6 @@ Specs GridEncoders(const Bundle& bundle, bool whole_image) {
     }
     return specs;
 }
-
-bool RunsOn(const EncoderSpec& spec, const std::string& kind) {
-    return std::find(spec.runs_on.begin(), spec.runs_on.end(), kind) != spec.runs_on.end();
-}
-
-}  // namespace
 
 const EncoderSpec& ChooseEncoder(const Bundle& bundle, const std::vector<std::string>& precisions, DeviceKind kind,
                                  bool whole_image) {

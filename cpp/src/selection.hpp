@@ -10,6 +10,10 @@ namespace scclip {
 
 enum class DeviceKind { kCpu, kCuda };
 
+/// The bundle's encoders for windows or for whole images, preferred first. Throws Error(kBackend): whole images are
+/// wanted and the bundle has no encoder for them.
+std::vector<const EncoderSpec*> GridEncoders(const Bundle& bundle, bool whole_image);
+
 /// The encoder in the first of `precisions` that the bundle has for windows (or whole images) and this kind of device.
 /// Throws Error(kBackend): the bundle has none; the message lists what it has.
 const EncoderSpec& ChooseEncoder(const Bundle& bundle, const std::vector<std::string>& precisions, DeviceKind kind,

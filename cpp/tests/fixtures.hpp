@@ -37,6 +37,18 @@ std::vector<T> Array(const nlohmann::json& entry) {
     return values;
 }
 
+/// Reasons in brackets are the parsers' own words: JSON's, protobuf's, safetensors'. They are left out on both sides.
+inline std::string WithoutParserWords(std::string message) {
+    for (const char* start : {"is not JSON (", "is no ONNX file (", "not a safetensors file ("}) {
+        const std::size_t at = message.find(start);
+        if (at == std::string::npos) continue;
+        const std::size_t from = at + std::strlen(start);
+        const std::size_t to = message.rfind(")");
+        if (to != std::string::npos && to > from) message.erase(from, to - from);
+    }
+    return message;
+}
+
 /// As make_fixtures.py's `pattern`.
 inline std::vector<std::uint8_t> Pattern(std::size_t count, std::uint64_t seed) {
     std::vector<std::uint8_t> pixels(count);

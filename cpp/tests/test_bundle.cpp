@@ -11,18 +11,6 @@ using namespace scclip;
 
 namespace {
 
-/// Reasons in brackets are the parsers' own words: JSON's, protobuf's, safetensors'. They are left out on both sides.
-std::string WithoutParserWords(std::string message) {
-    for (const char* start : {"is not JSON (", "is no ONNX file (", "not a safetensors file ("}) {
-        const std::size_t at = message.find(start);
-        if (at == std::string::npos) continue;
-        const std::size_t from = at + std::strlen(start);
-        const std::size_t to = message.rfind(")");
-        if (to != std::string::npos && to > from) message.erase(from, to - from);
-    }
-    return message;
-}
-
 template <typename Function>
 std::string MessageOf(Function function) {
     try {

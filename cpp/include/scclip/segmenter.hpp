@@ -35,7 +35,7 @@ struct ImageView {
 
 /// What a bundle is opened with. The defaults are the Python runtime's.
 struct OpenOptions {
-    std::string backend = "auto";         ///< `auto`, `onnxruntime`, or `openvino` where compiled in
+    std::string backend = "auto";         ///< `auto`, or `onnxruntime`, `openvino`, `tensorrt` where compiled in
     std::string device = "auto";          ///< `auto`, `cpu`, `cuda` or `cuda:N`
     std::string precision = "auto";       ///< `auto`, `fp32`, `fp16`, …: whichever the bundle holds
     std::string ort_provider;             ///< ONNX Runtime's `cpu`, `cuda` or `tensorrt`; empty follows `device`
@@ -46,7 +46,8 @@ struct OpenOptions {
     bool whole_image = false;             ///< one pass over the whole image, with an encoder exported for that
     std::int64_t max_pixels = 128000000;  ///< largest image taken
     std::int64_t max_windows = 1024;      ///< most windows of an image
-    bool remember_hashes = true;          ///< keep hashes in the cache folder that the Python runtime uses as well
+    void* cuda_stream = nullptr;  ///< backend `tensorrt`: the CUstream to queue on, kept by the caller; null: its own
+    bool remember_hashes = true;  ///< keep hashes in the cache folder that the Python runtime uses as well
 };
 
 /// What follows the image's edges more closely, at some cost.
@@ -61,7 +62,7 @@ struct SegmentOptions {
     Refinement refine = Refinement::kNone;  ///< of the maps before the best class is taken
 };
 
-/// Milliseconds of one image.
+/// Milliseconds of one image. Where all of it runs on a GPU, `encode` is the whole of that.
 struct Timings {
     double prepare = 0, encode = 0, decode = 0;
 };
@@ -111,8 +112,9 @@ struct WindowFeatures {
 struct BackendInfo {
     std::string backend, version, provider, device, precision, grid, encoder;
     int threads = 0;
-    int batch = 0;       ///< most windows encoded at once
-    std::string reason;  ///< why this backend and precision run
+    int batch = 0;                ///< most windows encoded at once
+    std::string reason;           ///< why this backend and precision run
+    std::string decode = "host";  ///< where labels are decoded: `device`, or `host` and why
 };
 
 class SCCLIP_API Segmenter {

@@ -1,0 +1,21 @@
+// A CUDA driver on host memory: copies happen at once, or are recorded while a stream is captured, and kernels are C++
+// functions found by their name. What is allocated and not freed is counted.
+#pragma once
+
+#include "cuda.hpp"
+
+namespace fake {
+
+struct State {
+    long allocations = 0;  ///< alive
+    int captures = 0, graph_launches = 0;
+    bool refuse_capture = false;    ///< as a stream on which capture is not permitted
+    std::size_t memory = SIZE_MAX;  ///< bytes that one allocation may have
+};
+
+State& Counts();
+
+/// The driver of one GPU of compute capability 8.9.
+const scclip::CudaDriver& Driver();
+
+}  // namespace fake

@@ -1,0 +1,221 @@
+"""Which engine the Python runtime chooses, and in which words it refuses the others."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from python_refusals import message_of
+
+from engine_files import add_engine, list_engines
+from scclip_rt.bundle import Bundle
+from scclip_rt.engines import Machine, Wanted, choose_engine, supports
+from scclip_rt.manifest import GridSpec
+from tiny_bundle import build_bundle, relist
+
+L4 = Machine(library="tensorrt", version="10.14.1.48", compute_capability="8.9", device="NVIDIA L4")
+MACHINES = (
+    L4,
+    Machine(library="tensorrt-rtx", version="1.7.1.116", compute_capability="12.0"),
+    Machine(library="tensorrt", version="10.15.0.1", compute_capability="9.0", device="NVIDIA H100"),
+)
+WANTED: tuple[dict[str, Any], ...] = (
+    {},
+    {"batch": 6},
+    {"batch": 30, "queries": 150},
+    {"batch": 100},
+    {"queries": 5000},
+    {"precision": "fp16"},
+    {"grid": GridSpec(kind="window", rows=6, columns=6)},
+    {"grid": GridSpec(kind="fixed", rows=8, columns=12), "precision": "bf16"},
+)
+Change = Callable[[Path], object]
+
+
+def _engine(*names: str, **changes: Any) -> Change:
+    return lambda root: [add_engine(root, name, **changes) for name in names or ("one",)]
+
+
+def _then(*changes: Change) -> Change:
+    return lambda root: [change(root) for change in changes]
+
+
+def _rewrite(name: str, content: bytes) -> Change:
+    return lambda root: (root / name).write_bytes(content)
+
+
+def _unlink(*names: str) -> Change:
+    return lambda root: [(root / name).unlink() for name in names]
+
+
+def _sidecar(content: str) -> Change:
+    def change(root: Path) -> None:
+        add_engine(root)
+        (root / "engines/one.json").write_text(content)
+        list_engines(root, [])
+
+    return change
+
+
+def _other_onnx(root: Path) -> None:
+    with (root / "encoder.fp32.onnx").open("ab") as file:
+        file.write(b"\x32\x00")  # an empty doc_string: the same graph, not the same file
+    sidecars = json.loads((root / "bundle.json").read_text())["engines"]
+    (root / "engines").rename(root.parent / "aside")
+    relist(root)
+    (root.parent / "aside").rename(root / "engines")
+    list_engines(root, sidecars)
+
+
+_BATCHES = {"batch": [1, 32, 64], "queries": [1, 150, 1024]}
+CASES: dict[str, Change] = {
+    "none": lambda _: None,
+    "one": _engine(),
+    "it's a case": _engine(),
+    "rtx": _engine(
+        library="tensorrt-rtx", library_version="1.7.1.116", compute_capabilities=["8.9", "12.0"], device=None
+    ),
+    "version": _engine(library_version="10.13.0.35", command="scclip-export --bundle BUNDLE --tensorrt --x BUNDLES"),
+    "compatible": _engine(library_version="10.9.0.34", options={"version_compatible": True}),
+    "later": _engine(library_version="11.4.0.106", options={"version_compatible": True}),
+    "capability": _engine(compute_capabilities=["9.0"]),
+    "capability-later": _engine(compute_capabilities=["10.0+", "12.0"]),
+    "source": _engine(source="encoder.fp16.onnx"),
+    "source-hash": _engine(source_sha256="1" * 64),
+    "sidecar-2": _engine(format_version=2),
+    "sidecar-none": _engine(format_version=None),
+    "sidecar-text": _engine(format_version="1"),
+    "profile": _engine(profile={"batch": [1, 6, 16]}),
+    "profile-short": _engine(profile={"batch": [1, 6], "queries": [1, 2, 3]}),
+    "profile-0": _engine(profile={"batch": [0, 6, 16], "queries": [1, 2, 3]}),
+    "grid": _engine(grid={"kind": "round"}),
+    "precision": _engine(precision="fp64"),
+    "capability-text": _engine(compute_capabilities=["sm_89"]),
+    "capability-none": _engine(compute_capabilities=[]),
+    "library": _engine(library="trt"),
+    "library-version": _engine(library_version="ten"),
+    "device": _engine(device=3),
+    "sha": _engine(sha256="2" * 64),
+    "sha-text": _engine(sha256="x" * 500),
+    "file-other": _engine(file="engines/other.engine"),
+    "file-climb": _engine(file="../other.engine"),
+    "file-deep": _engine(file="engines/a/b.engine"),
+    "layers": _engine(layer_precisions={"network": {"GEMM": {"FLOAT": -1}}}),
+    "no-json": _sidecar("{"),
+    "list": _sidecar("[1]"),
+    "onnx": _then(_engine(), _other_onnx),
+    "gone": _then(_engine(), _unlink("engines/one.engine")),
+    "flipped": _then(_engine(), _rewrite("engines/one.engine", b"PLAN")),
+    "cut": _then(_engine(), _rewrite("engines/one.engine", b"pla")),
+    "sidecar-changed": _then(_engine(), _rewrite("engines/one.json", b"{")),
+    "sidecar-gone": _then(_engine(), _unlink("engines/one.json", "engines/one.engine")),
+    "several": _then(
+        _engine("portable", compute_capabilities=["8.0+"]),
+        _engine("other-device", device="NVIDIA RTX 4090"),
+        _engine("exact"),
+        _engine("large", profile=_BATCHES),
+    ),
+    "narrow": _then(_engine("exact"), _engine("narrow", precision="fp16", compute_capabilities=["8.0+"])),
+    "best-damaged": _then(
+        _engine("best", precision="fp16"), _engine("second"), _rewrite("engines/best.engine", b"gone")
+    ),
+    "old-and-rtx": _then(
+        _engine("old", library_version="10.9.0.34", command="BUNDLE --x"), _engine("rtx", library="tensorrt-rtx")
+    ),
+}  # fmt: skip
+
+
+def engine_cases(folder: Path) -> list[dict[str, Any]]:
+    """For each bundle, machine and task: the file chosen, or the refusal."""
+    sound = folder / "sound"
+    sound.parent.mkdir(parents=True, exist_ok=True)
+    build_bundle(sound)
+    cases = []
+    for name, change in CASES.items():
+        root = folder / f"{name}.scclip"
+        shutil.copytree(sound, root)
+        change(root)
+        bundle = Bundle.open(root)
+        for machine in MACHINES:
+            for wanted in WANTED:
+                case: dict[str, Any] = {
+                    "path": str(root),
+                    "machine": [machine.library, machine.version, machine.compute_capability, machine.device],
+                    "wanted": {key: value for key, value in wanted.items() if key != "grid"},
+                }
+                if grid := wanted.get("grid"):
+                    case["wanted"]["grid"] = [grid.kind, grid.rows, grid.columns]
+                chosen: list[str] = []
+
+                def choose(
+                    chosen: list[str] = chosen, machine: Machine = machine, wanted: Any = wanted
+                ) -> None:
+                    chosen.append(choose_engine(bundle, machine, Wanted(**wanted)).file)  # noqa: B023
+
+                case["message"] = message_of(choose)
+                case["file"] = chosen[0] if chosen else ""
+                cases.append(case)
+    return cases
+
+
+def capability_cases() -> list[list[Any]]:
+    """Which GPU loads what was built for which."""
+    built = (["8.9"], ["8.6", "8.9", "12.0"], ["8.6"], ["8.0+"], ["9.0"], ["10.0+"])
+    return [
+        [have, gpu, supports(tuple(have), gpu)]
+        for have in built
+        for gpu in ("7.5", "8.6", "8.9", "9.0", "12.0", "12.1")
+    ]
+
+
+_POINTERS = ("row_index", "row_weight", "row_cells", "column_index", "column_weight", "column_cells")
+_WHOLE = ("height", "width", "num_queries", "row_taps", "column_taps", "unlabelled", "fallback")
+
+
+def _kernels() -> list[dict[str, Any]]:
+    """The runtime's kernels as kernels.json lists them; their "machine code" is the function's name."""
+    kernels: list[dict[str, Any]] = []
+
+    def add(name: str, entry: str, parameters: list[list[str]], **constants: Any) -> None:
+        kernels.append({"name": name, "entry": entry, "parameters": parameters, "constants": constants})
+
+    for labels in ("u8", "u16"):
+        for soft in (False, True):
+            for masked in (False, True):
+                tables = [[name, "*fp32" if "weight" in name else "*i32"] for name in _POINTERS]
+                parameters = [["logits", "*fp32"], *tables, ["query_class", "*i32"], ["query_keep", "*u8"]]
+                parameters += [["labels", f"*{labels}"], ["confidence", "*fp32"]]
+                parameters += [[name, "i32"] for name in _WHOLE]
+                parameters += [["logit_scale", "fp32"], ["prob_threshold", "fp32"]]
+                entry = f"decode_{labels}" + "_soft" * soft + "_masked" * masked
+                add("decode", entry, parameters, SOFT=soft, MASKED=masked, BLOCK_X=16, BLOCK_Y=8)
+        count = [["labels", f"*{labels}"], ["counts", "*i32"], ["num_pixels", "i32"], ["num_classes", "i32"]]
+        add("count", f"count_{labels}", count, BLOCK=1024, CLASSES=64)
+    keep = [["counts", "*i32"], ["area_threshold", "*fp64"], ["query_class", "*i32"], ["query_keep", "*u8"]]
+    keep += [[name, "i32"] for name in ("num_queries", "num_classes", "background")]
+    add("keep", "keep", keep, BLOCK=128)
+    add("finite", "finite", [["values", "*fp32"], ["flag", "*i32"], ["count", "i32"]], BLOCK=1024)
+    return kernels
+
+
+def kernel_bundle(root: Path) -> str:
+    """A bundle with kernels for two GPUs, as far as the C++ tests' driver on host memory runs them."""
+    build_bundle(root)
+    (root / "kernels").mkdir()
+    entries = []
+    for capability in ("8.0", "8.9", "9.0"):
+        for kernel in _kernels():
+            file = f"kernels/{kernel['entry']}.sm{capability.replace('.', '')}.cubin"
+            (root / file).write_bytes(kernel["entry"].encode() + b"\0")
+            common = {"file": file, "compute_capability": capability, "num_warps": 4, "shared_bytes": 50_000}
+            entries.append(kernel | common | {"sha256": "0" * 64, "hidden_pointers": 2, "grid": ""})
+    (root / "kernels/kernels.json").write_text(json.dumps(entries))
+    document = json.loads((root / "bundle.json").read_text())
+    for path in (root / "kernels").iterdir():
+        content = path.read_bytes()
+        entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        document["files"][f"kernels/{path.name}"] = entry
+    (root / "bundle.json").write_text(json.dumps(document))
+    return str(root)

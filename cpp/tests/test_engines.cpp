@@ -1,0 +1,59 @@
+// Engines and compiled kernels of a bundle: chosen, or refused in the words of the Python runtime.
+#include "engines.hpp"
+#include "error.hpp"
+#include "fixtures.hpp"
+
+using namespace scclip;
+
+TEST_CASE("the engine that fits is Python's choice, and so are the words that refuse the others") {
+    std::size_t chosen = 0, refused = 0;
+    for (const auto& item : Fixtures()["engines"]) {
+        const auto& from = item["machine"];
+        Machine machine{from[0], from[1], from[2], std::nullopt};
+        if (!from[3].is_null()) machine.device = from[3].get<std::string>();
+        Wanted wanted;
+        for (const auto& [key, value] : item["wanted"].items()) {
+            if (key == "precision") wanted.precision = value;
+            if (key == "batch") wanted.batch = value.get<std::int64_t>();
+            if (key == "queries") wanted.queries = value.get<std::int64_t>();
+            if (key == "grid") wanted.grid = GridSpec{value[0], value[1], value[2]};
+        }
+        const Bundle bundle = Bundle::Open(item["path"], false);
+        std::string file, message;
+        try {
+            const Engine engine = ChooseEngine(bundle, machine, wanted);
+            file = engine.file;
+            CHECK(EnginePath(bundle, engine) == bundle.path() + "/" + file);
+            CHECK(EncoderOf(bundle, engine).file == engine.source);
+            ++chosen;
+        } catch (const Error& error) {
+            CHECK(error.code == ErrorCode::kBackend);
+            message = error.what();
+            ++refused;
+        }
+        CHECK(file == item["file"].get<std::string>());
+        CHECK(WithoutParserWords(message) == WithoutParserWords(item["message"]));
+    }
+    CHECK(chosen > 20);
+    CHECK(refused > 500);
+}
+
+TEST_CASE("compute capabilities") {
+    for (const auto& item : Fixtures()["capabilities"]) {
+        CAPTURE(item.dump());
+        CHECK(Supports(item[0].get<std::vector<std::string>>(), item[1]) == item[2].get<bool>());
+    }
+}
+
+TEST_CASE("an engine that was damaged after the choice comes with the command") {
+    const Bundle bundle = Bundle::Open(FixturePath("engines/one.scclip"), false);
+    Engine engine = *ReadEngines(bundle).at(0).engine;
+    CHECK(engine.ToString() ==
+          "engines/one.engine (tensorrt 10.14.1.48, fp32, window 6×6, compute capability 8.9, batch 1–16, queries "
+          "1–1024)");
+    engine.file = "engines/two.engine";
+    CHECK_THROWS_WITH_AS(EnginePath(bundle, engine), doctest::Contains("Build it again with `scclip-export --bundle "),
+                         Error);
+    engine.source = "encoder.fp16.onnx";
+    CHECK_THROWS_AS(EncoderOf(bundle, engine), Error);
+}
