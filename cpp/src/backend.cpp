@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
 
+#include "choice.hpp"
 #include "error.hpp"
+#include "selection.hpp"
 #include "text.hpp"
 
 namespace scclip {
@@ -16,7 +19,7 @@ struct Backend {
     Opener open;
 };
 
-/// Those compiled in; the first is what `auto` takes.
+/// Those compiled in.
 const std::vector<Backend>& Backends() {
     static const std::vector<Backend> backends = {
 #if defined(SCCLIP_ONNXRUNTIME)
@@ -71,23 +74,25 @@ Decoded Encoder::Segment(const PreparedImage&, const DecodeInput&, const PlanMak
 
 std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options) {
     if (Backends().empty()) ThrowBackend("this build of the library has no backend");
-    EncoderRequest request{options};
-    Opener open = nullptr;
     std::vector<std::string> known;
-    for (const Backend& backend : Backends()) {
-        known.emplace_back(backend.name);
-        if (options.backend == backend.name) open = backend.open;
-    }
-    if (options.backend == "auto") {
-        open = Backends().front().open;
-        request.reason = "the first that this build has";
-    }
-    if (open == nullptr) {
+    for (const Backend& backend : Backends()) known.emplace_back(backend.name);
+    if (options.backend != "auto" && std::find(known.begin(), known.end(), options.backend) == known.end()) {
         ThrowBackend("unknown backend " + Quote(options.backend) + "; this version offers: auto, " + Join(known));
     }
     if (options.threads < 0) ThrowOption("threads must be at least 1; got " + std::to_string(options.threads));
     if (options.batch < 0) ThrowOption("batch must be at least 1; got " + std::to_string(options.batch));
-    return open(bundle, request);
+    std::set<std::string> held;
+    for (const EncoderSpec* spec : GridEncoders(bundle, options.whole_image)) {
+        const auto& devices = spec->runs_on;
+        if (std::find(devices.begin(), devices.end(), "cpu") != devices.end()) held.insert(spec->precision);
+    }
+    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()});
+    EncoderRequest request{options, choice.reason};
+    request.options.precision = choice.precision;
+    for (const Backend& backend : Backends()) {
+        if (choice.backend == backend.name) return backend.open(bundle, request);
+    }
+    ThrowBackend("this build of the library has no backend " + Quote(choice.backend) + "; it has: " + Join(known));
 }
 
 void CheckGraph(const GraphSpec& spec, const std::vector<TensorSpec>& inputs, const std::vector<TensorSpec>& outputs) {

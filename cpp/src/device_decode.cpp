@@ -42,6 +42,8 @@ SparseAxis Columns(const DecodePlan& plan) {
 
 KernelSet::KernelSet(const Bundle& bundle, const Gpu& gpu) : choice_(ChooseKernels(bundle, gpu.major(), gpu.minor())) {
     for (const KernelSpec& spec : choice_.kernels) {
+        const bool used = spec.name == "decode" || spec.name == "count" || spec.name == "keep" || spec.name == "finite";
+        if (!used) continue;
         loaded_[&spec] = std::make_unique<Kernel>(gpu, spec, ReadFile(bundle.CheckedPath(spec.file)));
     }
 }
@@ -120,7 +122,7 @@ void DeviceDecode::CheckFinite(const Stream& stream, CUdeviceptr cosines) const 
     const Kernel& kernel = kernels_.Get("finite");
     stream.Zero(results_.at(), 4);
     kernel.Launch(stream, Blocks(cosines_, kernel.spec().Constant("BLOCK")), 1,
-                  {{"values", cosines}, {"flag", results_.at()}, {"count", static_cast<int>(cosines_)}});
+                  {{"values", cosines}, {"flag", results_.at()}, {"count", static_cast<CUdeviceptr>(cosines_)}});
 }
 
 void DeviceDecode::Label(const Stream& stream, CUdeviceptr cosines, bool masked, bool last) const {
@@ -128,10 +130,10 @@ void DeviceDecode::Label(const Stream& stream, CUdeviceptr cosines, bool masked,
     kernel.Launch(stream, Blocks(width_, kernel.spec().Constant("BLOCK_X")),
                   Blocks(height_, kernel.spec().Constant("BLOCK_Y")),
                   {{"logits", cosines},
-                   {"row_index", rows_.index.at()},
+                   {"row_rank", rows_.index.at()},
                    {"row_weight", rows_.weight.at()},
                    {"row_cells", rows_.cells.at()},
-                   {"column_index", columns_.index.at()},
+                   {"column_rank", columns_.index.at()},
                    {"column_weight", columns_.weight.at()},
                    {"column_cells", columns_.cells.at()},
                    {"query_class", query_class_.at()},

@@ -12,7 +12,7 @@
 
 namespace scclip {
 
-/// The bundle's kernels for this GPU, loaded when they are first needed.
+/// The bundle's kernels for this GPU that decoding uses, loaded.
 class KernelSet {
   public:
     KernelSet(const Bundle& bundle, const Gpu& gpu);

@@ -111,7 +111,7 @@ class OpenVinoEncoder final : public Encoder {
     mutable std::vector<ov::InferRequest> idle_;
 };
 
-ov::CompiledModel Compile(const Bundle& bundle, const EncoderSpec& spec, ov::element::Type precision, int threads) {
+ov::CompiledModel Compile(const Bundle& bundle, const EncoderSpec& spec, int threads) {
     const std::string path = bundle.CheckedGraph(spec.file);
     std::shared_ptr<ov::Model> model;
     try {
@@ -121,32 +121,55 @@ ov::CompiledModel Compile(const Bundle& bundle, const EncoderSpec& spec, ov::ele
     }
     CheckModel(spec, *model);
     try {
-        return Core().compile_model(model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                                    ov::hint::inference_precision(precision), ov::inference_num_threads(threads));
+        // The precision is said outright: where the processor has bf16, the plug-in takes it by default. One inference
+        // at a time takes all threads; pinned ones would sit on cores that the decode and other processes use too.
+        return Core().compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32),
+                                    ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
+                                    ov::inference_num_threads(threads), ov::hint::enable_cpu_pinning(false));
     } catch (const std::exception& error) {
         ThrowBundle(path + ": OpenVINO can't load it: " + Reason(error));
     }
+}
+
+/// The precision to run; what this backend can't do is refused.
+std::string CheckRequest(const OpenOptions& options) {
+    if (!options.ort_provider.empty()) {
+        ThrowBackend("--ort-provider " + options.ort_provider +
+                     " is ONNX Runtime's; leave it out with --backend openvino");
+    }
+    if (options.device != "auto" && options.device != "cpu") {
+        ThrowBackend("backend 'openvino' runs on the CPU here; got device " + Quote(options.device) +
+                     ". Use --device cpu, or --backend onnxruntime for a GPU");
+    }
+    const std::string precision = options.precision == "auto" ? "fp32" : options.precision;
+    if (precision == "bf16") {
+        ThrowBackend(
+            "precision 'bf16' is in the Python runtime alone, which keeps the anomaly stage in float32; use "
+            "--precision "
+            "fp32, or int8 if the bundle has it");
+    }
+    if (precision != "fp32" && precision != "int8") {
+        ThrowBackend("backend 'openvino' has no precision " + Quote(precision) +
+                     "; it has: fp32, int8 (int8 if the bundle was exported with --int8)");
+    }
+    return precision;
 }
 
 }  // namespace
 
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request) {
     const OpenOptions& options = request.options;
-    if (options.device != "auto" && options.device != "cpu") {
-        ThrowBackend("backend 'openvino' runs on the CPU; use --device cpu or another --backend");
-    }
-    // bf16 is a matter of how the fp32 graph is compiled.
-    const bool narrow = options.precision == "bf16";
-    const std::string stored = options.precision == "auto" || narrow ? "fp32" : options.precision;
-    const EncoderSpec& spec = ChooseEncoder(bundle, {stored}, DeviceKind::kCpu, options.whole_image);
+    const std::string precision = CheckRequest(options);
+    const EncoderSpec& spec = ChooseEncoder(bundle, {precision}, DeviceKind::kCpu, options.whole_image);
     const int threads = options.threads > 0 ? options.threads : DefaultThreads();
-    ov::CompiledModel model = Compile(bundle, spec, narrow ? ov::element::bf16 : ov::element::f32, threads);
+    ov::CompiledModel model = Compile(bundle, spec, threads);
     BackendInfo info;
     info.backend = "openvino";
-    info.version = ov::get_openvino_version().buildNumber;
+    const std::string version = ov::get_openvino_version().buildNumber;
+    info.version = version.substr(0, version.find('-'));
     info.provider = "CPU";
     info.device = "cpu";
-    info.precision = narrow ? "bf16" : spec.precision;
+    info.precision = spec.precision;
     info.grid = spec.grid.ToString();
     info.encoder = spec.file;
     info.threads = threads;

@@ -67,7 +67,7 @@ T* Pointer(void* const* arguments, std::size_t index) {
 
 void Finite(void* const* a) {
     const float* values = Pointer<float>(a, 0);
-    for (int i = 0; i < Get<std::int32_t>(a, 2); ++i) {
+    for (std::int64_t i = 0; i < Get<std::int64_t>(a, 2); ++i) {
         if (!std::isfinite(values[i])) *Pointer<std::int32_t>(a, 1) = 1;
     }
 }

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "kernels"), str(ROOT / "export")]
 
 from fixture_arrays import Fixtures  # noqa: E402
-from python_engines import capability_cases, engine_cases, kernel_bundle  # noqa: E402
+from python_engines import capability_cases, choice_cases, engine_cases, kernel_bundle  # noqa: E402
 from python_refusals import bundle_cases, close_cases, image_cases, vocabulary_cases  # noqa: E402
 from python_results import THREADS, decode_cases, golden_cases, refine_cases, resize_cases  # noqa: E402
 
@@ -69,6 +69,7 @@ def main() -> None:
         "bundles": bundle_cases(folder / "bundles"),
         "engines": engine_cases(folder / "engines"),
         "kernels": kernel_bundle(folder / "kernels.scclip"),
+        "choices": choice_cases(),
         "capabilities": capability_cases(),
         "vocabularies": vocabulary_cases(folder / "vocabularies"),
         "images": image_cases(bundle),

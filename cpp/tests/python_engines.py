@@ -5,11 +5,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from python_refusals import message_of
 
 from engine_files import add_engine, list_engines
+from scclip_kernels.variants import runtime_variants
+from scclip_rt.backends.choice import Machine as HostMachine
+from scclip_rt.backends.choice import choose
 from scclip_rt.bundle import Bundle
 from scclip_rt.engines import Machine, Wanted, choose_engine, supports
 from scclip_rt.manifest import GridSpec
@@ -170,34 +174,61 @@ def capability_cases() -> list[list[Any]]:
     ]
 
 
-_POINTERS = ("row_index", "row_weight", "row_cells", "column_index", "column_weight", "column_cells")
-_WHOLE = ("height", "width", "num_queries", "row_taps", "column_taps", "unlabelled", "fallback")
-
-
 def _kernels() -> list[dict[str, Any]]:
-    """The runtime's kernels as kernels.json lists them; their "machine code" is the function's name."""
+    """The runtime's kernels as kernels.json lists them; their "machine code" is a name for the C++ tests."""
     kernels: list[dict[str, Any]] = []
-
-    def add(name: str, entry: str, parameters: list[list[str]], **constants: Any) -> None:
-        kernels.append({"name": name, "entry": entry, "parameters": parameters, "constants": constants})
-
-    for labels in ("u8", "u16"):
-        for soft in (False, True):
-            for masked in (False, True):
-                tables = [[name, "*fp32" if "weight" in name else "*i32"] for name in _POINTERS]
-                parameters = [["logits", "*fp32"], *tables, ["query_class", "*i32"], ["query_keep", "*u8"]]
-                parameters += [["labels", f"*{labels}"], ["confidence", "*fp32"]]
-                parameters += [[name, "i32"] for name in _WHOLE]
-                parameters += [["logit_scale", "fp32"], ["prob_threshold", "fp32"]]
-                entry = f"decode_{labels}" + "_soft" * soft + "_masked" * masked
-                add("decode", entry, parameters, SOFT=soft, MASKED=masked, BLOCK_X=16, BLOCK_Y=8)
-        count = [["labels", f"*{labels}"], ["counts", "*i32"], ["num_pixels", "i32"], ["num_classes", "i32"]]
-        add("count", f"count_{labels}", count, BLOCK=1024, CLASSES=64)
-    keep = [["counts", "*i32"], ["area_threshold", "*fp64"], ["query_class", "*i32"], ["query_keep", "*u8"]]
-    keep += [[name, "i32"] for name in ("num_queries", "num_classes", "background")]
-    add("keep", "keep", keep, BLOCK=128)
-    add("finite", "finite", [["values", "*fp32"], ["flag", "*i32"], ["count", "i32"]], BLOCK=1024)
+    for variant in runtime_variants():
+        labels = variant.types.get("labels", "").removeprefix("*")
+        flags = [key.lower() for key in ("SOFT", "MASKED") if variant.constants.get(key)]
+        kernels.append(
+            {
+                "name": variant.name,
+                "entry": "_".join(part for part in (variant.name, labels, *flags) if part),
+                "parameters": [list(parameter) for parameter in variant.types.items()],
+                "constants": dict(variant.constants),
+            }
+        )
     return kernels
+
+
+def choice_cases() -> list[dict[str, Any]]:
+    """What `auto` and `fast` pick, from precisions held, the processor and what is installed."""
+    bundle: Any = SimpleNamespace()
+    cases = []
+    for held in (["fp32"], ["fp32", "int8"], ["int8"], ["fp32", "fp16"]):
+        specs = tuple(
+            SimpleNamespace(precision=precision, runs_on=("cuda",) if precision == "fp16" else ("cpu",))
+            for precision in held
+        )
+        bundle.encoders_for = lambda _grid, specs=specs: specs
+        for precision in ("auto", "fast", "fp32", "int8"):
+            for flags in (["avx2"], ["avx2", "avx_vnni"], ["avx512_vnni", "amx_int8"]):
+                for openvino in (False, True):
+                    for backend, provider in (
+                        ("auto", None),
+                        ("openvino", None),
+                        ("onnxruntime", None),
+                        ("auto", "cpu"),
+                    ):
+                        packages = frozenset({"openvino"} if openvino else ())
+                        chosen = choose(
+                            bundle,
+                            backend=backend,
+                            device="cpu",
+                            precision=precision,
+                            ort_provider=provider,
+                            machine=HostMachine(flags=frozenset(flags), packages=packages),
+                        )
+                        cases.append(
+                            {
+                                "held": [spec.precision for spec in specs if "cpu" in spec.runs_on],
+                                "options": [backend, precision, provider or ""],
+                                "flags": flags,
+                                "openvino": openvino,
+                                "choice": [chosen.backend, chosen.precision, chosen.reason],
+                            }
+                        )
+    return cases
 
 
 def kernel_bundle(root: Path) -> str:

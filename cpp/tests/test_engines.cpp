@@ -1,4 +1,5 @@
 // Engines and compiled kernels of a bundle: chosen, or refused in the words of the Python runtime.
+#include "choice.hpp"
 #include "engines.hpp"
 #include "error.hpp"
 #include "fixtures.hpp"
@@ -36,6 +37,29 @@ TEST_CASE("the engine that fits is Python's choice, and so are the words that re
     }
     CHECK(chosen > 20);
     CHECK(refused > 500);
+}
+
+TEST_CASE("what auto and fast pick is Python's choice") {
+    for (const auto& item : Fixtures()["choices"]) {
+        OpenOptions options;
+        options.device = "cpu";
+        options.backend = item["options"][0];
+        options.precision = item["options"][1];
+        options.ort_provider = item["options"][2];
+        std::set<std::string> compiled = {"onnxruntime", "tensorrt"};
+        if (item["openvino"].get<bool>()) compiled.insert("openvino");
+        const Choice choice = Choose(options, item["held"].get<std::set<std::string>>(),
+                                     item["flags"].get<std::set<std::string>>(), compiled);
+        CAPTURE(item.dump());
+        CHECK(choice.backend == item["choice"][0].get<std::string>());
+        CHECK(choice.precision == item["choice"][1].get<std::string>());
+        std::string reason = item["choice"][2];
+        const std::size_t bf16 = reason.find(", the processor no bf16");  // Python alone has bf16
+        if (bf16 != std::string::npos) reason.erase(bf16, std::strlen(", the processor no bf16"));
+        CHECK(choice.reason == reason);
+    }
+    CHECK(Fixtures()["choices"].size() > 300);
+    CHECK_FALSE(ProcessorFlags().empty());
 }
 
 TEST_CASE("compute capabilities") {
