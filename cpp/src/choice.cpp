@@ -33,6 +33,7 @@ Words CpuBackend(const std::string& asked, const std::string& precision, const s
     if (asked != "auto") return {asked, asked + " was asked for"};
     const bool onnxruntime = compiled.count("onnxruntime") != 0, openvino = compiled.count("openvino") != 0;
     if (openvino && !onnxruntime) return {"openvino", "this build has no onnxruntime"};
+    if (precision == "bf16" && openvino) return {"openvino", "only openvino has bf16 on a CPU"};
     if (precision != "int8") return {"onnxruntime", "onnxruntime: openvino is no faster at it"};
     if (int8_flag.empty()) return {"onnxruntime", "onnxruntime is the faster at int8 without VNNI"};
     if (!openvino) return {"onnxruntime", "openvino, the faster at int8 here, is not installed"};

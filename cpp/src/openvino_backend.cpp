@@ -1,8 +1,10 @@
 // The image encoder on OpenVINO's CPU plug-in.
 #include <mutex>
 #include <openvino/openvino.hpp>
+#include <set>
 
 #include "backend.hpp"
+#include "choice.hpp"
 #include "error.hpp"
 #include "parallel.hpp"
 #include "selection.hpp"
@@ -143,6 +145,13 @@ std::string CheckRequest(const OpenOptions& options) {
     }
     const std::string precision = options.precision == "auto" ? "fp32" : options.precision;
     if (precision == "bf16") {
+        const std::set<std::string> flags = ProcessorFlags();
+        if (flags.count("amx_bf16") + flags.count("avx512_bf16") + flags.count("avx_ne_convert") == 0) {
+            ThrowBackend(
+                "precision 'bf16' needs a processor with bf16 arithmetic (amx_bf16, avx512_bf16, avx_ne_convert); this "
+                "one has none of it, so bf16 would be less accurate and not faster. Use --precision fp32, or int8 if "
+                "the bundle has it");
+        }
         ThrowBackend(
             "precision 'bf16' is in the Python runtime alone, which keeps the anomaly stage in float32; use "
             "--precision "
