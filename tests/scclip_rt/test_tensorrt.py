@@ -363,6 +363,23 @@ def test_the_named_backend_needs_no_named_device(own_bundle: Path, fake: FakeDri
     assert choose(Bundle.open(own_bundle), backend="tensorrt-rtx", precision="fast").precision == "auto"
 
 
+def test_scclip_bench_measures_it_by_the_same_interface(own_bundle: Path, fake: FakeDriver) -> None:
+    from scclip_rt.bench.case import Case, Workload
+    from scclip_rt.bench.contender import Contender, Reference
+
+    add_kernels(with_engine(own_bundle), fake)
+    workload = Workload(image_size=(150, 220), queries=7, stream=3)
+    case = Case(bundle=str(own_bundle), backend="tensorrt", device="cuda:0", workload=workload)
+    contender = Contender(case)
+    contender.check(Reference(case).features(contender.windows()))
+    sample = contender.sample()
+    assert 0 < sample.encode <= sample.total
+    assert contender.stream(3) > 0
+    assert contender.describe().backend["backend"] == "tensorrt"
+    cpu = Contender(Case(bundle=str(own_bundle), backend="onnxruntime", device="cpu", workload=workload))
+    np.testing.assert_array_equal(contender.labels(), cpu.labels())
+
+
 def test_a_bundle_without_an_engine(bundle_path: Path, fake: FakeDriver) -> None:
     with pytest.raises(BackendError, match=r"no engine .*scclip-export --bundle .* --tensorrt"):
         open_backend(Bundle.open(bundle_path), backend="tensorrt")
