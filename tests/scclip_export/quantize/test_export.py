@@ -76,7 +76,8 @@ def test_a_missed_threshold_fails_the_export(figure: str, value: float) -> None:
         labels_agreement=0.95,
         windows=6,
         tied_windows=0,
-        outliers_equal=False,
+        outliers_agreement=0.5,
+        outlier_sets_equal=0.1,
         batches=(1,),
         queries=(1,),
     )
