@@ -58,12 +58,11 @@ def _scaled_linear(layer: nn.Linear, scale: nn.Module, dtype: torch.dtype) -> nn
 
 
 def attention_operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`scaled_attention` as one ONNX operator (Attention, opset 23), its softmax in float32."""
-    from onnx import TensorProto  # here alone: the module also runs where onnx is not installed
+    """`scaled_attention` as one ONNX operator (Attention, opset 23).
 
-    return torch.onnx.ops.attention(query, key, value, mask, scale=1.0, softmax_precision=TensorProto.FLOAT)[
-        0
-    ]
+    The softmax's type is the engine's own: TensorRT for RTX 1.7 refuses the attribute `softmax_precision`.
+    """
+    return torch.onnx.ops.attention(query, key, value, mask, scale=1.0)[0]
 
 
 class Block(nn.Module):

@@ -203,9 +203,6 @@ def check_dtypes(path: Path, policy: DtypePolicy) -> None:
             wanted = linear
         elif node.op_type == "Attention":
             wanted = _ONNX_DTYPES[policy.attention]
-            softmax = next((a.i for a in node.attribute if a.name == "softmax_precision"), 0)
-            if softmax != TensorProto.FLOAT:
-                wrong.append(f"the softmax of {node.name}")
         elif node.op_type in _FLOAT32_OPS and node.input[0] in types:
             wanted = TensorProto.FLOAT if types[node.input[0]] in _ONNX_DTYPES.values() else None
         found = types.get(node.input[0])

@@ -103,7 +103,7 @@ def _write_traced(name: str, job: EncoderJob) -> None:
 
 
 def _write_attention_operator(job: EncoderJob, _: Progress) -> None:
-    """The float16 encoder with ONNX's Attention, of which TensorRT makes engines of fewer layers."""
+    """The float16 encoder with ONNX's Attention, for TensorRT to build engines from."""
     name, policy = "fp16.opset23", POLICIES["fp16"]
     encoder = job.encoder(policy, attention_operator)
     onnx_from_encoder(encoder, job.path(name), opset=23, example_grid=job.grid.examples[0])
