@@ -196,7 +196,8 @@ def encoders(
                 continue
             compiled = torch.compile(module, **compile_options)
             yield f"{plain}compiled {precision}", precision, method, logits_of(compiled), True
-    for precision in narrow:  # not on a CPU: the interpreter takes minutes, and the kernels have rows of their own
+    # Not on a CPU: the interpreter takes minutes, and the kernels have rows of their own.
+    for precision in narrow:
         try:
             module = encoder(tower, arch, precision=precision, device=device, kernels="triton")
         except TypeError:  # a version of the exporter without Triton kernels
