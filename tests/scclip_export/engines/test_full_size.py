@@ -1,0 +1,97 @@
+"""ViT-B/16 at full size, fp32 and fp16, becomes TensorRT-RTX engines on a machine without a GPU."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scclip_export.architecture import build_clip, infer_architecture
+from scclip_export.config import calibration_for
+from scclip_export.encoder import CalibratedEncoder
+from scclip_export.engines import EngineRequest
+from scclip_export.engines.build import engine_from_onnx
+from scclip_export.engines.libraries import open_library
+from scclip_export.graph import onnx_from_encoder
+from scclip_export.precision import POLICIES
+from scclip_rt.manifest import EncoderSpec, GridSpec, TensorSpec
+from synthetic import clip_state_dict
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.tensorrt,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx-cu13 is not installed"
+    ),
+]
+SECONDS = (
+    60.0  # of one core: the processor's time is that of this process alone, whatever else the machine does
+)
+
+
+def write(architecture: str, precision: str, path: Path) -> EncoderSpec:
+    """Trace an encoder with synthetic weights, windows of 224 pixels."""
+    state = {name: torch.from_numpy(np.array(value)) for name, value in clip_state_dict(architecture).items()}
+    found, _ = infer_architecture(state, {})
+    side = found.image_size // found.patch_size
+    encoder = CalibratedEncoder(
+        build_clip(found, state).visual,
+        calibration_for(found.layers, found.patch_size),
+        method="scclip",
+        grid=(side, side),
+        mean=(122.8, 116.7, 104.1),
+        std=(68.5, 66.6, 70.3),
+        policy=POLICIES[precision],
+    ).eval()
+    onnx_from_encoder(encoder, path, opset=20, example_grid=(side, side))
+    windows = TensorSpec(
+        name="windows", dtype="uint8", shape=("batch", found.image_size, found.image_size, 3)
+    )
+    text = TensorSpec(name="text", dtype="float32", shape=("queries", found.embed_dim))
+    return EncoderSpec(
+        file=path.name,
+        inputs=(windows, text),
+        outputs=(),
+        axes={},
+        parity={},
+        precision=precision,  # type: ignore[arg-type]
+        grid=GridSpec(kind="window", rows=side, columns=side),
+        opset=20,
+        runs_on=("cuda",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "precision", "megabytes"),
+    [
+        ("vitb16", "fp32", 340),
+        ("vitb16", "fp16", 172),
+    ],
+)
+def test_an_engine_builds_within_a_minute(
+    architecture: str, precision: str, megabytes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / f"encoder.{precision}.onnx"
+    encoder = write(architecture, precision, path)
+    request = EngineRequest(library="tensorrt-rtx", compute_capabilities=("8.6", "8.9", "12.0"))
+    started = time.process_time()
+    built = engine_from_onnx(
+        open_library("tensorrt-rtx"),
+        path,
+        encoder,
+        profile=request.profile(encoder.grid),
+        request=request,
+        progress=print,
+    )
+    assert time.process_time() - started < SECONDS
+    assert 0.9 * megabytes < memoryview(built.plan).nbytes / 1e6 < 1.05 * megabytes
+
+    layers = built.layer_precisions["network"]
+    narrow = {"fp32": "FLOAT", "fp16": "HALF"}[precision]
+    blocks = {"vitb16": 12}[architecture]
+    assert layers["MATRIX_MULTIPLY"][narrow] >= 6 * blocks
+    assert set(layers["SOFTMAX"]) == set(layers["NORMALIZATION"]) == set(layers["TOPK"]) == {"FLOAT"}
+    if precision == "fp16":
+        assert layers["MATRIX_MULTIPLY"]["FLOAT"] <= 6  # distances, similarities, cosines
