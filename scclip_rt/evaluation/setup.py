@@ -13,7 +13,7 @@ from scclip_rt.evaluation.datasets.base import Dataset
 from scclip_rt.files import sha256_file
 from scclip_rt.segmenter import Segmenter
 
-INCIDENTAL = frozenset({"path", "threads", "images_in_dataset", "title"})
+INCIDENTAL = frozenset({"path", "threads", "batch", "reason", "details", "images_in_dataset", "title"})
 """Keys that may differ between the runs that a state file joins: they don't change a label."""
 
 
