@@ -28,17 +28,14 @@ def find_gpu(index: int = 0, driver: "Driver | None" = None) -> Gpu:
     Raises:
         BackendError: cuda-python is not installed, there is no driver, or no such device.
     """
-    from scclip_rt.backends.cuda import (
-        driver as cuda,  # here: it loads numpy, which `scclip --help` does not need
-    )
+    # Here: they load numpy, which `scclip --help` does not need.
+    from scclip_rt.backends.cuda import device as cuda
+    from scclip_rt.backends.cuda import driver as api
 
-    driver = driver or cuda.load_driver()
+    driver = driver or api.load_driver()
     count = driver("cuDeviceGetCount")
     if not 0 <= index < count:
         raise BackendError(f"no GPU cuda:{index}; the driver knows {count}")
-    device = driver("cuDeviceGet", index)
-    attribute = driver.bindings.CUdevice_attribute
-    major = driver("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-    minor = driver("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
-    name = bytes(driver("cuDeviceGetName", 128, device)).split(b"\0", 1)[0].decode("utf-8", "replace")
-    return Gpu(index=index, name=name, compute_capability=f"{major}.{minor}")
+    handle = driver("cuDeviceGet", index)
+    major, minor = cuda.compute_capability(driver, handle)
+    return Gpu(index=index, name=cuda.device_name(driver, handle), compute_capability=f"{major}.{minor}")

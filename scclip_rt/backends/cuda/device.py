@@ -50,22 +50,16 @@ class Device:
     def _open(cls, driver: Driver, number: int) -> Self:
         count = driver("cuDeviceGetCount")
         if not 0 <= number < count:
-            names = ", ".join(f"cuda:{i} ({_name(driver, driver('cuDeviceGet', i))})" for i in range(count))
+            names = ", ".join(
+                f"cuda:{i} ({device_name(driver, driver('cuDeviceGet', i))})" for i in range(count)
+            )
             raise BackendError(f"there is no cuda:{number}; this process sees: {names or 'no GPU'}")
         handle = driver("cuDeviceGet", number)
-        attribute = driver.bindings.CUdevice_attribute
-        major, minor = (
-            int(driver("cuDeviceGetAttribute", which, handle))
-            for which in (
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
         return cls(
             driver=driver,
             number=number,
-            name=_name(driver, handle),
-            compute_capability=(major, minor),
+            name=device_name(driver, handle),
+            compute_capability=compute_capability(driver, handle),
             handle=handle,
             context=driver("cuDevicePrimaryCtxRetain", handle),
         )
@@ -90,9 +84,18 @@ _OPEN: dict[tuple[int, int], Device] = {}
 _LOCK = threading.Lock()
 
 
-def _name(driver: Driver, handle: object) -> str:
+def device_name(driver: Driver, handle: object) -> str:
+    """NVIDIA's name of a CUdevice."""
     name = driver("cuDeviceGetName", 256, handle)
     return bytes(name).split(b"\0")[0].decode("utf-8", "replace")
+
+
+def compute_capability(driver: Driver, handle: object) -> tuple[int, int]:
+    """(major, minor) of a CUdevice, (9, 0) for an H100."""
+    attribute = driver.bindings.CUdevice_attribute
+    major = driver("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle)
+    minor = driver("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle)
+    return int(major), int(minor)
 
 
 def device_count() -> int:
