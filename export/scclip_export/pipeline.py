@@ -31,12 +31,12 @@ from scclip_export.parity import (
     merge,
     parity_table,
 )
-from scclip_export.quantize import image_files
+from scclip_export.quantize import CALIBRATION_OPTION
 from scclip_export.sessions import open_session
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel, load_model
 from scclip_export.tokenizer import tokenizer_json
-from scclip_export.verification import verification_images, verification_windows
+from scclip_export.verification import image_files, verification_images, verification_windows
 from scclip_export.writers import PRECISIONS, EncoderJob, GridPlan
 from scclip_rt.classes import parse_classes
 from scclip_rt.embedding import embed_classes
@@ -77,7 +77,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     if config.gpu_kernels:
         check_kernels()
     if "int8" in config.precisions and config.int8.images is not None:
-        image_files(config.int8.images)  # before minutes of work
+        image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
     model = load_model(config.source, progress)
     plan = _plan(config, model)
     check_replaceable(plan.output, force=config.force)

@@ -47,30 +47,46 @@ def verification_images(directory: Path | None, *, count: int = 3) -> list[NDArr
         return [generated_image(375, 500, seed) for seed in range(count)]
     from scclip_rt.images import load_image
 
+    return [load_image(path) for path in image_files(directory, "--verify-images")[:count]]
+
+
+def image_files(directory: Path, option: str) -> list[Path]:
+    """Return the images of a folder, sorted by name.
+
+    Args:
+        directory: the folder.
+        option: the command's option that named it, for the message.
+
+    Raises:
+        ExportError: no such folder, or no image in it.
+    """
     if not directory.is_dir():
-        raise ExportError(f"--verify-images {directory}: no such folder")
+        raise ExportError(f"{option} {directory}: no such folder")
     files = sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise ExportError(
-            f"--verify-images {directory}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    return [load_image(path) for path in files[:count]]
+        raise ExportError(f"{option} {directory}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return files
+
+
+def image_windows(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Cut all windows of an image as the runtime does: uint8 (H, W, 3) to (windows, window, window, 3)."""
+    shape = resize_shape(
+        *image.shape[:2],
+        short_side=geometry.short_side,
+        long_side=geometry.long_side,
+        min_side=geometry.window,
+    )
+    tiling = Tiling.windows(*shape, window=geometry.window, stride=geometry.stride)
+    return cut_windows(resize(image, shape), tiling)
 
 
 def verification_windows(
     images: list[NDArray[np.uint8]], geometry: Geometry, *, count: int = 6
 ) -> NDArray[np.uint8]:
-    """Cut windows as the runtime does, spread over the images: uint8 (count, window, window, 3)."""
+    """Windows spread over the images: uint8 (count, window, window, 3)."""
     per_image = -(-count // len(images))
     windows = []
     for image in images:
-        shape = resize_shape(
-            *image.shape[:2],
-            short_side=geometry.short_side,
-            long_side=geometry.long_side,
-            min_side=geometry.window,
-        )
-        tiling = Tiling.windows(*shape, window=geometry.window, stride=geometry.stride)
-        cut = cut_windows(resize(image, shape), tiling)
+        cut = image_windows(image, geometry)
         windows.append(cut[np.linspace(0, len(cut) - 1, per_image).round().astype(int)])
     return np.concatenate(windows)[:count]

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_export.quantize.images import calibration_windows, image_files
+from scclip_export.quantize.images import CALIBRATION_OPTION, calibration_windows
 from scclip_export.quantize.options import METHODS, Int8Options, Progress
 from scclip_export.quantize.plan import Plan, make_plan
 from scclip_export.quantize.rewrite import write_int8
 from scclip_export.quantize.sensitivity import measure_sensitivity, sensitivity_table
 
 __all__ = [
+    "CALIBRATION_OPTION",
     "METHODS",
     "Int8Options",
     "Plan",
     "calibration_windows",
-    "image_files",
     "make_plan",
     "measure_sensitivity",
     "quantize_encoder",

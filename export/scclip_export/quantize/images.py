@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_export.config import Geometry
-from scclip_export.errors import ExportError
-from scclip_export.verification import IMAGE_SUFFIXES
-from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape
+from scclip_export.verification import image_files, image_windows
 
+CALIBRATION_OPTION = "--calibration-images"
 _PER_SCENE = 2
 _SCENE_SIZE = (336, 448)
 
@@ -34,7 +33,7 @@ def calibration_windows(
     """
     if directory is None:
         return _scene_windows(geometry, count)
-    files = image_files(directory)
+    files = image_files(directory, CALIBRATION_OPTION)
     from scclip_rt.images import load_image
 
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
@@ -43,22 +42,6 @@ def calibration_windows(
         [_spread(load_image(path), geometry, each, turn) for turn, path in enumerate(chosen)]
     )
     return windows[:count], f"{len(chosen)} images of {directory.name}"
-
-
-def image_files(directory: Path) -> list[Path]:
-    """Return the images of a folder, sorted by name.
-
-    Raises:
-        ExportError: no such folder, or no image in it.
-    """
-    if not directory.is_dir():
-        raise ExportError(f"--calibration-images {directory}: no such folder")
-    files = sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise ExportError(
-            f"--calibration-images {directory}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    return files
 
 
 def _scene_windows(geometry: Geometry, count: int) -> tuple[NDArray[np.uint8], str]:
@@ -75,14 +58,7 @@ def _scene_windows(geometry: Geometry, count: int) -> tuple[NDArray[np.uint8], s
 
 def _spread(image: NDArray[np.uint8], geometry: Geometry, count: int, turn: int) -> NDArray[np.uint8]:
     """At most `count` windows of one image, evenly spread; `turn` varies where they start."""
-    shape = resize_shape(
-        *image.shape[:2],
-        short_side=geometry.short_side,
-        long_side=geometry.long_side,
-        min_side=geometry.window,
-    )
-    tiling = Tiling.windows(*shape, window=geometry.window, stride=geometry.stride)
-    cut = cut_windows(resize(image, shape), tiling)
+    cut = image_windows(image, geometry)
     number = min(count, len(cut))
     places = (turn + np.arange(number) * len(cut) // number) % len(cut)
     return cut[places]
