@@ -21,6 +21,12 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """A test sees the same random numbers in every run, whichever tests ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_state() -> dict[str, Tensor]:
     """The golden cases' weights: 12 blocks of width 128."""

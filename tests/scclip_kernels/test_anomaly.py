@@ -19,13 +19,25 @@ def lof_oracle(features: np.ndarray, k: int) -> np.ndarray:
     return density[indices].mean(axis=1) / density
 
 
+def has_neighbor_tie(features: np.ndarray, k: int) -> np.ndarray:
+    """Whether a patch's k-th and (k + 1)-th neighbor are so near to each other that rounding in float32 decides
+    which of them enters the score."""
+    search = NearestNeighbors(n_neighbors=k + 2, metric="sqeuclidean", algorithm="brute").fit(features)
+    distances, _ = search.kneighbors(features)
+    return distances[:, k + 1] - distances[:, k] < 1e-4 * distances[:, k]
+
+
 @pytest.mark.parametrize(("patches", "width", "k"), [(196, 128, 30), (49, 64, 30), (256, 33, 30), (36, 8, 5)])
 def test_scores_match_the_local_outlier_factor(patches: int, width: int, k: int) -> None:
     features = torch.randn(3, patches, width) * 4 + 50  # far from the origin, where the Gram form cancels
     scores = anomaly_scores(features, k)
     assert scores.dtype == torch.float32
     for got, window in zip(scores, features, strict=True):
-        np.testing.assert_allclose(got.numpy(), lof_oracle(window.double().numpy(), k), rtol=2e-4)
+        expected = lof_oracle(window.double().numpy(), k)
+        clear = ~has_neighbor_tie(window.double().numpy(), k)
+        assert clear.mean() >= 0.8
+        np.testing.assert_allclose(got.numpy()[clear], expected[clear], rtol=2e-4)
+        np.testing.assert_allclose(got.numpy(), expected, rtol=2e-2)
 
 
 def test_a_batch_equals_its_singles() -> None:
