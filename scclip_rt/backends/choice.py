@@ -3,6 +3,9 @@
 Accuracy first: `auto` runs fp32 on a CPU, whose labels are the reference, even where the bundle holds int8. Whoever
 wants speed for a stated loss says so: `fast` takes the narrowest arithmetic that this machine gains from, and that the
 bundle's owner has exported (int8; its parity figures are in bundle.json) or that costs next to nothing (bf16).
+
+On a GPU `auto` takes an engine that was built for it before anything else, and fp16 before fp32: SC-CLIP itself computes
+in fp16 there. bf16 comes after fp32 under `auto` and before it under `fast` (`scclip_rt.engines.PREFERENCE`).
 """
 
 import importlib.util
@@ -60,7 +63,7 @@ def choose(
         bundle: an open bundle.
         backend: a name or `auto`.
         device: `cpu`, `cuda:N` or `auto`.
-        precision: a name, `auto` (the most accurate) or `fast` (see the module).
+        precision: a name, `auto` (see the module) or `fast`.
         ort_provider: ONNX Runtime's provider or None; naming one names the backend.
         grid: `window` or `whole`.
         machine: default: this one.
@@ -71,9 +74,9 @@ def choose(
     if device.startswith("cuda") or ort_provider in ("cuda", "tensorrt") or backend in ENGINE_BACKENDS:
         return _on_gpu(bundle, backend, device, precision, ort_provider, grid)
     if (backend, device, ort_provider) == ("auto", "auto", None):
-        engine = fitting_engine(bundle, device=device, precision=_gpu_precision(precision), grid=grid)
+        engine = fitting_engine(bundle, device=device, precision=precision, grid=grid)
         if engine.backend is not None:
-            return Choice(backend=engine.backend, precision=_gpu_precision(precision), reason=engine.reason)
+            return Choice(backend=engine.backend, precision=engine.precision, reason=engine.reason)
     machine = machine or this_machine()
     if backend == "auto" and ort_provider is not None:
         backend = "onnxruntime"
@@ -83,23 +86,25 @@ def choose(
     return Choice(backend=name, precision=chosen, reason=f"{why_precision}; {why_backend}")
 
 
-def _gpu_precision(precision: str) -> str:
-    # The GPU backends' own `auto` takes the narrowest file that the bundle holds for them.
+def _ort_precision(precision: str) -> str:
+    # ONNX Runtime's GPU providers take fp16 before fp32 and nothing else unasked.
     return "auto" if precision == "fast" else precision
 
 
 def _on_gpu(
     bundle: Bundle, backend: str, device: str, precision: str, ort_provider: str | None, grid: GridChoice
 ) -> Choice:
-    narrow = _gpu_precision(precision)
     if backend != "auto":
-        return Choice(backend=backend, precision=narrow, reason=f"{backend} was asked for")
+        named = precision if backend in ENGINE_BACKENDS else _ort_precision(precision)
+        return Choice(backend=backend, precision=named, reason=f"{backend} was asked for")
     if ort_provider is not None:
         reason = f"ONNX Runtime's provider {ort_provider} was asked for"
-        return Choice(backend="onnxruntime", precision=narrow, reason=reason)
-    engine = fitting_engine(bundle, device=device, precision=narrow, grid=grid)
+        return Choice(backend="onnxruntime", precision=_ort_precision(precision), reason=reason)
+    engine = fitting_engine(bundle, device=device, precision=precision, grid=grid)
     reason = f"a GPU was asked for; {engine.reason}"
-    return Choice(backend=engine.backend or "onnxruntime", precision=narrow, reason=reason)
+    if engine.backend is None:
+        return Choice(backend="onnxruntime", precision=_ort_precision(precision), reason=reason)
+    return Choice(backend=engine.backend, precision=engine.precision, reason=reason)
 
 
 def _cpu_precision(precision: str, backend: str, held: set[str], machine: Machine) -> tuple[str, str]:

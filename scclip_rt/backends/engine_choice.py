@@ -26,10 +26,11 @@ ENGINE_BACKENDS: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChoice:
-    """A backend with a fitting engine, or None, and the reason in words."""
+    """A backend with a fitting engine and that engine's precision, or None and `auto`, and the reason in words."""
 
     backend: Library | None
     reason: str
+    precision: str = "auto"
 
 
 def machine_with(library: Library, device: Device) -> Machine:
@@ -67,7 +68,7 @@ def fitting_engine(bundle: Bundle, *, device: str, precision: str, grid: GridCho
     Args:
         bundle: an open bundle.
         device: `auto`, `cuda` or `cuda:N`.
-        precision: a name or `auto`.
+        precision: a name, `auto` or `fast`; the last two take what comes first in `scclip_rt.engines.PREFERENCE`.
         grid: `window` or `whole`.
     """
     held = {engine.library for engine in read_engines(bundle) if isinstance(engine, Engine)}
@@ -87,5 +88,7 @@ def fitting_engine(bundle: Bundle, *, device: str, precision: str, grid: GridCho
         except BackendError as error:
             reasons.append(str(error))
             continue
-        return EngineChoice(backend=library, reason=f"{engine.file} fits {gpu}")
+        return EngineChoice(
+            backend=library, reason=f"{engine.file} fits {gpu}", precision=engine.precision
+        )
     return EngineChoice(backend=None, reason="; ".join(reasons))

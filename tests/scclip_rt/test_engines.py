@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,7 +16,7 @@ from scclip_rt.backends.cuda.driver import Driver
 from scclip_rt.bundle import Bundle
 from scclip_rt.engines import Machine, UnreadableEngine, Wanted, choose_engine, engine_path, read_engines
 from scclip_rt.errors import BackendError, BundleError
-from scclip_rt.manifest import GridSpec
+from scclip_rt.manifest import GridSpec, Precision
 from tiny_bundle import edit_manifest, relist
 
 L4 = Machine(library="tensorrt", version="10.14.1.48", compute_capability="8.9", device="NVIDIA L4")
@@ -170,7 +170,24 @@ def test_compute_capabilities(capabilities: tuple[str, ...], capability: str, ex
     assert engines.supports(capabilities, capability) is expected
 
 
-def test_among_several_the_narrowest_then_the_exact_then_the_closest_batch_wins(own_bundle: Path) -> None:
+def test_fp16_comes_before_fp32_and_bf16_before_it_under_fast_alone(own_bundle: Path) -> None:
+    add_engine(own_bundle, "bf16", precision="bf16")
+    assert chosen(own_bundle) == "engines/bf16.engine"  # the only one there is
+    add_engine(own_bundle, "fp32")
+    assert chosen(own_bundle) == "engines/fp32.engine"
+    assert chosen(own_bundle, precision="fast") == "engines/bf16.engine"
+    add_engine(own_bundle, "fp16", precision="fp16")
+    assert chosen(own_bundle) == chosen(own_bundle, precision="fast") == "engines/fp16.engine"
+    assert chosen(own_bundle, precision="bf16") == "engines/bf16.engine"
+    assert "--engine-precision" not in refusal(own_bundle, precision="fast", batch=99)
+
+
+def test_every_precision_has_a_place_in_both_orders() -> None:
+    known = set(get_args(Precision))
+    assert {name: set(order) for name, order in engines.PREFERENCE.items()} == {"auto": known, "fast": known}
+
+
+def test_among_several_the_precision_then_the_exact_then_the_closest_batch_wins(own_bundle: Path) -> None:
     add_engine(own_bundle, "portable", compute_capabilities=["8.0+"])
     assert chosen(own_bundle) == "engines/portable.engine"
     add_engine(own_bundle, "other-device", device="NVIDIA RTX 4090")

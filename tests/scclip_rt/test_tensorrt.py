@@ -338,9 +338,13 @@ def test_auto_prefers_an_engine_that_fits(
     own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(engine_choice.importlib.util, "find_spec", lambda name: name == "tensorrt")
-    info = open_backend(Bundle.open(with_engine(own_bundle)), device=device).describe()
-    assert info["backend"] == "tensorrt"
-    assert "engines/one.engine fits cuda:0 (Fake 0, sm_90)" in info["reason"]
+    bundle = Bundle.open(with_engine(own_bundle))
+    for precision in ("auto", "fast"):
+        info = open_backend(bundle, device=device, precision=precision).describe()
+        assert (info["backend"], info["precision"]) == ("tensorrt", "fp32")  # the only one there is
+        assert "engines/one.engine fits cuda:0 (Fake 0, sm_90)" in info["reason"]
+        found = choose(bundle, device=device, precision=precision)
+        assert (found.backend, found.precision) == ("tensorrt", "fp32")
 
 
 def test_auto_without_a_fitting_engine_says_why(
@@ -360,7 +364,7 @@ def test_auto_without_a_fitting_engine_says_why(
 def test_the_named_backend_needs_no_named_device(own_bundle: Path, fake: FakeDriver) -> None:
     choice = choose(Bundle.open(own_bundle), backend="tensorrt")
     assert (choice.backend, choice.precision) == ("tensorrt", "auto")
-    assert choose(Bundle.open(own_bundle), backend="tensorrt-rtx", precision="fast").precision == "auto"
+    assert choose(Bundle.open(own_bundle), backend="tensorrt-rtx", precision="fast").precision == "fast"
 
 
 def test_scclip_bench_measures_it_by_the_same_interface(own_bundle: Path, fake: FakeDriver) -> None:
