@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 MODULES: Mapping[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# What comes first among engines of several precisions. fp16 is what SC-CLIP itself computes in on a GPU, and it moves under
-# 1 % of the labels; bf16 moved up to 6 % (docs/precision.md), so only `fast` puts it before fp32.
+# What comes first among engines of several precisions. fp16 is what SC-CLIP itself computes in on a GPU, and it moves
+# under 1 % of the labels; bf16 moved up to 6 % (docs/precision.md), so only `fast` puts it before fp32.
 PREFERENCE: Mapping[str, tuple[Precision, ...]] = {
     "auto": ("fp16", "fp32", "bf16", "fp8", "int8"),
     "fast": ("fp8", "fp16", "bf16", "int8", "fp32"),
@@ -71,10 +71,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What an engine is to do: which grid, which precision (`auto`, `fast`: any, see `PREFERENCE`), how many windows and
-    queries at once.
+    """What an engine is to do: which grid, which precision, how many windows and queries at once.
 
-    A count of None asks for nothing.
+    `auto` and `fast` take any precision, in the order of `PREFERENCE`; a count of None asks for nothing.
     """
 
     grid: GridSpec | None = None

@@ -4,8 +4,8 @@ Accuracy first: `auto` runs fp32 on a CPU, whose labels are the reference, even 
 wants speed for a stated loss says so: `fast` takes the narrowest arithmetic that this machine gains from, and that the
 bundle's owner has exported (int8; its parity figures are in bundle.json) or that costs next to nothing (bf16).
 
-On a GPU `auto` takes an engine that was built for it before anything else, and fp16 before fp32: SC-CLIP itself computes
-in fp16 there. bf16 comes after fp32 under `auto` and before it under `fast` (`scclip_rt.engines.PREFERENCE`).
+On a GPU `auto` takes an engine that was built for it before anything else, and fp16 before fp32: SC-CLIP itself
+computes in fp16 there. bf16 comes after fp32 under `auto`, before it under `fast` (`scclip_rt.engines.PREFERENCE`).
 """
 
 import importlib.util
