@@ -88,7 +88,5 @@ def fitting_engine(bundle: Bundle, *, device: str, precision: str, grid: GridCho
         except BackendError as error:
             reasons.append(str(error))
             continue
-        return EngineChoice(
-            backend=library, reason=f"{engine.file} fits {gpu}", precision=engine.precision
-        )
+        return EngineChoice(backend=library, reason=f"{engine.file} fits {gpu}", precision=engine.precision)
     return EngineChoice(backend=None, reason="; ".join(reasons))
