@@ -101,17 +101,8 @@ image = Image.fromarray(scene(375, 500, 1))
 image.save(sys.argv[1] + ".png"), image.save(sys.argv[1] + ".ppm")
 SCENE
 quietly "the C example" "$build/release/examples/scclip-segment-c" "$bundle" "$vocabulary" "$build/scene.ppm"
-quietly "scclip-segment-cpp" "$build/installed/bin/scclip-segment-cpp" "$bundle" "$build/scene.png" \
-    --vocabulary "$vocabulary" --output "$build/out" --json
-"$python" -m scclip_rt.cli segment "$bundle" "$build/scene.png" --vocabulary "$vocabulary" --output "$build/out-python" \
-    --force >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "scclip segment failed"; }
-"$python" - "$build" <<'COMPARE' || fail "scclip-segment-cpp and scclip segment disagree"
-import sys
-import numpy as np
-from PIL import Image
-cpp, python = (np.asarray(Image.open(f"{sys.argv[1]}/{out}/scene.labels.png")) for out in ("out", "out-python"))
-assert (cpp == python).mean() >= 0.9999, (cpp == python).mean()
-COMPARE
+commands=$("$python" cpp/tests/compare_commands.py "$build/installed/bin/scclip-segment-cpp" "$bundle" "$vocabulary" \
+    "$build/scene.png" 2>"$log") || { tail -n 20 "$log" >&2; fail "scclip-segment-cpp and scclip segment disagree"; }
 
-printf 'cpp: %s; consumer: %s; C and C++ examples agree with Python; %d s (build %d s)\n' \
-    "$tests" "$consumer" $((SECONDS - started)) $((built - started))
+printf 'cpp: %s; consumer: %s; commands: %s; %d s (build %d s)\n' \
+    "$tests" "$consumer" "$commands" $((SECONDS - started)) $((built - started))

@@ -238,3 +238,40 @@ def blocks_image(height: int = 200, width: int = 300, seed: int = 0) -> np.ndarr
     blocks = rng.integers(0, 256, (-(-height // 50), -(-width // 50), 3))
     image = np.kron(blocks, np.ones((50, 50, 1)))[:height, :width] + rng.integers(-8, 9, (height, width, 3))
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def quantised_model() -> onnx.ModelProto:
+    """The tiny encoder with its product in int8: static scales on both operands, weights per channel."""
+    model = encoder_model(6, 6)
+    weights = projection()
+    scales = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
+    add = [
+        numpy_helper.from_array(np.round(weights / scales).astype(np.int8), "weights8"),
+        numpy_helper.from_array(scales, "weight_scales"),
+        numpy_helper.from_array(np.zeros(len(scales), np.int8), "weight_zeros"),
+        numpy_helper.from_array(np.float32(1.1), "scale"),
+        numpy_helper.from_array(np.uint8(128), "zero"),
+    ]
+    model.graph.initializer.extend(add)
+    nodes = list(model.graph.node)
+    place = next(i for i, node in enumerate(nodes) if node.op_type == "MatMul")
+    nodes[place].input[:] = ["colours_dq", "weights_dq"]
+    nodes[place:place] = [
+        helper.make_node("QuantizeLinear", ["colours", "scale", "zero"], ["colours_q"]),
+        helper.make_node("DequantizeLinear", ["colours_q", "scale", "zero"], ["colours_dq"]),
+        helper.make_node(
+            "DequantizeLinear", ["weights8", "weight_scales", "weight_zeros"], ["weights_dq"], axis=1
+        ),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def add_int8_encoder(root: Path) -> None:
+    """Put the tiny encoder in int8 into a bundle, for windows and CPUs."""
+    (root / "encoder.int8.onnx").write_bytes(quantised_model().SerializeToString())
+    window = {"kind": "window", "rows": 6, "columns": 6}
+    entry = encoder_entry("encoder.int8.onnx", window, "int8") | {"runs_on": ["cpu"]}
+    edit_manifest(root, lambda document: document["encoders"].append(entry))
+    relist(root)

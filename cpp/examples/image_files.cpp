@@ -2,16 +2,30 @@
 
 #include <cstdio>  // before jpeglib.h, which needs FILE
 
+#include <jerror.h>
 #include <jpeglib.h>
 #include <png.h>
 
 #include <cerrno>
 #include <csetjmp>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <stdexcept>
 
+#include "exif.hpp"
+
 namespace {
+
+namespace fs = std::filesystem;
+
+/// An image as it is stored, and what the file says about turning it.
+struct Stored {
+    Image image;
+    std::string exif, xmp;
+    std::vector<std::uint8_t> raw;  ///< of a PNG: rows as libpng gives them
+    int channels = 3, depth = 8;    ///< of `raw`: 1 of 16 bits, or 4 of 8
+};
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
@@ -33,23 +47,42 @@ void JpegFailed(j_common_ptr info) {
     std::longjmp(errors->jump, 1);
 }
 
-void JpegQuiet(j_common_ptr) {}
+/// Warnings are taken in silence, but for a file that ends early: the rest of it would be grey.
+void JpegWarned(j_common_ptr info, int level) {
+    if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) JpegFailed(info);
+}
+
+/// EXIF may be spread over several markers; the prefix stays on the first.
+void KeepMarker(const jpeg_marker_struct& marker, Stored* stored) {
+    const std::string data(reinterpret_cast<const char*>(marker.data), marker.data_length);
+    const std::string exif("Exif\0\0", 6), xmp("http://ns.adobe.com/xap/1.0/\0", 29);
+    if (data.compare(0, exif.size(), exif) == 0) {
+        stored->exif += stored->exif.empty() ? data : data.substr(exif.size());
+    } else if (data.compare(0, xmp.size(), xmp) == 0) {
+        stored->xmp = data.substr(xmp.size());
+    }
+}
 
 /// libjpeg reports errors by longjmp: nothing in here may need a destructor.
-bool DecodeJpeg(std::FILE* file, Image* image, JpegErrors* errors) {
+bool DecodeJpeg(std::FILE* file, Stored* stored, JpegErrors* errors) {
     jpeg_decompress_struct info;
     info.err = jpeg_std_error(&errors->manager);
     errors->manager.error_exit = JpegFailed;
-    errors->manager.output_message = JpegQuiet;
+    errors->manager.emit_message = JpegWarned;
     if (setjmp(errors->jump) != 0) {
         jpeg_destroy_decompress(&info);
         return false;
     }
     jpeg_create_decompress(&info);
     jpeg_stdio_src(&info, file);
+    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
     jpeg_read_header(&info, TRUE);
+    for (jpeg_saved_marker_ptr marker = info.marker_list; marker != nullptr; marker = marker->next) {
+        KeepMarker(*marker, stored);
+    }
     info.out_color_space = JCS_RGB;
     jpeg_start_decompress(&info);
+    Image* image = &stored->image;
     image->height = static_cast<int>(info.output_height);
     image->width = static_cast<int>(info.output_width);
     const std::size_t row = static_cast<std::size_t>(info.output_width) * 3;
@@ -63,20 +96,103 @@ bool DecodeJpeg(std::FILE* file, Image* image, JpegErrors* errors) {
     return true;
 }
 
-Image ReadPng(const std::string& path) {
-    png_image png{};
-    png.version = PNG_IMAGE_VERSION;
-    if (png_image_begin_read_from_file(&png, path.c_str()) == 0) {
-        throw std::runtime_error("can't read " + path + ": " + png.message);
+void PngFailed(png_structp png, png_const_charp message) {
+    std::snprintf(static_cast<char*>(png_get_error_ptr(png)), JMSG_LENGTH_MAX, "%s", message);
+    png_longjmp(png, 1);
+}
+
+void PngWarned(png_structp, png_const_charp) {}
+
+/// EXIF and XMP may stand before the pixels or after them.
+void KeepChunks(png_structp png, png_infop info, Stored* stored) {
+    png_bytep exif = nullptr;
+    png_uint_32 bytes = 0;
+    if (png_get_eXIf_1(png, info, &bytes, &exif) != 0) stored->exif.assign(reinterpret_cast<const char*>(exif), bytes);
+    png_textp texts = nullptr;
+    int count = 0;
+    png_get_text(png, info, &texts, &count);
+    for (int i = 0; i < count; ++i) {
+        if (std::strcmp(texts[i].key, "XML:com.adobe.xmp") == 0 && texts[i].text != nullptr)
+            stored->xmp = texts[i].text;
     }
-    png.format = PNG_FORMAT_RGB;
-    Image image{static_cast<int>(png.height), static_cast<int>(png.width), {}};
-    image.pixels.resize(PNG_IMAGE_SIZE(png));
-    const png_color white{255, 255, 255};
-    if (png_image_finish_read(&png, &white, image.pixels.data(), 0, nullptr) == 0) {
-        throw std::runtime_error("can't decode " + path + ": " + png.message);
+}
+
+/// To one channel of 16 bits, or to four of 8. The simplified interface would apply the file's gamma, which Pillow does
+/// not. libpng reports errors by longjmp: nothing in here may need a destructor.
+bool DecodePng(std::FILE* file, Stored* stored, std::vector<png_bytep>* rows, char* message) {
+    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, message, PngFailed, PngWarned);
+    png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
+    if (info == nullptr || setjmp(png_jmpbuf(png)) != 0) {
+        png_destroy_read_struct(&png, &info, nullptr);
+        return false;
     }
-    return image;
+    png_init_io(png, file);
+    png_read_info(png, info);
+    const bool deep = png_get_color_type(png, info) == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
+    if (!deep) {
+        png_set_strip_16(png);
+        png_set_expand(png);
+        png_set_gray_to_rgb(png);
+        png_set_add_alpha(png, 0xFF, PNG_FILLER_AFTER);
+    }
+    png_read_update_info(png, info);
+    stored->channels = deep ? 1 : 4;
+    stored->depth = deep ? 16 : 8;
+    stored->image.height = static_cast<int>(png_get_image_height(png, info));
+    stored->image.width = static_cast<int>(png_get_image_width(png, info));
+    const std::size_t row = png_get_rowbytes(png, info);
+    stored->raw.resize(row * static_cast<std::size_t>(stored->image.height));
+    for (int y = 0; y < stored->image.height; ++y)
+        rows->push_back(stored->raw.data() + row * static_cast<std::size_t>(y));
+    png_read_image(png, rows->data());
+    png_read_end(png, info);
+    KeepChunks(png, info, stored);
+    png_destroy_read_struct(&png, &info, nullptr);
+    return true;
+}
+
+/// Over white, in the whole-number arithmetic of Pillow's alpha_composite.
+std::uint8_t OverWhite(unsigned value, unsigned alpha) {
+    const unsigned sum = (value * alpha + 255 * (255 - alpha) + 128) << 7U;
+    return static_cast<std::uint8_t>((((sum >> 8U) + sum) >> 8U) >> 7U);
+}
+
+void ToRgb(Stored* stored) {
+    const std::vector<std::uint8_t>& raw = stored->raw;
+    const std::size_t pixels =
+        static_cast<std::size_t>(stored->image.height) * static_cast<std::size_t>(stored->image.width);
+    std::vector<std::uint8_t>& rgb = stored->image.pixels;
+    rgb.resize(pixels * 3);
+    for (std::size_t i = 0; i < pixels; ++i) {
+        if (stored->depth == 16) {
+            const unsigned grey = raw[2 * i] * 256U + raw[2 * i + 1];
+            rgb[3 * i] = rgb[3 * i + 1] = rgb[3 * i + 2] = static_cast<std::uint8_t>((grey * 255 + 32767) / 65535);
+            continue;
+        }
+        for (std::size_t c = 0; c < 3; ++c) rgb[3 * i + c] = OverWhite(raw[4 * i + c], raw[4 * i + 3]);
+    }
+}
+
+/// Turn an image as EXIF's `orientation` says.
+Image Upright(Image image, int orientation) {
+    if (orientation < 2 || orientation > 8) return image;
+    const bool transposed = orientation >= 5;
+    const bool rows_back = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    const bool columns_back = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    Image turned{transposed ? image.width : image.height, transposed ? image.height : image.width, {}};
+    turned.pixels.resize(image.pixels.size());
+    std::uint8_t* to = turned.pixels.data();
+    for (int y = 0; y < turned.height; ++y) {
+        for (int x = 0; x < turned.width; ++x, to += 3) {
+            int row = transposed ? x : y, column = transposed ? y : x;
+            if (rows_back) row = image.height - 1 - row;
+            if (columns_back) column = image.width - 1 - column;
+            const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(image.width) +
+                                   static_cast<std::size_t>(column);
+            std::memcpy(to, image.pixels.data() + 3 * at, 3);
+        }
+    }
+    return turned;
 }
 
 /// The simplified interface would treat 16 bits as linear light; labels are numbers, so the full one is used. libpng
@@ -102,30 +218,47 @@ bool EncodePng(std::FILE* file, int width, int depth, const std::vector<png_cons
 }  // namespace
 
 Image ReadImage(const std::string& path) {
+    const fs::file_status status = fs::status(path);
+    if (!fs::exists(status)) throw std::runtime_error("can't read the image " + path + ": there is no such file");
+    if (!fs::is_regular_file(status)) {  // a pipe or a device would block
+        throw std::runtime_error("can't read the image " + path + ": it is not a regular file");
+    }
     const File file = OpenFile(path, "rb");
     unsigned char magic[8] = {};
     const std::size_t size = std::fread(magic, 1, sizeof magic, file.get());
-    if (size == sizeof magic && png_sig_cmp(magic, 0, sizeof magic) == 0) return ReadPng(path);
-    if (size < 2 || magic[0] != 0xFF || magic[1] != 0xD8) {
-        throw std::runtime_error("can't read " + path + ": neither a JPEG nor a PNG file");
+    if (size == 0) throw std::runtime_error("can't read the image " + path + ": the file is empty");
+    const bool png = size == sizeof magic && png_sig_cmp(magic, 0, sizeof magic) == 0;
+    if (!png && (size < 3 || magic[0] != 0xFF || magic[1] != 0xD8 || magic[2] != 0xFF)) {
+        throw std::runtime_error("can't read " + path + ": not an image in a known format (JPEG, PNG)");
     }
     std::rewind(file.get());
-    Image image;
+    Stored stored;
     JpegErrors errors{};
-    if (!DecodeJpeg(file.get(), &image, &errors)) {
-        throw std::runtime_error("can't decode " + path + ": " + errors.message);
+    std::vector<png_bytep> rows;
+    const bool decoded =
+        png ? DecodePng(file.get(), &stored, &rows, errors.message) : DecodeJpeg(file.get(), &stored, &errors);
+    if (!decoded) {
+        throw std::runtime_error("can't decode " + path + ": " + errors.message +
+                                 "; the file may be damaged or cut off");
     }
-    return image;
+    if (png) ToRgb(&stored);
+    return Upright(std::move(stored.image), Orientation(stored.exif, stored.xmp));
 }
 
 void WritePng(const std::string& path, int height, int width, const std::vector<std::uint8_t>& labels,
               const std::vector<std::uint16_t>& wide_labels) {
-    const File file = OpenFile(path, "wb");
     std::vector<png_const_bytep> rows;
     for (int y = 0; y < height; ++y) {
         const std::size_t at = static_cast<std::size_t>(y) * static_cast<std::size_t>(width);
         const void* row = labels.empty() ? static_cast<const void*>(wide_labels.data() + at) : labels.data() + at;
         rows.push_back(static_cast<png_const_bytep>(row));
     }
-    if (!EncodePng(file.get(), width, labels.empty() ? 16 : 8, rows)) throw std::runtime_error("can't write " + path);
+    const std::string part = path + ".part";  // so that no half of a file takes the name
+    File file = OpenFile(part, "wb");
+    const bool written = EncodePng(file.get(), width, labels.empty() ? 16 : 8, rows);
+    if (std::fclose(file.release()) != 0 || !written) {
+        fs::remove(part);
+        throw std::runtime_error("can't write " + path);
+    }
+    fs::rename(part, path);
 }

@@ -12,70 +12,13 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "arguments.hpp"
 #include "image_files.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-
-constexpr const char* kUsage =
-    "usage: scclip-segment-cpp BUNDLE IMAGE [--vocabulary FILE] [--output DIR] [--backend NAME] [--device NAME]\n"
-    "         [--threads N] [--batch N] [--short-side N] [--whole-image] [--repeat N] [--json]\n"
-    "Labels go to DIR/STEM.labels.png; --repeat N times N runs after one that is not counted.\n";
-
-struct Arguments {
-    std::vector<std::string> positional;
-    std::string vocabulary, output;
-    scclip::OpenOptions open;
-    int repeat = 1;
-    bool json = false;
-};
-
-int Number(const std::string& flag, const std::string& text) {
-    std::size_t used = 0;
-    int number = 0;
-    try {
-        number = std::stoi(text, &used);
-    } catch (const std::exception&) {
-        used = 0;
-    }
-    if (used == 0 || used != text.size() || number < 1) {
-        throw std::runtime_error(flag + " must be a whole number of at least 1; got '" + text + "'");
-    }
-    return number;
-}
-
-Arguments Parse(int argc, char** argv) {
-    Arguments arguments;
-    const std::map<std::string, std::string*> texts = {{"--vocabulary", &arguments.vocabulary},
-                                                       {"--output", &arguments.output},
-                                                       {"--backend", &arguments.open.backend},
-                                                       {"--device", &arguments.open.device}};
-    const std::map<std::string, int*> numbers = {{"--threads", &arguments.open.threads},
-                                                 {"--batch", &arguments.open.batch},
-                                                 {"--short-side", &arguments.open.short_side},
-                                                 {"--repeat", &arguments.repeat}};
-    for (int i = 1; i < argc; ++i) {
-        const std::string flag = argv[i];
-        const auto text = texts.find(flag);
-        const auto number = numbers.find(flag);
-        if (flag == "--json" || flag == "--whole-image") {
-            (flag == "--json" ? arguments.json : arguments.open.whole_image) = true;
-        } else if (text == texts.end() && number == numbers.end()) {
-            if (flag.compare(0, 1, "-") == 0) throw std::runtime_error("unknown option " + flag + "\n" + kUsage);
-            arguments.positional.push_back(flag);
-        } else if (i + 1 == argc) {
-            throw std::runtime_error(flag + " needs a value");
-        } else if (text != texts.end()) {
-            *text->second = argv[++i];
-        } else {
-            *number->second = Number(flag, argv[++i]);
-        }
-    }
-    if (arguments.positional.size() != 2) throw std::runtime_error(kUsage);
-    return arguments;
-}
 
 /// Nearest rank.
 double Percentile(std::vector<double> values, double share) {
@@ -107,54 +50,66 @@ T Checked(scclip::Result<T> result) {
     return std::move(result).value();
 }
 
-int Run(const Arguments& arguments) {
-    const Image image = ReadImage(arguments.positional[1]);
-    scclip::Segmenter segmenter = Checked(scclip::Segmenter::Open(arguments.positional[0], arguments.open));
-    if (!arguments.vocabulary.empty()) {
-        const scclip::Status status = segmenter.SetVocabulary(arguments.vocabulary);
+scclip::Segmenter Open(const Arguments& arguments) {
+    scclip::Segmenter segmenter = Checked(scclip::Segmenter::Open(arguments.bundle, arguments.open));
+    if (arguments.vocabulary.empty() && segmenter.Classes().empty()) {
+        throw std::runtime_error("no classes: pass --vocabulary FILE (" + arguments.bundle +
+                                 " carries no vocabulary of its own)");
+    }
+    if (!arguments.vocabulary.empty() || arguments.background) {
+        const scclip::Status status = segmenter.SetVocabulary(arguments.vocabulary, arguments.background);
         if (!status) throw std::runtime_error(status.message());
     }
+    return segmenter;
+}
+
+using Times = std::map<std::string, std::vector<double>>;  // milliseconds of each stage
+
+scclip::Segmentation Measure(const scclip::Segmenter& segmenter, const Image& image, const Arguments& arguments,
+                             Times* times) {
     const scclip::ImageView view{image.pixels.data(), image.height, image.width, 0, scclip::PixelFormat::kRgb};
     scclip::Segmentation result;
-    std::map<std::string, std::vector<double>> times;
     for (int run = arguments.repeat > 1 ? -1 : 0; run < arguments.repeat; ++run) {
         const auto start = std::chrono::steady_clock::now();
-        result = Checked(segmenter.Segment(view));
+        result = Checked(segmenter.Segment(view, arguments.segment));
         const std::chrono::duration<double, std::milli> total = std::chrono::steady_clock::now() - start;
         if (run < 0) continue;
-        times["total"].push_back(total.count());
-        times["prepare"].push_back(result.timings.prepare);
-        times["encode"].push_back(result.timings.encode);
-        times["decode"].push_back(result.timings.decode);
+        (*times)["total"].push_back(total.count());
+        (*times)["prepare"].push_back(result.timings.prepare);
+        (*times)["encode"].push_back(result.timings.encode);
+        (*times)["decode"].push_back(result.timings.decode);
     }
-    std::string labels;
-    if (!arguments.output.empty()) {
-        fs::create_directories(arguments.output);
-        labels =
-            (fs::path(arguments.output) / (fs::path(arguments.positional[1]).stem().string() + ".labels.png")).string();
-        WritePng(labels, result.height, result.width, result.labels, result.wide_labels);
-    }
+    return result;
+}
+
+/// The path of the labels, written; empty without --output.
+std::string Save(const scclip::Segmentation& result, const Arguments& arguments) {
+    if (arguments.output.empty()) return "";
+    fs::create_directories(arguments.output);
+    const std::string stem = fs::path(arguments.image).stem().string();
+    const std::string labels = (fs::path(arguments.output) / (stem + ".labels.png")).string();
+    WritePng(labels, result.height, result.width, result.labels, result.wide_labels);
+    return labels;
+}
+
+Json Report(const scclip::Segmentation& result, const scclip::BackendInfo& info, const Arguments& arguments,
+            const std::string& labels, const Times& times) {
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
-    const scclip::BackendInfo info = segmenter.Describe();
-    Json report = {{"image", arguments.positional[1]},
-                   {"height", result.height},
-                   {"width", result.width},
-                   {"labels", labels},
-                   {"shares", Shares(result)},
-                   {"backend", info.backend},
-                   {"version", info.version},
-                   {"provider", info.provider},
-                   {"device", info.device},
-                   {"precision", info.precision},
-                   {"threads", info.threads},
-                   {"runs", arguments.repeat}};
+    Json report = {{"image", arguments.image}, {"height", result.height},
+                   {"width", result.width},    {"labels", labels},
+                   {"shares", Shares(result)}, {"backend", info.backend},
+                   {"version", info.version},  {"provider", info.provider},
+                   {"device", info.device},    {"precision", info.precision},
+                   {"encoder", info.encoder},  {"reason", info.reason},
+                   {"decode", info.decode},    {"threads", info.threads},
+                   {"batch", info.batch},      {"runs", arguments.repeat}};
     for (const auto& [stage, values] : times) report["milliseconds"][stage] = Percentiles(values);
     report["peak_memory_mb"] = static_cast<double>(usage.ru_maxrss) / 1024;
-    if (arguments.json) {
-        std::printf("%s\n", report.dump(2).c_str());
-        return 0;
-    }
+    return report;
+}
+
+void Print(const Json& report, const scclip::BackendInfo& info) {
     for (const auto& share : report["shares"].items()) {
         std::printf("%6.2f %%  %s\n", 100 * share.value().get<double>(), share.key().c_str());
     }
@@ -163,6 +118,33 @@ int Run(const Arguments& arguments) {
                     stage.value()["p50"].get<double>(), stage.value()["p90"].get<double>(),
                     stage.value()["p99"].get<double>());
     }
+    const std::string threads = std::to_string(info.threads) + (info.threads == 1 ? " thread" : " threads");
+    std::printf("encoded by %s %s in %s on %s (%s)\n", info.backend.c_str(), info.version.c_str(),
+                info.precision.c_str(), info.device == "cpu" ? ("the CPU, " + threads).c_str() : info.device.c_str(),
+                info.reason.c_str());
+}
+
+int Run(const Arguments& arguments) {
+    if (arguments.help) {
+        std::printf("%s", HelpText().c_str());
+        return 0;
+    }
+    if (!arguments.output.empty() && fs::exists(arguments.output) && !fs::is_directory(arguments.output)) {
+        throw std::runtime_error(arguments.output + " is a file; --output names a folder");
+    }
+    if (!fs::exists(arguments.image)) throw std::runtime_error(arguments.image + ": no such file or folder");
+    const scclip::Segmenter segmenter = Open(arguments);
+    const Image image = ReadImage(arguments.image);
+    Times times;
+    const scclip::Segmentation result = Measure(segmenter, image, arguments, &times);
+    const std::string labels = Save(result, arguments);
+    const scclip::BackendInfo info = segmenter.Describe();
+    const Json report = Report(result, info, arguments, labels, times);
+    if (arguments.json) {
+        std::printf("%s\n", report.dump(2).c_str());
+    } else {
+        Print(report, info);
+    }
     return 0;
 }
 
@@ -170,9 +152,9 @@ int Run(const Arguments& arguments) {
 
 int main(int argc, char** argv) {
     try {
-        return Run(Parse(argc, argv));
+        return Run(ParseArguments(argc, argv));
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "scclip-segment-cpp: %s\n", error.what());
+        std::fprintf(stderr, "scclip-segment-cpp: error: %s\n", error.what());
         return 2;
     }
 }

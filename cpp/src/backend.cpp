@@ -4,7 +4,7 @@
 #include <cctype>
 #include <set>
 
-#include "choice.hpp"
+#include "engine_choice.hpp"
 #include "error.hpp"
 #include "selection.hpp"
 #include "text.hpp"
@@ -33,6 +33,14 @@ const std::vector<Backend>& Backends() {
 #endif
     };
     return backends;
+}
+
+HostFinder TensorRt() {
+#if defined(SCCLIP_TENSORRT)
+    return TensorRtHost;
+#else
+    return nullptr;
+#endif
 }
 
 std::string Names(const std::vector<TensorSpec>& tensors) {
@@ -86,7 +94,10 @@ std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& op
         const auto& devices = spec->runs_on;
         if (std::find(devices.begin(), devices.end(), "cpu") != devices.end()) held.insert(spec->precision);
     }
-    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()});
+    const auto engine = [&](const std::string& precision) {
+        return FittingEngine(bundle, options, precision, TensorRt());
+    };
+    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()}, engine);
     EncoderRequest request{options, choice.reason};
     request.options.precision = choice.precision;
     for (const Backend& backend : Backends()) {

@@ -9,6 +9,7 @@
 
 #include "bundle.hpp"
 #include "decode.hpp"
+#include "engine_choice.hpp"
 #include "preparation.hpp"
 #include "scclip/segmenter.hpp"
 
@@ -57,6 +58,9 @@ struct EncoderRequest {
 std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequest& request);
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request);
 std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest& request);
+
+/// TensorRT on GPU number `device`, for the choice between backends. Throws Error(kBackend).
+EngineHost TensorRtHost(int device);
 
 // For backends.
 

@@ -1,6 +1,7 @@
 #include "choice.hpp"
 
 #include <fstream>
+#include <initializer_list>
 #include <sstream>
 #include <utility>
 
@@ -9,20 +10,46 @@ namespace {
 
 using Words = std::pair<std::string, std::string>;  // what is chosen, and why
 
-/// The processor's first flag with int8 products, in alphabetical order; empty if it has none.
-std::string Int8Flag(const std::set<std::string>& flags) {
-    for (const char* flag : {"amx_int8", "avx512_vnni", "avx_vnni"}) {
+std::string FirstOf(std::initializer_list<const char*> wanted, const std::set<std::string>& flags) {
+    for (const char* flag : wanted) {
         if (flags.count(flag) != 0) return flag;
     }
     return "";
 }
 
-Words CpuPrecision(const std::string& asked, const std::set<std::string>& held) {
+/// As Bf16Flag, of those with int8 products.
+std::string Int8Flag(const std::set<std::string>& flags) {
+    return FirstOf({"amx_int8", "avx512_vnni", "avx_vnni"}, flags);
+}
+
+/// The precision on a GPU: the backends' own `auto` takes the narrowest file that the bundle holds for them.
+std::string GpuPrecision(const std::string& asked) { return asked == "fast" ? "auto" : asked; }
+
+Choice OnGpu(const OpenOptions& options, const std::set<std::string>& compiled, const EngineFinder& engine) {
+    const std::string precision = GpuPrecision(options.precision), &provider = options.ort_provider;
+    if (options.backend != "auto") return {options.backend, precision, options.backend + " was asked for"};
+    if (!provider.empty()) {
+        return {"onnxruntime", precision, "ONNX Runtime's provider " + provider + " was asked for"};
+    }
+    const EngineChoice found = engine(precision);
+    const std::string other =
+        compiled.count("onnxruntime") == 0 && compiled.count("tensorrt") != 0 ? "tensorrt" : "onnxruntime";
+    return {found.backend.empty() ? other : found.backend, precision, "a GPU was asked for; " + found.reason};
+}
+
+Words CpuPrecision(const OpenOptions& options, const std::set<std::string>& held, const std::string& bf16_flag,
+                   bool openvino) {
+    const std::string& asked = options.precision;
     const bool int8 = held.count("int8") != 0;
     if (asked != "auto" && asked != "fast") return {asked, asked + " was asked for"};
-    if (asked == "fast" && int8) return {"int8", "int8 is the fastest that the bundle holds"};
-    // Python takes bf16 here where the processor has it; this library has no bf16.
-    if (asked == "fast") return {"fp32", "fp32: the bundle has no int8"};
+    if (asked == "fast") {
+        if (int8) return {"int8", "int8 is the fastest that the bundle holds"};
+        if (bf16_flag.empty()) return {"fp32", "fp32: the bundle has no int8, the processor no bf16"};
+        if (openvino && held.count("fp32") != 0 && options.backend != "onnxruntime") {
+            return {"bf16", "bf16: the bundle has no int8, the processor has " + bf16_flag};
+        }
+        return {"fp32", "fp32: the bundle has no int8, and bf16 needs OpenVINO"};
+    }
     if (held.count("fp32") == 0 && int8) return {"int8", "int8 is all that the bundle holds for a CPU"};
     return {"fp32",
             std::string("fp32 is the most accurate") + (int8 ? " (the bundle holds int8 too: --precision fast)" : "")};
@@ -33,7 +60,7 @@ Words CpuBackend(const std::string& asked, const std::string& precision, const s
     if (asked != "auto") return {asked, asked + " was asked for"};
     const bool onnxruntime = compiled.count("onnxruntime") != 0, openvino = compiled.count("openvino") != 0;
     if (openvino && !onnxruntime) return {"openvino", "this build has no onnxruntime"};
-    if (precision == "bf16" && openvino) return {"openvino", "only openvino has bf16 on a CPU"};
+    if (precision == "bf16") return {"openvino", "only openvino has bf16 on a CPU"};
     if (precision != "int8") return {"onnxruntime", "onnxruntime: openvino is no faster at it"};
     if (int8_flag.empty()) return {"onnxruntime", "onnxruntime is the faster at int8 without VNNI"};
     if (!openvino) return {"onnxruntime", "openvino, the faster at int8 here, is not installed"};
@@ -43,22 +70,20 @@ Words CpuBackend(const std::string& asked, const std::string& precision, const s
 }  // namespace
 
 Choice Choose(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
-              const std::set<std::string>& compiled) {
+              const std::set<std::string>& compiled, const EngineFinder& engine) {
     const std::string& provider = options.ort_provider;
     if (options.device.compare(0, 4, "cuda") == 0 || provider == "cuda" || provider == "tensorrt" ||
         options.backend == "tensorrt") {
-        // On a GPU the narrow file is also the one whose labels agree best per second: nothing is lost by it.
-        const std::string precision = options.precision == "fast" ? "auto" : options.precision;
-        if (options.backend != "auto") return {options.backend, precision, options.backend + " was asked for"};
-        if (!provider.empty()) {
-            return {"onnxruntime", precision, "ONNX Runtime's provider " + provider + " was asked for"};
-        }
-        const bool onnxruntime = compiled.count("onnxruntime") != 0 || compiled.count("tensorrt") == 0;
-        return {onnxruntime ? "onnxruntime" : "tensorrt", precision, "a GPU was asked for"};
+        return OnGpu(options, compiled, engine);
     }
-    const Words precision = CpuPrecision(options.precision, held);
-    const std::string asked = options.backend == "auto" && !provider.empty() ? "onnxruntime" : options.backend;
-    const Words backend = CpuBackend(asked, precision.first, Int8Flag(flags), compiled);
+    if (options.backend == "auto" && options.device == "auto" && provider.empty()) {
+        const EngineChoice found = engine(GpuPrecision(options.precision));
+        if (!found.backend.empty()) return {found.backend, GpuPrecision(options.precision), found.reason};
+    }
+    OpenOptions settled = options;
+    if (options.backend == "auto" && !provider.empty()) settled.backend = "onnxruntime";
+    const Words precision = CpuPrecision(settled, held, Bf16Flag(flags), compiled.count("openvino") != 0);
+    const Words backend = CpuBackend(settled.backend, precision.first, Int8Flag(flags), compiled);
     return {backend.first, precision.first, precision.second + "; " + backend.second};
 }
 
@@ -72,6 +97,10 @@ std::set<std::string> ProcessorFlags() {
         return flags;
     }
     return {};
+}
+
+std::string Bf16Flag(const std::set<std::string>& flags) {
+    return FirstOf({"amx_bf16", "avx512_bf16", "avx_ne_convert"}, flags);
 }
 
 }  // namespace scclip

@@ -20,7 +20,10 @@ constexpr unsigned kFreeSharedBytes = 48U << 10U;  // dynamic shared memory up t
 CudaDriver Load() {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
-        ThrowBackend("no NVIDIA driver on this machine (" + OneLine(::dlerror(), 120) + ")");
+        ThrowBackend(
+            "no NVIDIA driver on this machine (libcuda.so.1 can't be loaded): install it, in a container start with "
+            "--gpus all, or use --device cpu (" +
+            OneLine(::dlerror(), 200) + ")");
     }
     CudaDriver driver;
     const auto find = [&](const char* name) {
@@ -71,18 +74,29 @@ const CudaDriver& LoadCudaDriver() {
 Gpu::Gpu(const CudaDriver& driver, int index) : driver_(driver), index_(index) {
     int count = 0;
     Check(driver.cuDeviceGetCount(&count), "cuDeviceGetCount");
-    if (index < 0 || index >= count) {
-        ThrowBackend("no GPU cuda:" + std::to_string(index) + "; the driver knows " + std::to_string(count));
+    std::vector<std::string> names;
+    for (int i = 0; i < count; ++i) {
+        char name[256] = {};
+        CUdevice device = 0;
+        Check(driver.cuDeviceGet(&device, i), "cuDeviceGet");
+        Check(driver.cuDeviceGetName(name, sizeof name, device), "cuDeviceGetName");
+        names.push_back("cuda:" + std::to_string(i) + " (" + name + ")");
+        if (i == index) name_ = name, device_ = device;
     }
-    char name[128] = {};
-    Check(driver.cuDeviceGet(&device_, index), "cuDeviceGet");
-    Check(driver.cuDeviceGetName(name, sizeof name, device_), "cuDeviceGetName");
-    name_ = name;
+    if (index < 0 || index >= count) {
+        ThrowBackend("there is no cuda:" + std::to_string(index) +
+                     "; this process sees: " + (names.empty() ? "no GPU" : Join(names)));
+    }
     Check(driver.cuDeviceGetAttribute(&major_, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device_),
           "cuDeviceGetAttribute");
     Check(driver.cuDeviceGetAttribute(&minor_, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device_),
           "cuDeviceGetAttribute");
     Check(driver.cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
+}
+
+std::string Gpu::ToString() const {
+    return "cuda:" + std::to_string(index_) + " (" + name_ + ", sm_" + std::to_string(major_) + std::to_string(minor_) +
+           ")";
 }
 
 Gpu::~Gpu() { driver_.cuDevicePrimaryCtxRelease(device_); }

@@ -45,6 +45,7 @@ class Gpu {
     Gpu(const Gpu&) = delete;
     Gpu& operator=(const Gpu&) = delete;
 
+    std::string ToString() const;  ///< "cuda:0 (NVIDIA L4, sm_89)"
     const std::string& name() const { return name_; }
     int index() const { return index_; }
     int major() const { return major_; }

@@ -1,11 +1,12 @@
-// The image encoder on OpenVINO's CPU plug-in.
+// The image encoder on OpenVINO's CPU plug-in: fp32, bf16 from the fp32 file, int8.
+#include <algorithm>
 #include <mutex>
 #include <openvino/openvino.hpp>
-#include <set>
 
 #include "backend.hpp"
 #include "choice.hpp"
 #include "error.hpp"
+#include "openvino_islands.hpp"
 #include "parallel.hpp"
 #include "selection.hpp"
 #include "text.hpp"
@@ -48,9 +49,9 @@ void CheckModel(const EncoderSpec& spec, const ov::Model& model) {
 
 class OpenVinoEncoder final : public Encoder {
   public:
-    OpenVinoEncoder(ov::CompiledModel model, EncoderSpec spec, BackendInfo info, int embed_dim, int patch)
+    OpenVinoEncoder(CompiledParts parts, EncoderSpec spec, BackendInfo info, int embed_dim, int patch)
         : Encoder(std::move(spec), std::move(info)),
-          model_(std::move(model)),
+          parts_(std::move(parts)),
           patch_(static_cast<std::size_t>(patch)),
           query_(static_cast<std::size_t>(embed_dim)) {
         // The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
@@ -63,14 +64,14 @@ class OpenVinoEncoder final : public Encoder {
         const std::size_t patches = (rows / patch_) * (columns / patch_);
         const Lease lease(*this);
         try {
-            ov::InferRequest& request = lease.request();
+            ov::InferRequest &first = lease.requests().front(), &last = lease.requests().back();
             // OpenVINO takes inputs through a pointer that is not const, and does not write to them.
-            request.set_tensor(
+            first.set_tensor(
                 "windows", ov::Tensor(ov::element::u8, {batch, rows, columns, 3}, const_cast<std::uint8_t*>(windows)));
-            request.set_tensor("text",
-                               ov::Tensor(ov::element::f32, {1, query_.size()}, const_cast<float*>(query_.data())));
-            request.set_tensor("features", ov::Tensor(ov::element::f32, {batch, patches, query_.size()}, out));
-            request.infer();
+            last.set_tensor("text",
+                            ov::Tensor(ov::element::f32, {1, query_.size()}, const_cast<float*>(query_.data())));
+            last.set_tensor("features", ov::Tensor(ov::element::f32, {batch, patches, query_.size()}, out));
+            parts_.Infer(lease.requests());
         } catch (const std::exception& error) {
             ThrowInference("OpenVINO", spec().file, {count, height, width, static_cast<int>(query_.size())},
                            Reason(error));
@@ -79,55 +80,95 @@ class OpenVinoEncoder final : public Encoder {
     }
 
   private:
-    /// An infer request serves one call at a time; as many are kept as calls ever ran at once.
+    /// Infer requests serve one call at a time; as many are kept as calls ever ran at once.
     class Lease {
       public:
         explicit Lease(const OpenVinoEncoder& owner) : owner_(owner) {
             {
                 const std::lock_guard<std::mutex> lock(owner_.mutex_);
                 if (!owner_.idle_.empty()) {
-                    request_ = std::move(owner_.idle_.back());
+                    requests_ = std::move(owner_.idle_.back());
                     owner_.idle_.pop_back();
                     return;
                 }
             }
-            request_ = owner_.model_.create_infer_request();
+            requests_ = owner_.parts_.NewRequests();
         }
         ~Lease() {
             const std::lock_guard<std::mutex> lock(owner_.mutex_);
-            owner_.idle_.push_back(std::move(request_));
+            owner_.idle_.push_back(std::move(requests_));
         }
         Lease(const Lease&) = delete;
         Lease& operator=(const Lease&) = delete;
-        ov::InferRequest& request() const { return request_; }
+        CompiledParts::Requests& requests() const { return requests_; }
 
       private:
         const OpenVinoEncoder& owner_;
-        mutable ov::InferRequest request_;
+        mutable CompiledParts::Requests requests_;
     };
 
-    mutable ov::CompiledModel model_;
+    mutable CompiledParts parts_;
     std::size_t patch_;
     std::vector<float> query_;
     mutable std::mutex mutex_;  // of `idle_`
-    mutable std::vector<ov::InferRequest> idle_;
+    mutable std::vector<CompiledParts::Requests> idle_;
 };
 
-ov::CompiledModel Compile(const Bundle& bundle, const EncoderSpec& spec, int threads) {
-    const std::string path = bundle.CheckedGraph(spec.file);
-    std::shared_ptr<ov::Model> model;
-    try {
-        model = Core().read_model(path);
-    } catch (const std::exception& error) {
-        ThrowBundle(path + ": OpenVINO can't load it: " + Reason(error));
+ov::CompiledModel Compile(const std::shared_ptr<ov::Model>& model, int threads, ov::element::Type precision) {
+    // One inference at a time takes all threads; pinned ones would sit on cores that the decode and other processes use
+    // too.
+    return Core().compile_model(model, "CPU", ov::hint::inference_precision(precision),
+                                ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
+                                ov::inference_num_threads(threads), ov::hint::enable_cpu_pinning(false));
+}
+
+void CheckTaken(const ov::CompiledModel& compiled, const std::string& file) {
+    const ov::element::Type taken = compiled.get_property(ov::hint::inference_precision);
+    if (taken == ov::element::bf16) return;
+    ThrowBackend(file + ": asked OpenVINO for bf16, it took " + taken.get_type_name() +
+                 " on this processor; use --precision fp32");
+}
+
+/// bf16 but for the anomaly stage; what was compiled is read back.
+std::vector<ov::CompiledModel> CompileBf16(const std::shared_ptr<ov::Model>& model, const std::string& file,
+                                           int threads) {
+    const auto nodes = model->get_ops();
+    const bool selects = std::any_of(nodes.begin(), nodes.end(),
+                                     [](const auto& node) { return node->get_type_name() == std::string("TopK"); });
+    const auto split = SplitEncoder(model);
+    if (!split && selects) {
+        ThrowBackend(file +
+                     ": its anomaly stage has a form that this version doesn't know, so it can't be kept in float32 "
+                     "under bf16; use --precision fp32, or export the bundle again with this version");
     }
-    CheckModel(spec, *model);
+    if (!split) {  // nothing is selected by distance: calibration `maskclip` or `none`
+        const ov::CompiledModel whole = Compile(model, threads, ov::element::bf16);
+        CheckTaken(whole, file);
+        return {whole};
+    }
+    std::vector<ov::CompiledModel> parts = {Compile(split->trunk, threads, ov::element::bf16),
+                                            Compile(split->stage, threads, ov::element::f32),
+                                            Compile(split->tail, threads, ov::element::bf16)};
+    CheckTaken(parts[0], file);
+    std::vector<std::string> narrow = NarrowNodes(parts[1]);
+    if (!narrow.empty()) {
+        narrow.resize(std::min<std::size_t>(narrow.size(), 3));
+        ThrowBackend(file + ": OpenVINO would not compute the anomaly distances in float32 (" + Join(narrow, "; ") +
+                     "); use --precision fp32");
+    }
+    return parts;
+}
+
+CompiledParts CompileEncoder(const Bundle& bundle, const EncoderSpec& spec, const std::string& precision, int threads) {
+    const std::string path = bundle.CheckedGraph(spec.file);
     try {
-        // The precision is said outright: where the processor has bf16, the plug-in takes it by default. One inference
-        // at a time takes all threads; pinned ones would sit on cores that the decode and other processes use too.
-        return Core().compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32),
-                                    ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
-                                    ov::inference_num_threads(threads), ov::hint::enable_cpu_pinning(false));
+        const std::shared_ptr<ov::Model> model = Core().read_model(path);
+        CheckModel(spec, *model);
+        if (precision == "bf16") return CompiledParts(CompileBf16(model, spec.file, threads));
+        // Said outright: where the processor has bf16, the plug-in takes it by default.
+        return CompiledParts({Compile(model, threads, ov::element::f32)});
+    } catch (const Error&) {
+        throw;
     } catch (const std::exception& error) {
         ThrowBundle(path + ": OpenVINO can't load it: " + Reason(error));
     }
@@ -144,22 +185,17 @@ std::string CheckRequest(const OpenOptions& options) {
                      ". Use --device cpu, or --backend onnxruntime for a GPU");
     }
     const std::string precision = options.precision == "auto" ? "fp32" : options.precision;
-    if (precision == "bf16") {
-        const std::set<std::string> flags = ProcessorFlags();
-        if (flags.count("amx_bf16") + flags.count("avx512_bf16") + flags.count("avx_ne_convert") == 0) {
-            ThrowBackend(
-                "precision 'bf16' needs a processor with bf16 arithmetic (amx_bf16, avx512_bf16, avx_ne_convert); this "
-                "one has none of it, so bf16 would be less accurate and not faster. Use --precision fp32, or int8 if "
-                "the bundle has it");
-        }
+    if (precision != "fp32" && precision != "bf16" && precision != "int8") {
         ThrowBackend(
-            "precision 'bf16' is in the Python runtime alone, which keeps the anomaly stage in float32; use "
-            "--precision "
-            "fp32, or int8 if the bundle has it");
+            "backend 'openvino' has no precision " + Quote(precision) +
+            "; it has: fp32, bf16, int8 (bf16 from the fp32 file, int8 if the bundle was exported with --int8)");
     }
-    if (precision != "fp32" && precision != "int8") {
-        ThrowBackend("backend 'openvino' has no precision " + Quote(precision) +
-                     "; it has: fp32, int8 (int8 if the bundle was exported with --int8)");
+    if (precision == "bf16" && Bf16Flag(ProcessorFlags()).empty()) {
+        ThrowBackend(
+            "precision 'bf16' needs a processor with bf16 arithmetic (amx_bf16, avx512_bf16, avx_ne_convert); this one "
+            "has none of it, so bf16 would be less accurate and not faster. Use --precision fp32, or int8 if the "
+            "bundle "
+            "has it");
     }
     return precision;
 }
@@ -169,22 +205,23 @@ std::string CheckRequest(const OpenOptions& options) {
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request) {
     const OpenOptions& options = request.options;
     const std::string precision = CheckRequest(options);
-    const EncoderSpec& spec = ChooseEncoder(bundle, {precision}, DeviceKind::kCpu, options.whole_image);
+    const EncoderSpec& spec =
+        ChooseEncoder(bundle, {precision == "int8" ? "int8" : "fp32"}, DeviceKind::kCpu, options.whole_image);
     const int threads = options.threads > 0 ? options.threads : DefaultThreads();
-    ov::CompiledModel model = Compile(bundle, spec, threads);
+    CompiledParts parts = CompileEncoder(bundle, spec, precision, threads);
     BackendInfo info;
     info.backend = "openvino";
     const std::string version = ov::get_openvino_version().buildNumber;
     info.version = version.substr(0, version.find('-'));
     info.provider = "CPU";
     info.device = "cpu";
-    info.precision = spec.precision;
+    info.precision = precision;
     info.grid = spec.grid.ToString();
     info.encoder = spec.file;
     info.threads = threads;
     info.batch = BatchSize(spec, options.batch, DeviceKind::kCpu);
     info.reason = request.reason;
-    return std::make_unique<OpenVinoEncoder>(std::move(model), spec, info, bundle.manifest().embed_dim,
+    return std::make_unique<OpenVinoEncoder>(std::move(parts), spec, info, bundle.manifest().embed_dim,
                                              bundle.manifest().patch_size);
 }
 

@@ -9,7 +9,7 @@
 #include <mutex>
 
 #include "device_encoder.hpp"
-#include "engines.hpp"
+#include "engine_choice.hpp"
 #include "error.hpp"
 #include "parallel.hpp"
 #include "selection.hpp"
@@ -197,48 +197,36 @@ class TensorRtGraph final : public DeviceGraph {
 };
 
 int DeviceNumber(const OpenOptions& options) {
-    const std::string& device = options.device;
-    const bool numbered = device.size() > 5 && device.size() < 10 && device.compare(0, 5, "cuda:") == 0 &&
-                          device.find_first_not_of("0123456789", 5) == std::string::npos;
-    if (device != "auto" && device != "cuda" && !numbered) {
-        ThrowBackend("backend 'tensorrt' runs on an NVIDIA GPU, not on " + Quote(device) + "; use --device cuda:0");
+    const std::optional<int> number = GpuNumber(options.device);
+    if (!number) {
+        ThrowBackend("backend 'tensorrt' runs on an NVIDIA GPU, not on " + Quote(options.device) +
+                     "; use --device cuda:0");
     }
     if (!options.ort_provider.empty()) {
         ThrowBackend("--ort-provider " + options.ort_provider +
                      " is for backend 'onnxruntime'; leave it out with 'tensorrt'");
     }
-    return numbered ? std::stoi(device.substr(5)) : 0;
+    return *number;
 }
 
-/// The fitting engine of the first of the wanted grids that has one.
-Engine Choose(const Bundle& bundle, const Machine& machine, const OpenOptions& options) {
-    std::vector<GridSpec> grids;
-    for (const EncoderSpec* spec : GridEncoders(bundle, options.whole_image)) grids.push_back(spec->grid);
-    std::exception_ptr failure;
-    for (const GridSpec& grid : grids) {
-        Wanted wanted;
-        wanted.grid = grid;
-        wanted.precision = options.precision;
-        try {
-            return ChooseEngine(bundle, machine, wanted);
-        } catch (const Error&) {
-            if (!failure) failure = std::current_exception();
-        }
-    }
-    if (failure) std::rethrow_exception(failure);
-    ThrowBackend(bundle.path() + ": no " + (options.whole_image ? "whole" : "window") + " encoder");
+Machine MachineOf(const Gpu& gpu) {
+    return {"tensorrt", Library::Get().version(), std::to_string(gpu.major()) + "." + std::to_string(gpu.minor()),
+            gpu.name()};
 }
 
 }  // namespace
 
+EngineHost TensorRtHost(int device) {
+    const Gpu gpu(LoadCudaDriver(), device);
+    return {MachineOf(gpu), gpu.ToString()};
+}
+
 std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest& request) {
     const OpenOptions& options = request.options;
     const int number = DeviceNumber(options);
-    const Library& library = Library::Get();
     const auto gpu = std::make_shared<const Gpu>(LoadCudaDriver(), number);
-    const Machine machine{"tensorrt", library.version(),
-                          std::to_string(gpu->major()) + "." + std::to_string(gpu->minor()), gpu->name()};
-    const Engine engine = Choose(bundle, machine, options);
+    const Machine machine = MachineOf(*gpu);
+    const Engine engine = ChooseForGrids(bundle, machine, options.precision, options.whole_image);
     const EncoderSpec& spec = EncoderOf(bundle, engine);
     gpu->Driver();  // TensorRT works in the context that is current
     const auto loaded = std::make_shared<const LoadedEngine>(bundle, engine);

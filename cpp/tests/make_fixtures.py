@@ -17,9 +17,23 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "kernels"), str(ROOT / "export")]
 
 from fixture_arrays import Fixtures  # noqa: E402
-from python_engines import capability_cases, choice_cases, engine_cases, kernel_bundle  # noqa: E402
+from python_engines import (  # noqa: E402
+    capability_cases,
+    choice_cases,
+    engine_cases,
+    engine_choice_cases,
+    kernel_bundle,
+)
+from python_images import exif_cases, image_file_cases, image_refusals  # noqa: E402
 from python_refusals import bundle_cases, close_cases, image_cases, vocabulary_cases  # noqa: E402
-from python_results import THREADS, decode_cases, golden_cases, refine_cases, resize_cases  # noqa: E402
+from python_results import (  # noqa: E402
+    THREADS,
+    decode_cases,
+    golden_cases,
+    int8_cases,
+    refine_cases,
+    resize_cases,
+)
 
 from synthetic import clip_state_dict  # noqa: E402
 
@@ -70,9 +84,14 @@ def main() -> None:
         "engines": engine_cases(folder / "engines"),
         "kernels": kernel_bundle(folder / "kernels.scclip"),
         "choices": choice_cases(),
+        "engine_choices": engine_choice_cases(folder / "engines"),
         "capabilities": capability_cases(),
         "vocabularies": vocabulary_cases(folder / "vocabularies"),
         "images": image_cases(bundle),
+        "image_files": image_file_cases(out),
+        "image_refusals": image_refusals(folder / "refused"),
+        "exif": exif_cases(folder / "exif"),
+        "int8": int8_cases(out),
     }
     (folder / "fixtures.json").write_text(json.dumps(document))
 

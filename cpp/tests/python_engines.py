@@ -1,21 +1,27 @@
 """Which engine the Python runtime chooses, and in which words it refuses the others."""
 
 import hashlib
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from python_refusals import message_of
 
 from engine_files import add_engine, list_engines
 from scclip_kernels.variants import runtime_variants
+from scclip_rt.backends import engine_choice
 from scclip_rt.backends.choice import Machine as HostMachine
 from scclip_rt.backends.choice import choose
 from scclip_rt.bundle import Bundle
 from scclip_rt.engines import Machine, Wanted, choose_engine, supports
+from scclip_rt.errors import BackendError
 from scclip_rt.manifest import GridSpec
 from tiny_bundle import build_bundle, relist
 
@@ -192,43 +198,103 @@ def _kernels() -> list[dict[str, Any]]:
 
 
 def choice_cases() -> list[dict[str, Any]]:
-    """What `auto` and `fast` pick, from precisions held, the processor and what is installed."""
+    """What `auto` and `fast` pick on a CPU, from precisions held, the processor and what is installed."""
     bundle: Any = SimpleNamespace()
+    processors = (
+        ["avx2"],
+        ["avx2", "avx_vnni"],
+        ["avx512_vnni", "amx_int8"],
+        ["avx512_bf16", "avx512_vnni"],
+        ["avx_ne_convert", "avx512_bf16", "amx_bf16"],
+    )
+    sources = (("auto", None), ("openvino", None), ("onnxruntime", None), ("auto", "cpu"))
+    helds = (["fp32"], ["fp32", "int8"], ["int8"], ["fp32", "fp16"])
     cases = []
-    for held in (["fp32"], ["fp32", "int8"], ["int8"], ["fp32", "fp16"]):
+    for held, precision, flags, openvino, (backend, provider) in itertools.product(
+        helds, ("auto", "fast", "fp32", "bf16", "int8"), processors, (False, True), sources
+    ):
         specs = tuple(
-            SimpleNamespace(precision=precision, runs_on=("cuda",) if precision == "fp16" else ("cpu",))
-            for precision in held
+            SimpleNamespace(precision=name, runs_on=("cuda",) if name == "fp16" else ("cpu",))
+            for name in held
         )
         bundle.encoders_for = lambda _grid, specs=specs: specs
-        for precision in ("auto", "fast", "fp32", "int8"):
-            for flags in (["avx2"], ["avx2", "avx_vnni"], ["avx512_vnni", "amx_int8"]):
-                for openvino in (False, True):
-                    for backend, provider in (
-                        ("auto", None),
-                        ("openvino", None),
-                        ("onnxruntime", None),
-                        ("auto", "cpu"),
-                    ):
-                        packages = frozenset({"openvino"} if openvino else ())
-                        chosen = choose(
-                            bundle,
-                            backend=backend,
-                            device="cpu",
-                            precision=precision,
-                            ort_provider=provider,
-                            machine=HostMachine(flags=frozenset(flags), packages=packages),
-                        )
-                        cases.append(
-                            {
-                                "held": [spec.precision for spec in specs if "cpu" in spec.runs_on],
-                                "options": [backend, precision, provider or ""],
-                                "flags": flags,
-                                "openvino": openvino,
-                                "choice": [chosen.backend, chosen.precision, chosen.reason],
-                            }
-                        )
+        packages = frozenset({"openvino"} if openvino else ())
+        chosen = choose(
+            bundle,
+            backend=backend,
+            device="cpu",
+            precision=precision,
+            ort_provider=provider,
+            machine=HostMachine(flags=frozenset(flags), packages=packages),
+        )
+        cases.append(
+            {
+                "held": [spec.precision for spec in specs if "cpu" in spec.runs_on],
+                "options": [backend, precision, provider or ""],
+                "flags": flags,
+                "openvino": openvino,
+                "choice": [chosen.backend, chosen.precision, chosen.reason],
+            }
+        )
     return cases
+
+
+HOSTS: dict[str, str] = {"gpu": "", "no driver": "no NVIDIA driver on this machine", "not installed": ""}
+
+
+def engine_choice_cases(folder: Path) -> list[dict[str, Any]]:
+    """What `auto` picks where the bundle may hold an engine: on a GPU, without a driver, without TensorRT."""
+    cases = []
+    names = ("none", "one", "rtx", "capability", "flipped", "sidecar-2", "several", "narrow", "old-and-rtx")
+    for name, device, precision, (host, failure) in itertools.product(
+        names, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "fp16"), HOSTS.items()
+    ):
+        bundle = Bundle.open(folder / f"{name}.scclip")
+        with _host(host, failure):
+            machine = HostMachine(flags=frozenset({"avx2"}), packages=frozenset({"openvino"}))
+            chosen = choose(bundle, device=device, precision=precision, machine=machine)
+        cases.append(
+            {
+                "path": str(bundle.path),
+                "options": [device, precision],
+                "host": host,
+                "failure": failure,
+                "choice": [chosen.backend, chosen.precision, chosen.reason],
+            }
+        )
+    return cases
+
+
+@contextmanager
+def _host(host: str, failure: str) -> Iterator[None]:
+    """Python's view of a machine with an L4 and TensorRT, or without one of the two."""
+
+    def device(number: int, _driver: object) -> Any:
+        if failure:
+            raise BackendError(failure)
+        return GpuDevice(number)
+
+    with (
+        mock.patch.object(engine_choice, "load_driver"),
+        mock.patch.object(engine_choice.Device, "open", device),
+        mock.patch.object(engine_choice, "machine_with", return_value=L4),
+        mock.patch.object(
+            engine_choice.importlib.util,
+            "find_spec",
+            lambda module: None if "rtx" in module or host == "not installed" else module,
+        ),
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class GpuDevice:
+    """As far as the choice looks at one."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"cuda:{self.number} ({L4.device}, sm_89)"
 
 
 def kernel_bundle(root: Path) -> str:

@@ -264,6 +264,8 @@ def image_cases(bundle: Path) -> list[dict[str, Any]]:
         {"stride": 500}, {"backend": "magic"}, {"device": "tpu"}, {"device": "cuda"}, {"precision": "fp16"},
         {"precision": "bf16"}, {"ort_provider": "magic"}, {"ort_provider": "cuda", "device": "cpu"},
         {"whole_image": True, "precision": "int8"},
+        {"backend": "openvino", "precision": "fp16"}, {"backend": "openvino", "device": "cuda:0"},
+        {"backend": "openvino", "precision": "int8"}, {"backend": "openvino", "precision": "bf16"},
     )  # fmt: skip
     return cases + [
         {"options": options, "message": message_of(lambda o=options: Segmenter(bundle, **o))}

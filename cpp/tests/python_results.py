@@ -1,6 +1,7 @@
 """What the Python runtime computes: resizing, decoding and the golden cases."""
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from fixture_arrays import Fixtures, unit
 
 from scclip_rt import Segmenter
+from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bundle import Bundle
 from scclip_rt.classes import find_background, parse_classes
 from scclip_rt.decode import decode, decode_plan
@@ -16,6 +18,7 @@ from scclip_rt.geometry import Tiling, resize
 from scclip_rt.refine import pamr_affinity
 from scclip_rt.vocabulary import Vocabulary, save_vocabulary
 from synthetic import scene
+from tiny_bundle import add_int8_encoder, build_bundle
 
 DATA = Path(__file__).resolve().parents[2] / "tests" / "data"
 SEEDS = {"tiny_six": 1, "tiny_voc21": 1, "tiny_voc21_pamr": 1, "tiny_portrait_560": 2}
@@ -202,15 +205,14 @@ def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
         }
         refine = "pamr" if "pamr_steps" in meta else None
         for whole in (False,) if refine else (False, True):
-            segmenter = Segmenter(
-                bundle,
-                vocabulary=out.folder / f"{name}.safetensors",
-                threads=THREADS,
-                short_side=meta["short_side"],
-                whole_image=whole,
-                refine=refine,
-                **options,
-            )
+            settings = options | {
+                "vocabulary": out.folder / f"{name}.safetensors",
+                "threads": THREADS,
+                "short_side": meta["short_side"],
+                "whole_image": whole,
+                "refine": refine,
+            }
+            segmenter = Segmenter(bundle, **settings)
             encoded = segmenter.encode(image)
             result = segmenter.decode(encoded, confidence=True)
             case = {
@@ -225,9 +227,57 @@ def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
                 "labels": out.array(result.labels),
                 "confidence": out.array(result.confidence),
                 "logits": out.array(encoded.features @ segmenter.vocabulary.embeddings.T),
+                "openvino": [
+                    {"precision": precision}
+                    | _run(out, bundle, image, backend="openvino", precision=precision, **settings)
+                    for precision in _openvino_precisions()
+                ],
             }
             if not whole:
                 tied = np.unpackbits(arrays["tied"], count=height * width).reshape(height, width)
                 case |= {"official": out.array(arrays["labels"]), "tied": out.array(tied)}
             cases.append(case)
     return cases
+
+
+def _openvino_precisions() -> list[str]:
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    return ["fp32", "bf16"] if processor_flags() & BF16_FLAGS else ["fp32"]
+
+
+def _run(out: Fixtures, bundle: Bundle | Path, image: np.ndarray, **settings: Any) -> dict[str, Any]:
+    segmenter = Segmenter(bundle, **settings)
+    encoded = segmenter.encode(image)
+    return {
+        "features": out.array(encoded.features),
+        "labels": out.array(segmenter.decode(encoded).labels),
+    }
+
+
+def int8_cases(out: Fixtures) -> dict[str, Any]:
+    """A small encoder in int8 (static QDQ) on both CPU libraries."""
+    bundle = build_bundle(out.folder / "int8.scclip")
+    add_int8_encoder(bundle)
+    rows = unit(np.random.default_rng(3), 5, 8)
+    names = tuple("abcde")
+    save_vocabulary(
+        Vocabulary(
+            embeddings=rows,
+            classes=names,
+            queries=names,
+            query_class=np.arange(5),
+            background=None,
+            templates="none",
+            text_model_sha256=Bundle.open(bundle).text_encoder.model_sha256,
+        ),
+        out.folder / "int8.safetensors",
+    )
+    image = scene(180, 260, 4)
+    settings = {"vocabulary": out.folder / "int8.safetensors", "precision": "int8", "threads": THREADS}
+    backends = ["onnxruntime", *(["openvino"] if _openvino_precisions() else [])]
+    return {
+        "image": out.array(image),
+        "bundle": str(bundle),
+        "backends": {name: _run(out, bundle, image, backend=name, **settings) for name in backends},
+    }

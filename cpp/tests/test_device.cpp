@@ -306,7 +306,7 @@ TEST_CASE("what the device refuses comes back in one line, and the next call wor
     task.Check(*encoder);
     Task many(70, 90, 500, 5);
     CHECK_FALSE(encoder->CanSegment(many.input));
-    CHECK_THROWS_WITH_AS(Gpu(fake::Driver(), 1), "no GPU cuda:1; the driver knows 1", Error);
+    CHECK_THROWS_WITH_AS(Gpu(fake::Driver(), 1), "there is no cuda:1; this process sees: cuda:0 (Fake L4)", Error);
 }
 
 TEST_CASE("kernels are chosen for the GPU, and a damaged list is refused") {

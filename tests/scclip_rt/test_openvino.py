@@ -10,9 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from scclip_rt.backends import open_backend
 from scclip_rt.backends import openvino as backend_module
@@ -20,14 +18,13 @@ from scclip_rt.backends.ov_islands import narrow_nodes, split_encoder
 from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError
-from tiny_bundle import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist
+from tiny_bundle import EMBED, add_int8_encoder, encoder_model, relist
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("extra `openvino`", allow_module_level=True)
 openvino = backend_module.load_openvino()
 
 REPOSITORY = Path(__file__).parents[2]
-WINDOW = {"kind": "window", "rows": 6, "columns": 6}
 
 
 @pytest.fixture(scope="module")
@@ -144,40 +141,8 @@ def test_failure_while_running_is_one_line(bundle: Bundle) -> None:
         open_backend(bundle, backend="openvino").run(some_windows(1), np.zeros((2, 5), np.float32))
 
 
-def quantised_model() -> onnx.ModelProto:
-    """The tiny encoder with its product in int8: static scales on both operands, weights per channel."""
-    model = encoder_model(6, 6)
-    weights = projection()
-    scales = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
-    add = [
-        numpy_helper.from_array(np.round(weights / scales).astype(np.int8), "weights8"),
-        numpy_helper.from_array(scales, "weight_scales"),
-        numpy_helper.from_array(np.zeros(len(scales), np.int8), "weight_zeros"),
-        numpy_helper.from_array(np.float32(1.1), "scale"),
-        numpy_helper.from_array(np.uint8(128), "zero"),
-    ]
-    model.graph.initializer.extend(add)
-    nodes = list(model.graph.node)
-    place = next(i for i, node in enumerate(nodes) if node.op_type == "MatMul")
-    nodes[place].input[:] = ["colours_dq", "weights_dq"]
-    nodes[place:place] = [
-        helper.make_node("QuantizeLinear", ["colours", "scale", "zero"], ["colours_q"]),
-        helper.make_node("DequantizeLinear", ["colours_q", "scale", "zero"], ["colours_dq"]),
-        helper.make_node(
-            "DequantizeLinear", ["weights8", "weight_scales", "weight_zeros"], ["weights_dq"], axis=1
-        ),
-    ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    return model
-
-
 def test_int8_runs_the_int8_file(own_bundle: Path) -> None:
-    (own_bundle / "encoder.int8.onnx").write_bytes(quantised_model().SerializeToString())
-    entry = encoder_entry("encoder.int8.onnx", WINDOW, "int8") | {"runs_on": ["cpu"]}
-    edit_manifest(own_bundle, lambda document: document["encoders"].append(entry))
-    relist(own_bundle)
+    add_int8_encoder(own_bundle)
     both, windows = Bundle.open(own_bundle), some_windows(4)
     backend = open_backend(both, backend="openvino", precision="int8")
     assert (backend.spec.file, backend.describe()["precision"]) == ("encoder.int8.onnx", "int8")
