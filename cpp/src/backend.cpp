@@ -94,9 +94,7 @@ std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& op
         const auto& devices = spec->runs_on;
         if (std::find(devices.begin(), devices.end(), "cpu") != devices.end()) held.insert(spec->precision);
     }
-    const auto engine = [&](const std::string& precision) {
-        return FittingEngine(bundle, options, precision, TensorRt());
-    };
+    const auto engine = [&] { return FittingEngine(bundle, options, TensorRt()); };
     const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()}, engine);
     EncoderRequest request{options, choice.reason};
     request.options.precision = choice.precision;

@@ -22,19 +22,23 @@ std::string Int8Flag(const std::set<std::string>& flags) {
     return FirstOf({"amx_int8", "avx512_vnni", "avx_vnni"}, flags);
 }
 
-/// The precision on a GPU: the backends' own `auto` takes the narrowest file that the bundle holds for them.
-std::string GpuPrecision(const std::string& asked) { return asked == "fast" ? "auto" : asked; }
+/// ONNX Runtime's GPU providers take fp16 before fp32 and nothing else unasked.
+std::string OrtPrecision(const std::string& asked) { return asked == "fast" ? "auto" : asked; }
 
 Choice OnGpu(const OpenOptions& options, const std::set<std::string>& compiled, const EngineFinder& engine) {
-    const std::string precision = GpuPrecision(options.precision), &provider = options.ort_provider;
-    if (options.backend != "auto") return {options.backend, precision, options.backend + " was asked for"};
-    if (!provider.empty()) {
-        return {"onnxruntime", precision, "ONNX Runtime's provider " + provider + " was asked for"};
+    const std::string &asked = options.precision, &provider = options.ort_provider;
+    if (options.backend != "auto") {
+        const std::string precision = options.backend == "tensorrt" ? asked : OrtPrecision(asked);
+        return {options.backend, precision, options.backend + " was asked for"};
     }
-    const EngineChoice found = engine(precision);
-    const std::string other =
-        compiled.count("onnxruntime") == 0 && compiled.count("tensorrt") != 0 ? "tensorrt" : "onnxruntime";
-    return {found.backend.empty() ? other : found.backend, precision, "a GPU was asked for; " + found.reason};
+    if (!provider.empty()) {
+        return {"onnxruntime", OrtPrecision(asked), "ONNX Runtime's provider " + provider + " was asked for"};
+    }
+    const EngineChoice found = engine();
+    const std::string reason = "a GPU was asked for; " + found.reason;
+    if (!found.backend.empty()) return {found.backend, found.precision, reason};
+    const bool onnxruntime = compiled.count("onnxruntime") != 0 || compiled.count("tensorrt") == 0;
+    return {onnxruntime ? "onnxruntime" : "tensorrt", OrtPrecision(asked), reason};
 }
 
 Words CpuPrecision(const OpenOptions& options, const std::set<std::string>& held, const std::string& bf16_flag,
@@ -77,8 +81,8 @@ Choice Choose(const OpenOptions& options, const std::set<std::string>& held, con
         return OnGpu(options, compiled, engine);
     }
     if (options.backend == "auto" && options.device == "auto" && provider.empty()) {
-        const EngineChoice found = engine(GpuPrecision(options.precision));
-        if (!found.backend.empty()) return {found.backend, GpuPrecision(options.precision), found.reason};
+        const EngineChoice found = engine();
+        if (!found.backend.empty()) return {found.backend, found.precision, found.reason};
     }
     OpenOptions settled = options;
     if (options.backend == "auto" && !provider.empty()) settled.backend = "onnxruntime";

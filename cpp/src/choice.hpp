@@ -15,13 +15,13 @@ struct Choice {
     std::string backend, precision, reason;
 };
 
-/// A backend with a fitting engine, or an empty name, and the reason in words.
+/// A backend with a fitting engine and that engine's precision, or an empty name, and the reason in words.
 struct EngineChoice {
-    std::string backend, reason;
+    std::string backend, reason, precision = "auto";
 };
 
-/// Looks for an engine of a precision (a name or `auto`) that would run here.
-using EngineFinder = std::function<EngineChoice(const std::string& precision)>;
+/// Looks for an engine that would run here.
+using EngineFinder = std::function<EngineChoice()>;
 
 /// Settle `auto` and `fast`; what is named stays as it is, for the backend to take or refuse.
 ///

@@ -9,13 +9,12 @@
 
 namespace scclip {
 
-EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, const std::string& precision,
-                           const HostFinder& tensorrt) {
+EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, const HostFinder& tensorrt) {
     std::set<std::string> held;
     for (const ReadEngine& read : ReadEngines(bundle)) {
         if (read.engine) held.insert(read.engine->library);
     }
-    if (held.empty()) return {"", "the bundle holds no engine"};
+    if (held.empty()) return {"", "the bundle holds no engine", "auto"};
     std::vector<std::string> reasons;
     if (held.count("tensorrt") != 0) {
         if (!tensorrt) {
@@ -23,15 +22,15 @@ EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, con
         } else {
             try {
                 const EngineHost host = tensorrt(GpuNumber(options.device).value_or(0));
-                const Engine engine = ChooseForGrids(bundle, host.machine, precision, options.whole_image);
-                return {"tensorrt", engine.file + " fits " + host.gpu};
+                const Engine engine = ChooseForGrids(bundle, host.machine, options.precision, options.whole_image);
+                return {"tensorrt", engine.file + " fits " + host.gpu, engine.precision};
             } catch (const Error& error) {
                 reasons.emplace_back(error.what());
             }
         }
     }
     if (held.count("tensorrt-rtx") != 0) reasons.emplace_back("tensorrt-rtx is in the Python runtime alone");
-    return {"", Join(reasons, "; ")};
+    return {"", Join(reasons, "; "), "auto"};
 }
 
 Engine ChooseForGrids(const Bundle& bundle, const Machine& machine, const std::string& precision, bool whole_image) {

@@ -20,9 +20,9 @@ using HostFinder = std::function<EngineHost(int device)>;
 
 /// Look for an engine that would run here; what is missing is a reason, not an error.
 ///
-/// options: `device` and `whole_image` are read; tensorrt: of TensorRT, the one library here that runs engines.
-EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, const std::string& precision,
-                           const HostFinder& tensorrt);
+/// options: `device`, `precision` and `whole_image` are read; tensorrt: of TensorRT, the one library here that runs
+/// engines.
+EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, const HostFinder& tensorrt);
 
 /// The fitting engine of the first of the wanted grids that has one. Throws Error(kBackend): none has; the first
 /// grid's reasons.

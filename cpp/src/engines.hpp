@@ -16,16 +16,18 @@ struct Machine {
     std::string ToString() const;
 };
 
-/// What an engine is to do; what is not given asks for nothing.
+/// What an engine is to do; what is not given asks for nothing. `auto` and `fast` take any precision: fp16 first, and
+/// bf16 after fp32 under `auto`, before it under `fast`.
 struct Wanted {
     std::optional<GridSpec> grid;
-    std::string precision = "auto";
+    std::string precision = "auto";  ///< a name, `auto` or `fast`
     std::optional<std::int64_t> batch, queries;
 };
 
 /// The engine for this machine: right library, source, version, GPU, grid, precision and profile, file intact. Among
-/// several: the narrowest precision, then one made for exactly this GPU, then the profile tuned closest to the batch
-/// wanted. Throws Error(kBackend): none fits; the message says why each does not, and the command that builds one.
+/// several: the precision that comes first, then one made for exactly this GPU, then the profile tuned closest to the
+/// batch wanted. Throws Error(kBackend): none fits; the message says why each does not, and the command that builds
+/// one.
 Engine ChooseEngine(const Bundle& bundle, const Machine& machine, const Wanted& wanted = {});
 
 /// The encoder that an engine was built from. Throws Error(kBundle): the bundle has no such encoder.

@@ -96,7 +96,7 @@ def main() -> None:
         exif[0x0112] = 6
         Image.open(image).save(turned, exif=exif)
         background = load_vocabulary(arguments.vocabulary).classes[-1]
-        options = ["--background", background, "--prob-threshold", "0.6", "--refine", "pamr", "--precision", "fp32"]
+        options = f"--background {background} --prob-threshold 0.6 --refine pamr --precision fp32".split()
         same = agreement(arguments.program, [bundle, str(turned), *vocabulary, *options], turned, folder)
     if differences or same < 0.9999:
         raise SystemExit(f"{differences} refusals differ; {same:.6f} of the pixels agree")

@@ -38,6 +38,7 @@ WANTED: tuple[dict[str, Any], ...] = (
     {"batch": 100},
     {"queries": 5000},
     {"precision": "fp16"},
+    {"precision": "fast"},
     {"grid": GridSpec(kind="window", rows=6, columns=6)},
     {"grid": GridSpec(kind="fixed", rows=8, columns=12), "precision": "bf16"},
 )
@@ -128,6 +129,9 @@ CASES: dict[str, Change] = {
         _engine("large", profile=_BATCHES),
     ),
     "narrow": _then(_engine("exact"), _engine("narrow", precision="fp16", compute_capabilities=["8.0+"])),
+    "three": _then(
+        _engine("a", precision="bf16"), _engine("b"), _engine("c", library="tensorrt-rtx", precision="fp16")
+    ),
     "best-damaged": _then(
         _engine("best", precision="fp16"), _engine("second"), _rewrite("engines/best.engine", b"gone")
     ),
@@ -245,9 +249,20 @@ HOSTS: dict[str, str] = {"gpu": "", "no driver": "no NVIDIA driver on this machi
 def engine_choice_cases(folder: Path) -> list[dict[str, Any]]:
     """What `auto` picks where the bundle may hold an engine: on a GPU, without a driver, without TensorRT."""
     cases = []
-    names = ("none", "one", "rtx", "capability", "flipped", "sidecar-2", "several", "narrow", "old-and-rtx")
+    names = (
+        "none",
+        "one",
+        "rtx",
+        "capability",
+        "flipped",
+        "sidecar-2",
+        "several",
+        "narrow",
+        "three",
+        "old-and-rtx",
+    )
     for name, device, precision, (host, failure) in itertools.product(
-        names, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "fp16"), HOSTS.items()
+        names, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "bf16"), HOSTS.items()
     ):
         bundle = Bundle.open(folder / f"{name}.scclip")
         with _host(host, failure):

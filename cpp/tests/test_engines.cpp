@@ -48,7 +48,7 @@ TEST_CASE("what auto and fast pick on a CPU is Python's choice") {
         std::set<std::string> compiled = {"onnxruntime", "tensorrt"};
         if (item["openvino"].get<bool>()) compiled.insert("openvino");
         const Choice choice = Choose(options, item["held"].get<std::set<std::string>>(),
-                                     item["flags"].get<std::set<std::string>>(), compiled, [](const std::string&) {
+                                     item["flags"].get<std::set<std::string>>(), compiled, [] {
                                          FAIL("a GPU was looked for");
                                          return EngineChoice{};
                                      });
@@ -76,9 +76,8 @@ TEST_CASE("where the bundle may hold an engine, auto picks Python's choice") {
                               "cuda:" + std::to_string(device) + " (NVIDIA L4, sm_89)"};
         };
         if (host == "not installed") find = nullptr;
-        const Choice choice =
-            Choose(options, {"fp32"}, {"avx2"}, {"onnxruntime", "openvino", "tensorrt"},
-                   [&](const std::string& precision) { return FittingEngine(bundle, options, precision, find); });
+        const Choice choice = Choose(options, {"fp32"}, {"avx2"}, {"onnxruntime", "openvino", "tensorrt"},
+                                     [&] { return FittingEngine(bundle, options, find); });
         CHECK(choice.backend == item["choice"][0].get<std::string>());
         CHECK(choice.precision == item["choice"][1].get<std::string>());
         // What is missing is a package there and a part of the build here.
