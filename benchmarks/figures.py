@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_figures import gpu_figure
+from gpu_report import load_reports
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from summary import NAIVE, Row, load_rows, pareto_points
@@ -31,6 +33,8 @@ def draw(results: Path, images: Path) -> list[Path]:
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
         written.append(_save(_pareto(pareto_points(miou, latency)), images / "bench-pareto.png"))
+    if reports := load_reports(results):
+        written.append(_save(gpu_figure(reports), images / "bench-gpu.png"))
     return written
 
 

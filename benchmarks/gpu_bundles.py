@@ -1,11 +1,12 @@
 """The bundle contenders of benchmarks/gpu.py: every backend that is here and that a bundle has something for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_clock import Clock
+from gpu_run import Run
 from numpy.typing import NDArray
 
 from scclip_rt import Segmenter
@@ -25,34 +26,57 @@ GPU_CONTENDERS = (
 CPU_CONTENDERS = (("ONNX Runtime CPU fp32", "onnxruntime", "cpu", "fp32"),)
 
 
-def bundle_rows(
-    clock: Clock, path: Path, *, image: NDArray[np.uint8], queries: tuple[int, ...], batches: tuple[int, ...]
-) -> Iterator[dict[str, Any]]:
-    """Labels against the bundle's fp32 encoder on the CPU, then host-to-host times of the encoder and of an image.
+def measure_bundle(
+    run: Run, path: Path, *, arch: str, image: NDArray[np.uint8], agreement: Mapping[str, float]
+) -> None:
+    """Labels against the bundle's fp32 encoder on the CPU, then host-to-host times of an image and of the encoder.
 
-    Yields:
-        Rows of the questions `image` and `encode (host to host)`; `skipped` with the reason where a contender is not
-        here or has nothing in the bundle.
+    Rows of the questions `image` and `encode (host to host)`; one with `skipped` and the reason where a contender is
+    not here or has nothing in the bundle.
     """
     bundle = Bundle.open(path)
-    reference = _open(bundle, "onnxruntime", "cpu", "fp32", "cpu")
-    wanted: dict[int, NDArray[Any]] = {}
-    for count in queries:
-        reference.set_classes(vocabulary=_vocabulary(bundle, count))
-        wanted[count] = reference(image).labels
-    device = "cpu" if not clock.on_gpu else f"cuda:{clock.device.index or 0}"
-    for name, backend, provider, precision in GPU_CONTENDERS if clock.on_gpu else CPU_CONTENDERS:
-        base = {"contender": name, "bundle": bundle.name}
+    device = f"cuda:{run.clock.device.index or 0}" if run.clock.on_gpu else "cpu"
+    reference = _Reference(bundle, image)
+    for name, backend, provider, precision in GPU_CONTENDERS if run.clock.on_gpu else CPU_CONTENDERS:
+        base = {"arch": arch, "bundle": bundle.name, "contender": name, "precision": precision}
+        images = [base | {"question": "image", "queries": count} for count in run.args.queries]
+        encodes = [
+            base | {"question": "encode (host to host)", "windows": batch} for batch in run.args.windows
+        ]
+        if not any(run.wants(row) for row in (*images, *encodes)):
+            continue
         try:
             segmenter = _open(bundle, backend, provider, precision, device)
         except ScclipError as error:
-            yield base | {"question": "image", "skipped": str(error)}
+            for row in (*images, *encodes):
+                if run.found(row) is None:
+                    run.add(row | {"skipped": str(error)})
             continue
-        yield from _image_rows(clock, base, segmenter, bundle, image, wanted)
-        yield from _encode_rows(clock, base, segmenter, bundle, batches)
+        least = agreement[precision]
+        for row in images:
+            run.attempt(row, partial(_image_row, run, segmenter, reference, row["queries"], least))
+        for row in encodes:
+            run.attempt(row, partial(_encode_row, run, segmenter, bundle, row["windows"]))
         close = getattr(segmenter.backend, "close", None)
         if close is not None:
             close()
+
+
+class _Reference:
+    """Labels of the bundle's float32 encoder on the CPU, made when they are first asked for."""
+
+    def __init__(self, bundle: Bundle, image: NDArray[np.uint8]) -> None:
+        self.bundle, self.image = bundle, image
+        self._segmenter: Segmenter | None = None
+        self._labels: dict[int, NDArray[Any]] = {}
+
+    def labels(self, queries: int) -> NDArray[Any]:
+        if queries not in self._labels:
+            if self._segmenter is None:
+                self._segmenter = _open(self.bundle, "onnxruntime", "cpu", "fp32", "cpu")
+            self._segmenter.set_classes(vocabulary=_vocabulary(self.bundle, queries))
+            self._labels[queries] = self._segmenter(self.image).labels
+        return self._labels[queries]
 
 
 def _open(bundle: Bundle, backend: str, provider: str | None, precision: str, device: str) -> Segmenter:
@@ -63,41 +87,27 @@ def _open(bundle: Bundle, backend: str, provider: str | None, precision: str, de
     )
 
 
-def _image_rows(
-    clock: Clock,
-    base: dict[str, Any],
-    segmenter: Segmenter,
-    bundle: Bundle,
-    image: NDArray[np.uint8],
-    wanted: dict[int, NDArray[Any]],
-) -> Iterator[dict[str, Any]]:
-    for count, labels in wanted.items():
-        segmenter.set_classes(vocabulary=_vocabulary(bundle, count))
-        agreement = float((segmenter(image).labels == labels).mean())
-        work: Callable[[], Any] = lambda: segmenter(image)  # noqa: E731
-        info = segmenter.backend.describe()
-        yield base | {
-            "question": "image",
-            "queries": count,
-            "labels_as_fp32": agreement,
-            "milliseconds": clock.host_time(work),
-            "backend": dict(info),
-        }
+def _image_row(
+    run: Run, segmenter: Segmenter, reference: _Reference, queries: int, least: float
+) -> dict[str, Any]:
+    segmenter.set_classes(vocabulary=_vocabulary(reference.bundle, queries))
+    image = reference.image
+    agreement = float((segmenter(image).labels == reference.labels(queries)).mean())
+    if agreement < least:
+        raise ValueError(f"labels agree with float32's on {agreement:.3%} of pixels; not timed")
+    work: Callable[[], Any] = lambda: segmenter(image)  # noqa: E731
+    taken = run.clock.host_time(work)
+    return {
+        "labels_as_fp32": agreement,
+        "milliseconds": taken,
+        "backend": dict(segmenter.backend.describe()),
+    }
 
 
-def _encode_rows(
-    clock: Clock, base: dict[str, Any], segmenter: Segmenter, bundle: Bundle, batches: tuple[int, ...]
-) -> Iterator[dict[str, Any]]:
+def _encode_row(run: Run, segmenter: Segmenter, bundle: Bundle, batch: int) -> dict[str, Any]:
     side = bundle.preprocessing.window
-    rng = np.random.default_rng(0)
-    for batch in batches:
-        windows = rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-        backend = segmenter.backend
-        yield base | {
-            "question": "encode (host to host)",
-            "windows": batch,
-            "milliseconds": clock.host_time(lambda: backend.features(windows)),  # noqa: B023
-        }
+    windows = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+    return {"milliseconds": run.clock.host_time(lambda: segmenter.backend.features(windows))}
 
 
 def _vocabulary(bundle: Bundle, queries: int) -> Vocabulary:

@@ -1,5 +1,6 @@
 """Clocks and ceilings for benchmarks/gpu.py: CUDA events, or a monotonic clock to run the script on a CPU at all."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 PERCENTILES = (50, 90, 99)
+FEWEST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,14 @@ class Clock:
     Attributes:
         device: of the work.
         warmup: runs before the clock.
-        iterations: timed runs.
+        iterations: timed runs, at most.
+        seconds: of timed runs in all, about; fewer runs then, but at least `FEWEST`.
     """
 
     device: torch.device
     warmup: int
     iterations: int
+    seconds: float = float("inf")
 
     @property
     def on_gpu(self) -> bool:
@@ -40,14 +44,11 @@ class Clock:
 
         Host time that hides behind the device's is not counted; gaps that the host leaves are.
         """
-        for _ in range(self.warmup):
-            work()
-        self.synchronize()
         if not self.on_gpu:
-            return self._host(work, warmup=0)
+            return self._host(work)
         pairs = [
             (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            for _ in range(self.iterations)
+            for _ in range(self._runs(work))
         ]
         for start, end in pairs:
             start.record()
@@ -58,14 +59,25 @@ class Clock:
 
     def host_time(self, work: Callable[[], object]) -> dict[str, float]:
         """Milliseconds from call to result on the host, which `work` waits for."""
-        return self._host(work, warmup=self.warmup)
+        return self._host(work)
 
-    def _host(self, work: Callable[[], object], *, warmup: int) -> dict[str, float]:
-        for _ in range(warmup):
+    def _runs(self, work: Callable[[], object]) -> int:
+        """Warm up, and how many runs fit into the time: slow work needs fewer to be known."""
+        taken = 0.0
+        for _ in range(self.warmup):
+            start = time.perf_counter()
             work()
-        self.synchronize()
+            self.synchronize()
+            taken = time.perf_counter() - start
+            if taken > self.seconds:
+                break  # one is enough to be warm
+        if taken * self.iterations <= self.seconds:
+            return self.iterations
+        return min(self.iterations, max(int(self.seconds / taken), FEWEST))
+
+    def _host(self, work: Callable[[], object]) -> dict[str, float]:
         samples = []
-        for _ in range(self.iterations):
+        for _ in range(self._runs(work)):
             start = time.perf_counter()
             work()
             self.synchronize()
@@ -115,7 +127,8 @@ def gemm_ceiling(clock: Clock, dtype: torch.dtype, sizes: Sequence[int]) -> dict
     return {"flops_per_second": max(rates.values()), "by_size": rates}
 
 
-def own_gemms(clock: Clock, dtype: torch.dtype, shapes: Sequence[tuple[str, int, int, int, int]]) -> float:
+@functools.cache
+def own_gemms(clock: Clock, dtype: torch.dtype, shapes: tuple[tuple[str, int, int, int, int], ...]) -> float:
     """Milliseconds of a model's own products with weights, one after the other: their share of a run is its floor."""
     total = 0.0
     for _, rows, inner, outer, count in shapes:

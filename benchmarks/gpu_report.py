@@ -1,6 +1,8 @@
 """What benchmarks/gpu.py found, for people: tables, and the goals beside what was measured."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from summary import markdown
@@ -25,9 +27,11 @@ def figure(milliseconds: float) -> str:
 def tables(report: Row) -> str:
     """Every question that has rows, as Markdown."""
     rows = report["rows"]
-    parts = [f"{report['environment'].get('gpu', {}).get('name', 'CPU (no timing worth quoting)')}"]
+    parts = [machine(report)]
     for title, question, make in (
+        ("Labels against float32", "labels", label_table),
         ("One image, host to host", "image", image_table),
+        ("The runtime without an encoder: upload, windows, decode, download", "runtime", image_table),
         ("The encoder, on the device", "encode", encode_table),
         ("The encoder, host to host", "encode (host to host)", host_table),
         ("The decode alone", "decode", decode_table),
@@ -40,14 +44,39 @@ def tables(report: Row) -> str:
     return "\n\n".join(parts)
 
 
+def machine(report: Row) -> str:
+    """What was measured on, in a line, and whether something is missing."""
+    environment = report["environment"]
+    gpu = environment.get("gpu", {})
+    versions = environment.get("versions", {})
+    told = [gpu.get("name", "CPU (no timing worth quoting)")]
+    told += [f"{name} {versions[name]}" for name in ("torch", "triton") if name in versions]
+    told += [f"nvidia-smi: {gpu['nvidia_smi']}"] if gpu.get("nvidia_smi") else []
+    told += [str(environment["git_revision"])] if environment.get("git_revision") else []
+    return "; ".join(told) + ("" if report.get("complete", True) else " (cut off: rows are missing)")
+
+
 def _times(row: Row) -> list[str]:
     if "milliseconds" not in row:
-        return [row.get("skipped") or row.get("error") or "unsound: not timed", "", ""]
+        return [row.get("skipped") or row.get("failed") or "unsound: not timed", "", ""]
     return [figure(row["milliseconds"][key]) for key in ("p50", "p99", "min")]
 
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
+
+
+def label_table(rows: Sequence[Row]) -> str:
+    """The share of pixels, least over the numbers of queries."""
+    lines = [
+        [
+            f"{row['arch']}, {row['contender']}",
+            f"{row['labels_as_fp32']:.3%}" if "labels_as_fp32" in row else row["failed"],
+            "" if row.get("sound") else "not timed",
+        ]
+        for row in rows
+    ]
+    return markdown(("encoder", "labels as fp32", ""), lines)
 
 
 def image_table(rows: Sequence[Row]) -> str:
@@ -58,11 +87,10 @@ def image_table(rows: Sequence[Row]) -> str:
             str(row.get("queries", "")),
             *_times(row),
             "" if row.get("labels_as_fp32") is None else f"{row['labels_as_fp32']:.3%}",
-            _share(row.get("of_gemm_ceiling")),
         ]
         for row in rows
     ]
-    header = ("contender", "queries", "p50 ms", "p99 ms", "min ms", "labels as fp32", "of the GEMM ceiling")
+    header = ("contender", "queries", "p50 ms", "p99 ms", "min ms", "labels as fp32")
     return markdown(header, lines)
 
 
@@ -92,27 +120,37 @@ def host_table(rows: Sequence[Row]) -> str:
 def decode_table(rows: Sequence[Row]) -> str:
     """Milliseconds per label map."""
     lines = [
-        [row["contender"], str(row["queries"]), *_times(row), _share(row.get("of_copy_ceiling"))]
-        for row in rows
-    ]
-    return markdown(("", "queries", "p50 ms", "p99 ms", "min ms", "of the copy ceiling"), lines)
-
-
-def kernel_table(rows: Sequence[Row]) -> str:
-    """Errors and times of each kernel."""
-    lines = [
         [
-            f"{row['kernel']}, {row['precision']}, {row['windows']} × {row['patches']} patches",
-            f"{row['error']:.1e} (allowed {row['allowed']:.1e})" if "error" in row else "",
-            *(
-                figure(row[name]["p50"]) if name in row else ""
-                for name in ("milliseconds", "reference_milliseconds", "compiled_milliseconds")
-            ),
+            f"{row['arch']}, {row['contender']}",
+            str(row["queries"]),
+            *_times(row),
+            figure(row["graph_milliseconds"]["p50"]) if "graph_milliseconds" in row else "",
             _share(row.get("of_copy_ceiling")),
         ]
         for row in rows
     ]
-    return markdown(("", "error", "kernel ms", "torch ms", "compiled ms", "of the copy ceiling"), lines)
+    header = ("", "queries", "p50 ms", "p99 ms", "min ms", "as a CUDA graph, p50 ms", "of the copy ceiling")
+    return markdown(header, lines)
+
+
+def kernel_table(rows: Sequence[Row]) -> str:
+    """Errors and times of each kernel."""
+    return markdown(
+        ("", "error", "kernel ms", "torch ms", "compiled ms", "of the copy ceiling"),
+        [_kernel_line(row) for row in rows],
+    )
+
+
+def _kernel_line(row: Row) -> list[str]:
+    name = row["kernel"]
+    if "precision" in row:
+        name = f"{name}, {row['precision']}, {row['windows']} × {row['patches']} patches"
+    told = row.get("skipped") or row.get("failed") or ""
+    if "error" in row:
+        told = f"{row['error']:.1e} (allowed {row['allowed']:.1e})"
+    keys = ("milliseconds", "reference_milliseconds", "compiled_milliseconds")
+    times = (figure(row[key]["p50"]) if key in row else "" for key in keys)
+    return [name, told, *times, _share(row.get("of_copy_ceiling"))]
 
 
 def _p50(rows: Iterable[Row], **wanted: Any) -> list[tuple[float, Row]]:
@@ -149,8 +187,13 @@ def goals(rows: Sequence[Row]) -> list[dict[str, Any]]:
         return 100 * found[0][1]["of_gemm_ceiling"] if found else None
 
     def decode() -> float | None:
-        found = _p50(rows, question="decode", queries=150)
-        return found[0][0] if found else None
+        times = [
+            row[key]["p50"]
+            for row in rows
+            for key in ("milliseconds", "graph_milliseconds")
+            if row["question"] == "decode" and row["queries"] == 150 and key in row
+        ]
+        return min(times) if times else None
 
     measure: tuple[Callable[[], float | None], ...] = (
         lambda: image("vitb16"),
@@ -179,3 +222,47 @@ def goal_table(judged: Sequence[dict[str, Any]]) -> str:
         for goal in judged
     ]
     return markdown(("goal, for an H100", "aim", "found", "met"), lines)
+
+
+NO_RUN = (
+    "No GPU has run this yet, and no GPU time is given anywhere in this project. `python benchmarks/gpu.py` checks and "
+    "times everything where there is one ([docs/gpu.md](docs/gpu.md))."
+)
+
+
+def load_reports(results: Path) -> list[Row]:
+    """What gpu.py wrote, one report per GPU; quick runs and CPUs are none."""
+    reports = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("gpu-*.json"))]
+    return [r for r in reports if "ceilings" in r and "gpu" in r["environment"] and not r["quick"]]
+
+
+def document_tables(reports: Sequence[Row]) -> dict[str, str]:
+    """The tables that documents take, by name; a sentence that says so where no GPU has run anything."""
+    if not reports:
+        local = NO_RUN.replace("docs/gpu.md](docs/", "gpu.md](")
+        return {"gpu": NO_RUN, "gpu-all": local, "gpu-kernels": local}
+    plot = "![Milliseconds of one photo, and windows per second](images/bench-gpu.png)"
+    kernels = [[row for row in report["rows"] if row["question"] == "kernel"] for report in reports]
+    return {
+        "gpu": "\n\n".join(f"{machine(report)}\n\n{short_table(report['rows'])}" for report in reports),
+        "gpu-all": "\n\n".join([*(tables(report) for report in reports), plot]),
+        "gpu-kernels": "\n\n".join(
+            f"{machine(report)}\n\n{kernel_table(rows)}"
+            for report, rows in zip(reports, kernels, strict=True)
+        ),
+    }
+
+
+def short_table(rows: Sequence[Row], queries: int = 150) -> str:
+    """One photo, host to host, by model: each contender beside the naive baseline, the slowest first."""
+    lines = []
+    for arch in dict.fromkeys(row["arch"] for row in rows if row["question"] == "image"):
+        found = _p50(rows, question="image", arch=arch, queries=queries)[::-1]
+        naive = next((time for time, row in found if row["contender"].startswith("naive")), None)
+        for time, row in found:
+            ratio = "" if naive is None else f"{naive / time:.1f}×"
+            labels = row.get("labels_as_fp32")
+            share = "" if labels is None else f"{labels:.2%}"
+            lines.append([f"{arch}, {row['contender']}", figure(time), ratio, share])
+    header = (f"one 375×500 photo, {queries} queries", "p50 ms", "times as fast", "labels as fp32")
+    return markdown(header, lines)

@@ -82,7 +82,8 @@ class TorchSegmenter:
         shape, pinned = (tiling.height, tiling.width, 3), device.type == "cuda"
         self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         self._resized = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._labels: Tensor | None = None
+        dtype = torch.uint8 if len(text) <= 254 else torch.int16
+        self._labels = torch.empty(photo.pixels.shape[:2], dtype=dtype, pin_memory=pinned)
         self._work: Callable[[], Any] = self._on_device
         if graph:
             self._upload()
@@ -91,7 +92,10 @@ class TorchSegmenter:
     def __call__(self) -> NDArray[Any]:
         """Labels (H, W)."""
         self._upload()
-        return self._work().cpu().numpy()
+        self._labels.copy_(self._work(), non_blocking=True)
+        if self._resized.is_cuda:
+            torch.cuda.current_stream().synchronize()
+        return self._labels.numpy().copy()
 
     def _upload(self) -> None:
         resized = resize(self._photo.pixels, (self._photo.tiling.height, self._photo.tiling.width))
@@ -102,8 +106,7 @@ class TorchSegmenter:
         tiling = self._photo.tiling
         (h, w), r = tiling.window, self._resized
         windows = torch.stack([r[y : y + h, x : x + w] for y in tiling.rows for x in tiling.columns])
-        labels = self._decoder(self._encoder(windows, self._text))
-        return labels.to(torch.uint8 if len(self._text) <= 254 else torch.int16)
+        return self._decoder(self._encoder(windows, self._text)).to(self._labels.dtype)
 
 
 def windows_of(photo: Photo, count: int, device: torch.device) -> Tensor:
@@ -122,10 +125,20 @@ def unit_text(queries: int, embed_dim: int, device: torch.device) -> Tensor:
     return torch.from_numpy(drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).to(device)
 
 
-def logits_of(module: torch.nn.Module) -> Encoder:
-    """An encoder that gives its logits alone."""
+def logits_of(module: Any, compile_options: dict[str, Any] | None = None) -> Encoder:
+    """An encoder that gives its logits alone.
 
-    def run(windows: Tensor, text: Tensor) -> Tensor:
-        return module(windows, text)[1]
+    Args:
+        module: a `CalibratedEncoder`.
+        compile_options: of `torch.compile`; None stays eager. What is compiled ends at the features, so that another
+            number of queries is not another compilation.
+    """
 
-    return run
+    def features(windows: Tensor) -> Tensor:
+        return module.encode(module.hidden_states(windows), *module.patch_grid(windows))[0]
+
+    run: Callable[[Tensor], Tensor] = features
+    if compile_options is not None:
+        torch._dynamo.reset()  # what was compiled before counts against the limit of sizes
+        run = torch.compile(features, **compile_options)
+    return lambda windows, text: run(windows) @ text.transpose(0, 1)

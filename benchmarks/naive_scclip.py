@@ -54,8 +54,7 @@ class NaiveScclip:
         """Label an image: uint8 (H, W, 3) RGB, float (Q, E) unit rows → int64 (H, W); class 0 is the background."""
         logits = self.resized_logits(image, text)
         probabilities = (logits * logit_scale).softmax(dim=0)
-        classes = torch.tensor(query_class, device=logits.device)
-        scores = torch.stack([probabilities[classes == c].amax(dim=0) for c in range(int(classes.max()) + 1)])
+        scores = self.class_scores(probabilities, query_class)
         if area_thd is not None:
             winner = scores.argmax(dim=0)
             counts = torch.bincount(winner.flatten(), minlength=len(scores)).float()
@@ -64,6 +63,11 @@ class NaiveScclip:
             scores = scores * (~small).reshape(-1, 1, 1)
         best = scores.max(dim=0)
         return torch.where(best.values < prob_thd, 0, best.indices).cpu().numpy()
+
+    def class_scores(self, probabilities: Tensor, query_class: list[int]) -> Tensor:
+        """The best query of each class: (Q, H, W) → (classes, H, W)."""
+        classes = torch.tensor(query_class, device=probabilities.device)
+        return torch.stack([probabilities[classes == c].amax(dim=0) for c in range(int(classes.max()) + 1)])
 
     def resized_logits(self, image: NDArray[np.uint8], text: Tensor) -> Tensor:
         """Window logits, averaged where windows overlap and resized to the image: (Q, H, W)."""

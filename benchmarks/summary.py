@@ -18,7 +18,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/performance.md")
+DOCUMENTS = tuple(
+    ROOT / name
+    for name in ("README.md", "docs/performance.md", "docs/precision.md", "docs/gpu.md", "docs/kernels.md")
+)
 MEASUREMENTS = ROOT / "docs/measurements.md"
 IMAGES = ROOT / "docs/images"
 NAIVE = "naive eager"
@@ -212,6 +215,28 @@ def pareto_table(points: Sequence[Row]) -> str:
     return markdown(header, lines)
 
 
+def precision_table(rows: Sequence[Row]) -> str:
+    """The demo model in narrow precisions, beside fp32."""
+    lines = [
+        [
+            row["encoder"],
+            f"{row['miou']:.2f}",
+            f"{row['labels_as_fp32']:.3f} %",
+            f"{row['outliers_as_fp32']:.2f} %",
+            f"{row['outlier_sets_as_fp32']:.1f} %",
+        ]
+        for row in rows
+    ]
+    header = (
+        "file",
+        "mIoU",
+        "labels as fp32",
+        "outliers found",
+        f"of {rows[0]['windows']:,} windows: same outliers",
+    )
+    return markdown(header, lines)
+
+
 def profile_table(report: Row, least: float = 0.015) -> str:
     """Time by operator, the costliest first; what is under `least` of the whole in one line."""
     rows = report["rows"]
@@ -270,7 +295,11 @@ def tables(results: Path) -> dict[str, str]:
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
         made["pareto"] = pareto_table(pareto_points(miou, latency))
-    return made
+    if rows := load_rows(results, "precision-demo.json"):
+        made["precision"] = precision_table(rows)
+    from gpu_report import document_tables, load_reports  # it uses this module
+
+    return made | document_tables(load_reports(results))
 
 
 SECTIONS = (

@@ -100,6 +100,19 @@ def add_kernels(root: Path, fake: FakeDriver, items: list[dict[str, Any]] | None
     (root / "bundle.json").write_text(json.dumps(document), "utf-8")
 
 
+def kernel_set(fake: FakeDriver, device: Any) -> Any:
+    """The same without a bundle: a `KernelSet`."""
+    from scclip_rt.backends.cuda import Kernel, KernelSet
+    from scclip_rt.backends.cuda.kernels import _kernel
+
+    kernels: dict[str, tuple[Kernel, ...]] = {}
+    for item in kernel_list():
+        fake.kernels[item["entry"]] = _function(item)
+        kernel = Kernel(device, _kernel(item), IMAGE + item["entry"].encode())
+        kernels[item["name"]] = (*kernels.get(item["name"], ()), kernel)
+    return KernelSet(device, kernels, "")
+
+
 def _function(item: dict[str, Any]) -> Callable[..., None]:
     names = [name for name, _ in item["parameters"]]
     kernels = {"decode": _decode, "count": _count, "keep": _keep, "finite": _finite}
