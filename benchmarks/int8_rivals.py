@@ -70,6 +70,8 @@ def _ort_static(calibration: str) -> Write:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=names,
+            # Else it looks at every tensor, and the infinities of masked values end its histograms.
+            op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in names}),
             calibrate_method=CalibrationMethod[calibration],
             extra_options={"DedicatedQDQPair": True, "QuantizeBias": False},
         )
@@ -81,16 +83,45 @@ def _ort_static(calibration: str) -> Write:
 def _ort_dynamic(source: Path, _: NDArray[np.uint8], folder: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    path = folder / "ort-dynamic.onnx"
+    path, plain = folder / "ort-dynamic.onnx", folder / "ort-dynamic-source.onnx"
+    model, names = _products(source)
+    _gemm_to_matmul(model.graph, set(names))
+    data = plain.with_name(f"{plain.name}.data")
+    data.unlink(missing_ok=True)  # onnx would append
+    onnx.save(model, str(plain), save_as_external_data=True, location=data.name)
     quantize_dynamic(
-        str(source),
+        str(plain),
         str(path),
-        nodes_to_quantize=_products(source)[1],
+        nodes_to_quantize=names,
         per_channel=True,
         reduce_range=True,
         weight_type=QuantType.QInt8,
     )
     return path
+
+
+def _gemm_to_matmul(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Write the named Gemm nodes as MatMul and Add: ONNX Runtime quantises no Gemm dynamically."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    turned: set[str] = set()
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Gemm" or node.name not in names:
+            nodes.append(node)
+            continue
+        if any(a.name == "transB" and a.i for a in node.attribute) and node.input[1] not in turned:
+            weight = tensors[node.input[1]]
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
+            turned.add(weight.name)
+        product = f"{node.output[0]}.product" if len(node.input) > 2 else node.output[0]
+        nodes.append(helper.make_node("MatMul", node.input[:2], [product], node.name))
+        if len(node.input) > 2:
+            nodes.append(
+                helper.make_node("Add", [product, node.input[2]], node.output, f"{node.name}.bias")
+            )
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]  # holds the weights' old shapes
 
 
 def _per_token(source: Path, _: NDArray[np.uint8], folder: Path) -> Path:
@@ -143,7 +174,9 @@ def _nncf(smooth: bool) -> Write:
         model, names = _products(source)
         text = np.eye(1, model.graph.input[1].type.tensor_type.shape.dim[1].dim_value, dtype=np.float32)
         converted = openvino.convert_model(str(source))
-        others = [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and n.name not in names]
+        products = [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm")]
+        # OpenVINO cuts a Gemm in two; the product is the one with the longer name.
+        others = [f"{n}{end}" for n in products if n not in names for end in ("", "/WithoutBiases")]
         known = {op.get_friendly_name() for op in converted.get_ops()}
         made = nncf.quantize(
             converted,

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from scclip_rt.errors import OptionError
 _Item = TypeVar("_Item")
 
 _NAMES = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads")
+MAX_HELPERS = 64
 _lock = threading.Lock()
 _users = 0
 _before = 1
@@ -38,15 +40,45 @@ def worker_threads(threads: int | None) -> int:
 
 
 def parallel(function: Callable[[_Item], None], items: Sequence[_Item], threads: int | None) -> None:
-    """Run `function` over `items`; the work releases the GIL (BLAS, numpy loops, OpenCV)."""
-    threads = worker_threads(threads)
-    if threads == 1 or len(items) < 2:
-        for item in items:
-            function(item)
-        return
-    with ThreadPoolExecutor(min(threads, len(items))) as pool:
-        for _ in pool.map(function, items):
-            pass
+    """Run `function` over `items`; the work releases the GIL (BLAS, numpy loops, OpenCV).
+
+    The caller works too, beside `threads - 1` helpers that outlive the call: for a few milliseconds of work, starting
+    threads and handing over every item singly would cost as much as the work. Items of a helper that has not woken up
+    yet are done by the others. The first error ends the work and is raised.
+    """
+    threads = min(worker_threads(threads), len(items))
+    left = deque(items)
+
+    def work() -> None:
+        try:
+            while True:
+                try:
+                    item = left.popleft()
+                except IndexError:
+                    return
+                function(item)
+        except BaseException:
+            left.clear()
+            raise
+
+    helpers = [_helpers().submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        started = [helper for helper in helpers if not helper.cancel()]
+        wait(started)
+    for helper in started:
+        helper.result()
+
+
+@cache
+def _helpers() -> ThreadPoolExecutor:
+    """Threads that wait for `parallel`; as many as were ever needed at once."""
+    return ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="scclip")
+
+
+# A forked child has none of its parent's threads.
+os.register_at_fork(after_in_child=_helpers.cache_clear)
 
 
 @contextmanager

@@ -75,8 +75,10 @@ class DecodePlan:
             raise ValueError(
                 f"the plan is for {wy * wx} windows of {gy * gx} patches; got features {features.shape}"
             )
-        cells = features.reshape(wy, wx, gy, gx, -1).transpose(0, 2, 1, 3, 4).reshape(wy * gy, wx * gx, -1)
-        return cells[self.rows.order][:, self.columns.order]
+        window_row, row = np.divmod(self.rows.order[:, None], gy)
+        window_column, column = np.divmod(self.columns.order, gx)
+        place = ((window_row * wx + window_column) * gy + row) * gx + column
+        return np.take(features.reshape(-1, features.shape[2]), place, axis=0)
 
 
 @lru_cache(maxsize=16)
