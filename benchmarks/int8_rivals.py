@@ -116,9 +116,7 @@ def _gemm_to_matmul(graph: onnx.GraphProto, names: set[str]) -> None:
         product = f"{node.output[0]}.product" if len(node.input) > 2 else node.output[0]
         nodes.append(helper.make_node("MatMul", node.input[:2], [product], node.name))
         if len(node.input) > 2:
-            nodes.append(
-                helper.make_node("Add", [product, node.input[2]], node.output, f"{node.name}.bias")
-            )
+            nodes.append(helper.make_node("Add", [product, node.input[2]], node.output, f"{node.name}.bias"))
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]  # holds the weights' old shapes
