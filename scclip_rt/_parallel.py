@@ -74,7 +74,7 @@ def parallel(function: Callable[[_Item], None], items: Sequence[_Item], threads:
 @cache
 def _helpers() -> ThreadPoolExecutor:
     """Threads that wait for `parallel`; as many as were ever needed at once."""
-    return ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="scclip")
+    return ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="helper")
 
 
 # A forked child has none of its parent's threads.
