@@ -44,6 +44,7 @@ def test_every_kernel_fits_every_target(capsys) -> None:
         item.check()
         assert 0 < item.registers <= 255
         assert item.cubin.startswith(b"\x7fELF")
+        assert "tf32" not in item.ptx
         seen.append((item.title, item.target))
     assert len(set(seen)) == len(shipped()) * 6
 
