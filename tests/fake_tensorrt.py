@@ -27,6 +27,7 @@ class LayerType(IntEnum):
     NORMALIZATION = 5
     ELEMENTWISE = 6
     CAST = 7
+    PLUGIN_V3 = 8
 
 
 BuilderFlag = IntEnum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE"])
@@ -209,6 +210,7 @@ class FakeTensorrt:
         self.built: list[tuple[Network, Config]] = []
         self.host_code: list[bool] = []
         self.during_build: Any = None
+        self.during_parse: Any = None
         for name, value in globals().items():
             if isinstance(value, type) and name not in ("FakeTensorrt",):
                 setattr(self, name, value)
@@ -248,6 +250,8 @@ class FakeTensorrt:
                 logger.log(ILogger.Severity.WARNING, "a warning")
                 logger.log(ILogger.Severity.VERBOSE, "chatter")
                 assert model.endswith(".onnx")
+                if fake.during_parse is not None:
+                    fake.during_parse(model)
                 network.layers = fake.layers
                 return not fake.parse_errors
 

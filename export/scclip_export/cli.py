@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scclip_export.backbones import BACKBONES
-from scclip_export.engines import EngineRequest, add_engines, add_kernels, check_kernels
+from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
 from scclip_export.engines.arguments import ENGINE_DETAILS, add_engine_arguments, requests_from
 from scclip_export.errors import ExportError
 from scclip_rt import __version__
@@ -173,8 +173,9 @@ def _add_precisions(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", action="store_true", help=text)
     group.add_argument(
         "--opset23",
-        action="store_true",
-        help="with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from",
+        action=argparse.BooleanOptionalAction,
+        help="with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from "
+        "(default: with --fp16 and an engine)",
     )
     _add_int8(group)
 
@@ -302,7 +303,8 @@ def _run(args: argparse.Namespace) -> int:
         verify_images=args.verify_images,
         vocabularies=tuple(args.vocabulary),
         engines=engines,
-        gpu_kernels=args.gpu_kernels,
+        gpu_kernels=wants_kernels(args.gpu_kernels, engines, progress),
+        plugins=args.tensorrt_plugins,
     )
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
@@ -311,9 +313,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _precisions(args: argparse.Namespace) -> tuple[str, ...]:
     names = [name for name in PRECISION_FLAGS if getattr(args, name)]
-    if args.opset23:
-        if "fp16" not in names:
-            raise ExportError("--opset23 is a second form of the float16 encoder; pass --fp16 as well")
+    if args.opset23 and "fp16" not in names:
+        raise ExportError("--opset23 is a second form of the float16 encoder; pass --fp16 as well")
+    with_engine = args.tensorrt or args.tensorrt_rtx
+    if "fp16" in names and (with_engine if args.opset23 is None else args.opset23):
         names.insert(names.index("fp16") + 1, "fp16.opset23")
     return tuple(names)
 
@@ -331,7 +334,7 @@ def _run_engines(
     args: argparse.Namespace, engines: tuple[EngineRequest, ...], progress: Callable[[str], None]
 ) -> int:
     """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
-    ours = {"bundle", "tensorrt", "tensorrt_rtx", "gpu_kernels", "json", *ENGINE_DETAILS}
+    ours = {"bundle", "tensorrt", "tensorrt_rtx", "tensorrt_plugins", "gpu_kernels", "json", *ENGINE_DETAILS}
     defaults = vars(build_parser().parse_args([]))
     given = [name for name, value in vars(args).items() if name not in ours and value != defaults[name]]
     if given:
@@ -339,10 +342,9 @@ def _run_engines(
         raise ExportError(
             f"--bundle adds engines to a bundle that exists; {options} would need another export"
         )
-    if args.gpu_kernels:
-        check_kernels()
+    with_kernels = wants_kernels(args.gpu_kernels, engines, progress)
     reports = add_engines(args.bundle, engines, progress)
-    kernels = add_kernels(args.bundle, progress) if args.gpu_kernels else []
+    kernels = add_kernels(args.bundle, progress) if with_kernels else []
     document = {
         "bundle": str(args.bundle),
         "engines": [asdict(report) for report in reports],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scclip_export.config import CLIP_MEAN, CLIP_STD, CalibrationConfig, Method
+from scclip_export.fused import FusedAttention, Operations, calibrate_fused, fused_operations
 from scclip_export.precision import FLOAT32, DtypePolicy, saturate
 from scclip_kernels import (
     Attention,
@@ -30,10 +31,7 @@ from scclip_kernels import (
     similarity_attention,
     unit_rows,
 )
-from scclip_kernels.choice import Kernels, check_kernels, use_triton
-
-if TYPE_CHECKING:
-    from scclip_kernels.fused import Similarity
+from scclip_kernels.choice import Kernels, check_kernels
 
 # The modules are taken as they come: benchmarks/gpu.py runs where neither open_clip nor onnx is installed.
 if TYPE_CHECKING:
@@ -197,8 +195,11 @@ class LastBlock(nn.Module):
         # Of both passes together, each of which has the bias.
         self.sum_proj = _linear(attention.out_proj.weight, 2.0 * attention.out_proj.bias, policy.linear)
 
-    def forward(self, resolved: Tensor, fused: Tensor, weights: Tensor | Similarity) -> Tensor:
-        """Return attn(resolved) + attn(fused): two (B, N, D) → (B, N, D); `weights` P (B, N, N), or what makes it."""
+    def forward(self, resolved: Tensor, fused: Tensor, weights: Tensor | FusedAttention) -> Tensor:
+        """Return attn(resolved) + attn(fused): two (B, N, D) → (B, N, D).
+
+        `weights` is P (B, N, N), or what computes both passes from their keys and values.
+        """
         policy, (length, width) = self.policy, resolved.shape[1:]
         both = self.ln_1(torch.cat([resolved, fused], dim=0)).to(policy.linear).view(-1, width)
         key, value = (
@@ -207,9 +208,7 @@ class LastBlock(nn.Module):
         if isinstance(weights, Tensor):
             summed = calibrated_attention(key, value, weights, self.num_heads, self.attend)
         else:
-            from scclip_kernels import fused as kernels
-
-            summed = kernels.calibrated_attention(key, value, weights, self.num_heads)
+            summed = weights(key, value, self.num_heads)
         summed = summed.to(policy.linear)
         return self.sum_proj(summed.reshape(-1, width)).to(policy.residual).view(-1, length, width)
 
@@ -234,6 +233,8 @@ class CalibratedEncoder(nn.Module):
         attend: how attention is computed, or traced: `scaled_attention` or `attention_operator`.
         kernels: what the calibration runs on: `reference` (plain torch, what is traced), `triton` (a GPU), or `auto`
             (what was measured to be faster, see `scclip_kernels.choice`).
+        operations: other operations to run the calibration on, such as `scclip_export.plugin_nodes`; None goes by
+            `kernels`.
     """
 
     fixed_positions: Tensor
@@ -251,10 +252,11 @@ class CalibratedEncoder(nn.Module):
         policy: DtypePolicy = FLOAT32,
         attend: Attention = scaled_attention,
         kernels: Kernels = "reference",
+        operations: Operations | None = None,
     ) -> None:
         super().__init__()
         check_kernels(kernels)
-        self.kernels = kernels
+        self.kernels, self.operations = kernels, operations
         blocks = list(visual.transformer.resblocks)
         self.calibration, self.method, self.grid, self.debug_outputs = (
             calibration,
@@ -327,10 +329,9 @@ class CalibratedEncoder(nn.Module):
         """SC-CLIP proper (paper §3.2 and §3.3): resolve anomalies, pre-adjust, attend, fuse levels, post-adjust."""
         config = self.calibration
         count = rows * columns
-        if self._in_triton(hidden[-1], count):
-            from scclip_export.fused import calibrate_fused
-
-            return calibrate_fused(self, hidden, rows, columns)
+        operations = fused_operations(self, hidden[-1], count)
+        if operations is not None:
+            return calibrate_fused(self, hidden, rows, columns, operations)
         # narrow, not [:, 1:]: that one is traced as two Slices.
         class_token, patches = hidden[-1].narrow(1, 0, 1), hidden[-1].narrow(1, 1, count)
         guide = hidden[config.pre_layer].narrow(1, 1, count)
@@ -353,14 +354,6 @@ class CalibratedEncoder(nn.Module):
             cosine_similarity(hidden[config.post_layer].narrow(1, 1, count)), config.similarity_floor
         )
         return self._aggregate(attended + residual, smoothing), outliers
-
-    def _in_triton(self, tokens: Tensor, count: int) -> bool:
-        if self.kernels == "reference":
-            return False
-        dtype, windows = self.policy.attention, tokens.shape[0]
-        return use_triton(
-            self.kernels, device=tokens.device, dtype=dtype, num_patches=count, num_windows=windows
-        )
 
     def _aggregate(self, x: Tensor, weights: Tensor) -> Tensor:
         return aggregate(saturate(x, self.policy.aggregation), weights).to(self.policy.residual)

@@ -136,6 +136,54 @@ def _trace(
         raise ExportError(f"{path.name} holds operators that engines can't plan: {', '.join(found)}")
 
 
+def trace_function(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    axes: list[int],
+    *,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    name: str,
+) -> onnx.ModelProto:
+    """Trace a module that has no weights, with a dynamic batch, to a model in memory.
+
+    Args:
+        module: takes `*inputs`.
+        example: one tensor per input.
+        axes: which axis of each is the batch.
+        opset: ONNX opset.
+        input_names: of the graph.
+        output_names: of the graph.
+        name: for messages.
+
+    Raises:
+        ExportError: the exporter fails.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet(), torch.no_grad():
+        try:
+            program: Any = torch.onnx.export(
+                module,
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=(tuple({axis: batch} for axis in axes),),
+                optimize=False,
+                verbose=False,
+            )
+            clean(program.model)
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(f"tracing {name} failed: {str(error).splitlines()[0][:300]}") from error
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch.onnx's progress and deprecation chatter off the terminal; errors still raise."""

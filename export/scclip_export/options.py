@@ -37,6 +37,7 @@ class ExportConfig:
     vocabularies: tuple[Path, ...] = ()  # class files to embed into the bundle
     engines: tuple[EngineRequest, ...] = ()  # to build from the finished encoders
     gpu_kernels: bool = False
+    plugins: bool | None = None  # encoders with plug-in nodes; None: where measured to be faster in an engine
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scclip_export.config import CalibrationConfig, Geometry, calibration_for
 from scclip_export.encoder import TextEncoder
 from scclip_export.engines import add_engines, add_kernels, check_kernels, check_requests
+from scclip_export.engines.plugins import table_prefers
 from scclip_export.errors import ExportError
 from scclip_export.graph import onnx_from_text_encoder
 from scclip_export.manifest import (
@@ -76,6 +77,8 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     check_requests(config.engines, precisions=("fp32", *config.precisions), grids=_grid_names(config))
     if config.gpu_kernels:
         check_kernels()
+    if config.plugins and config.method != "scclip":
+        raise ExportError(f"--tensorrt-plugins: --calibration {config.method} has nothing for them to do")
     if "int8" in config.precisions and config.int8.images is not None:
         image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
     model = load_model(config.source, progress)
@@ -204,7 +207,7 @@ def _encoders(
         )
         encoder = job.encoder()
         references = [Reference.of(encoder, windows) for windows in _verification_sets(images, job)]
-        for name in ("fp32", *config.precisions):
+        for name in ("fp32", *config.precisions, *_plugin_forms(config, grid)):
             parity = _write_encoder(name, job, references, progress)
             parities.append((job.path(name).name, parity))
             entries.append(
@@ -224,6 +227,22 @@ def _encoders(
             f"parity missed by {', '.join(missed)}; no bundle was written. The table above shows by how much"
         )
     return entries, parities
+
+
+def _plugin_forms(config: ExportConfig, grid: GridPlan) -> tuple[str, ...]:
+    """The encoders with plug-in nodes that a grid gets: of each narrow precision, or of fp32 where that is all."""
+    precisions = [name for name in config.precisions if name in ("fp16", "bf16")] or ["fp32"]
+    if grid.fixed is None or config.plugins is False or config.method != "scclip":
+        return ()
+    if not config.plugins:
+        natively = [request for request in config.engines if request.library == "tensorrt"]
+        patches = grid.fixed[0] * grid.fixed[1]
+        precisions = [
+            name
+            for name in precisions
+            if natively and table_prefers(name, patches=patches, windows=6 if grid.kind == "window" else 1)
+        ]
+    return tuple(f"{name}.plugins" for name in precisions)
 
 
 def _write_encoder(name: str, job: EncoderJob, references: list[Reference], progress: Progress) -> Parity:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from onnx.inliner import inline_local_functions
 
 from scclip_rt.backends.ort_session import load_onnxruntime
 
@@ -54,7 +55,7 @@ def rounding_runner(path: Path) -> Runner:
     Every narrow tensor becomes float32, and every operator that computes on it is followed by a rounding to the
     narrow type: what a GPU does that sums products in float32.
     """
-    model = onnx.load(str(path), load_external_data=False)
+    model = inline_local_functions(onnx.load(str(path), load_external_data=False))
     round_results(model)
     # Optimised, the pairs of casts that round would be taken for idle.
     return _runner(path, model, "ORT_DISABLE_ALL")
@@ -110,6 +111,8 @@ def _options(ort: Any, level: str) -> Any:
 
 def _runner(path: Path, model: onnx.ModelProto, level: str) -> Runner:
     names = ["features", "logits"]
+    if model.functions:
+        model = inline_local_functions(model)
     found = _outliers(model)
     if found is not None:
         model.graph.output.append(helper.make_tensor_value_info(found, TensorProto.INT64, None))

@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from scclip_export import plugin_nodes
 from scclip_export.config import CalibrationConfig, Geometry
 from scclip_export.encoder import CalibratedEncoder, attention_operator
+from scclip_export.errors import ExportError
+from scclip_export.fused import Operations
 from scclip_export.graph import check_dtypes, onnx_from_encoder
 from scclip_export.options import ExportConfig, Progress
+from scclip_export.plugin_functions import add_functions
 from scclip_export.precision import FLOAT32, POLICIES, DtypePolicy
 from scclip_export.quantize import Plan, calibration_windows, quantize_encoder, write_int8
 from scclip_export.sessions import Runner, float16_runner, onnx_runner, rounding_runner
@@ -58,7 +62,10 @@ class EncoderJob:
     kept: dict[str, Any] = field(default_factory=dict)
 
     def encoder(
-        self, policy: DtypePolicy = FLOAT32, attend: Attention = scaled_attention
+        self,
+        policy: DtypePolicy = FLOAT32,
+        attend: Attention = scaled_attention,
+        operations: Operations | None = None,
     ) -> CalibratedEncoder:
         """Return the torch model of this grid, in eval mode."""
         return CalibratedEncoder(
@@ -71,6 +78,7 @@ class EncoderJob:
             debug_outputs=self.config.debug_outputs,
             policy=policy,
             attend=attend,
+            operations=operations,
         ).eval()
 
     def path(self, name: str) -> Path:
@@ -111,6 +119,26 @@ def _write_attention_operator(job: EncoderJob, _: Progress) -> None:
     share_weights(job.path(name), job.path("fp16"))
 
 
+def _write_plugins(precision: str, job: EncoderJob) -> None:
+    """An encoder whose calibration is nodes for TensorRT's plug-ins, and functions for every other runtime."""
+    path, policy = job.path(f"{precision}.plugins"), POLICIES[precision]
+    if job.grid.fixed is None:
+        raise ExportError("plug-ins need a fixed grid")
+    operator = f"{precision}.opset23" in job.config.precisions
+    encoder = job.encoder(policy, attention_operator if operator else scaled_attention, plugin_nodes)
+    opset = 23 if operator else job.config.opset
+    onnx_from_encoder(encoder, path, opset=opset, example_grid=job.grid.examples[0])
+    rows, columns = job.grid.fixed
+    add_functions(path, patches=rows * columns, narrow=policy.attention)
+    check_dtypes(path, policy)
+    share_weights(path, job.path(precision))
+
+
+def _plugins(precision: str, runner: Callable[[Path], Runner]) -> Precision:
+    """Only to build engines from, with the plug-ins registered."""
+    return Precision(runs_on=("tensorrt",), write=lambda job, _: _write_plugins(precision, job), open=runner)
+
+
 def _write_int8(job: EncoderJob, progress: Progress) -> None:
     """Calibrate on windows, and quantise every grid by the same plan: so their weights are the same bytes."""
     if job.grid.kind == "window":
@@ -139,6 +167,9 @@ PRECISIONS: Mapping[str, Precision] = {
     "bf16": Precision(
         runs_on=("cuda",), write=lambda job, _: _write_traced("bf16", job), open=rounding_runner
     ),
+    "fp32.plugins": _plugins("fp32", onnx_runner),
+    "fp16.plugins": _plugins("fp16", float16_runner),
+    "bf16.plugins": _plugins("bf16", rounding_runner),
     "int8": Precision(
         runs_on=("cpu",),
         write=_write_int8,

@@ -138,7 +138,9 @@ def compile_variant(variant: Any, target: int) -> Compiled:
         "maxnreg": variant.max_registers,
     }
     try:
-        done = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.disable_line_info = True  # it names folders of this machine
+            done = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     except Exception as error:
         raise CompileError(f"{variant.title} for sm_{target}: {type(error).__name__}: {error}") from error
     cubin, ptx = done.asm["cubin"], done.asm["ptx"]
@@ -192,6 +194,29 @@ def count_parameters(ptx: str, entry: str) -> int:
     return found.group(1).count(".param")
 
 
+def without_hidden(compiled: Compiled) -> str:
+    """The PTX without Triton's hidden parameters, for launchers that pass the declared ones alone.
+
+    A launcher hands the driver one address per parameter that it knows of; the driver reads as many as the entry
+    declares. `compile_variant` has refused kernels that use their scratch memory, so nothing reads these.
+
+    Raises:
+        CompileError: the PTX is not of the expected form, or does read one of them.
+    """
+    found = re.search(rf"(\.entry {re.escape(compiled.entry)}\()(.*?)(\s*\))", compiled.ptx, re.DOTALL)
+    declared = [] if found is None else [part.strip() for part in found.group(2).split(",")]
+    kept, hidden = declared[: len(compiled.parameters)], declared[len(compiled.parameters) :]
+    if found is None or len(hidden) != compiled.hidden_pointers or len(kept) != len(compiled.parameters):
+        raise CompileError(f"{compiled.title}: the PTX declares {', '.join(declared) or 'no parameters'}")
+    body = compiled.ptx[found.end() :]
+    used = [name for name in (part.split()[-1] for part in hidden) if re.search(rf"\b{name}\b", body)]
+    if used:
+        raise CompileError(f"{compiled.title}: the PTX reads Triton's scratch memory ({', '.join(used)})")
+    return (
+        compiled.ptx[: found.start(2)] + "\n\t" + ",\n\t".join(kept) + "\n" + compiled.ptx[found.end() - 1 :]
+    )
+
+
 def compile_all(
     variants: Iterable[Any], targets: Sequence[int], *, jobs: int | None = None
 ) -> Iterator[Compiled]:
@@ -220,10 +245,12 @@ def compile_all(
 
 def _compile_titled(work: tuple[str, int]) -> Compiled:
     """By title: kernels can't be sent to another process."""
+    from scclip_kernels.plugins import plugin_variants
     from scclip_kernels.variants import model_variants, runtime_variants
 
     title, target = work
-    variant = next(v for v in (*runtime_variants(), *model_variants()) if v.title == title)
+    every = (*runtime_variants(), *model_variants(), *plugin_variants())
+    variant = next(v for v in every if v.title == title)
     return compile_variant(variant, target)
 
 
@@ -299,6 +326,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         targets = parse_targets(options.targets)
         try:
+            from scclip_kernels.plugins import plugin_variants
             from scclip_kernels.variants import model_variants, runtime_variants
         except ImportError as error:
             raise CompileError(
@@ -310,7 +338,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             compile_kernels = partial(write_kernels, options.output, targets, jobs=options.jobs)
             print(f"{len(compile_kernels())} files written to {options.output / 'kernels'}")
             return 0
-        variants = [v for v in (*runtime_variants(), *model_variants()) if options.only in v.title]
+        every = (*runtime_variants(), *model_variants(), *plugin_variants())
+        variants = [v for v in every if options.only in v.title]
         _print_table(compile_all(variants, targets, jobs=options.jobs))
     except CompileError as error:
         print(f"error: {error}", file=sys.stderr)

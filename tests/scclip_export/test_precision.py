@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,12 +13,20 @@ from onnx import TensorProto
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scclip_export import plugin_nodes
 from scclip_export.config import CalibrationConfig
 from scclip_export.encoder import CalibratedEncoder
+from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
-from scclip_export.graph import check_dtypes, tensor_types
+from scclip_export.graph import check_dtypes, onnx_from_encoder, tensor_types
+from scclip_export.options import ExportConfig
+from scclip_export.pipeline import _plugin_forms
+from scclip_export.plugin_functions import add_functions
 from scclip_export.precision import POLICIES, saturate
 from scclip_export.sessions import float16_runner, onnx_runner, rounding_runner
+from scclip_export.source import Source
+from scclip_export.writers import GridPlan
+from scclip_kernels.plugin_table import PLUGINS
 from synthetic import scene
 
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -206,3 +215,53 @@ def test_the_opset_23_form_needs_fp16(
     assert export_cli("--backbone", "vitb16", "--opset23", "--output", tmp_path / "a.scclip") == 2
     assert "pass --fp16 as well" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_with_plugin_nodes_is_the_plain_one_where_no_plugin_is(
+    micro_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Its functions say what the nodes compute, so ONNX Runtime runs it."""
+    visual, path = build_clip(micro_state).visual, tmp_path / "encoder.fp16.plugins.onnx"
+    nodes = CalibratedEncoder(
+        visual, CALIBRATION, grid=(14, 14), policy=POLICIES["fp16"], operations=plugin_nodes
+    )
+    onnx_from_encoder(nodes.eval(), path, opset=20, example_grid=(14, 14))
+    add_functions(path, patches=196, narrow=torch.float16)
+    check_dtypes(path, POLICIES["fp16"])
+    model = onnx.load(str(path), load_external_data=False)
+    found = [node.op_type for node in model.graph.node if node.domain == "scclip"]
+    assert found == [
+        "k_distance",
+        "anomaly_score",
+        "resolution",
+        "aggregate",
+        "calibrated_attention",
+        "aggregate",
+    ]
+    assert {function.name for function in model.functions} == set(PLUGINS)
+    plain = CalibratedEncoder(visual, CALIBRATION, grid=(14, 14)).eval()
+    windows = torch.from_numpy(np.stack([scene(224, 224, seed) for seed in range(2)]))
+    text = torch.nn.functional.normalize(torch.randn(8, plain.proj.out_features), dim=-1)
+    with torch.inference_mode():
+        features, logits = plain(windows, text)
+    got = float16_runner(path)(windows.numpy(), text.numpy())
+    assert np.abs(got[0] - features.numpy()).mean() < 2e-3
+    assert (got[1].argmax(-1) == logits.numpy().argmax(-1)).mean() > 0.97
+    assert len(got) == 3  # the outliers are found behind the functions
+
+
+@pytest.mark.parametrize(
+    ("options", "forms"),
+    [
+        ({"plugins": True}, ("fp32.plugins",)),
+        ({"plugins": True, "precisions": ("fp16", "fp16.opset23", "bf16")}, ("fp16.plugins", "bf16.plugins")),
+        ({"plugins": False, "precisions": ("fp16",)}, ()),
+        ({"plugins": True, "method": "maskclip"}, ()),
+        ({"precisions": ("fp16",)}, ()),  # no measurement says that they are faster
+    ],
+)
+def test_which_encoders_get_plugin_nodes(options: dict[str, Any], forms: tuple[str, ...]) -> None:
+    config = ExportConfig(source=Source(), engines=(EngineRequest(library="tensorrt"),), **options)
+    window = GridPlan(kind="window", fixed=(14, 14), examples=((14, 14),))
+    assert _plugin_forms(config, window) == forms
+    assert _plugin_forms(config, GridPlan(kind="dynamic", fixed=None, examples=((14, 14),))) == ()

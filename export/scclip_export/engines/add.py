@@ -1,5 +1,6 @@
 """Engines for a bundle: what to build from what, and the sidecar that says it."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from scclip_export.engines.build import BuildError, engine_from_onnx
 from scclip_export.engines.libraries import EngineLibrary, Target, open_library
+from scclip_export.engines.plugins import check_plugins, has_plugins, plugin_graph, table_prefers
 from scclip_export.engines.request import (
     ENGINE_PRECISIONS,
     EngineRequest,
@@ -59,7 +61,10 @@ def check_requests(
             such encoder.
     """
     for request in requests:
-        open_library(request.library).target(request)
+        library = open_library(request.library)
+        library.target(request)
+        if request.plugins:
+            check_plugins(library.trt)
         for precision in request.precisions:
             if precision not in precisions:
                 raise ExportError(
@@ -126,6 +131,7 @@ def _jobs(bundle: Bundle, request: EngineRequest) -> list[_Job]:
             same = [e for e in offered if e.precision == precision and grid_name(bundle, e) == grid]
             if not same:
                 raise ExportError(f"{bundle.path} has no {precision} encoder for {grid}; export it again")
+            same = _with_or_without_plugins(bundle, same, request)
             jobs.append(
                 _Job(
                     bundle=bundle,
@@ -139,6 +145,27 @@ def _jobs(bundle: Bundle, request: EngineRequest) -> list[_Job]:
                 )
             )
     return jobs
+
+
+def _with_or_without_plugins(
+    bundle: Bundle, same: list[EncoderSpec], request: EngineRequest
+) -> list[EncoderSpec]:
+    """Of a grid's encoders in one precision those with plug-in nodes if they are wanted, else those without."""
+    plain = [encoder for encoder in same if not has_plugins(encoder)]
+    offered = [encoder for encoder in same if has_plugins(encoder)]
+    wanted = request.plugins
+    if wanted is None and offered and request.library == "tensorrt":
+        grid, windows = offered[0].grid, request.profile(offered[0].grid)["batch"][1]
+        patches = (grid.rows or 0) * (grid.columns or 0)
+        wanted = table_prefers(offered[0].precision, patches=patches, windows=windows)
+    if not wanted:
+        return plain
+    if not offered:
+        raise ExportError(
+            f"--tensorrt-plugins: {bundle.path} has no {same[0].precision} encoder with plug-in nodes for "
+            f"{grid_name(bundle, same[0])}; export it again with --tensorrt-plugins, or leave it out"
+        )
+    return offered
 
 
 def _grids(bundle: Bundle, offered: list[EncoderSpec], request: EngineRequest) -> list[str]:
@@ -168,14 +195,27 @@ def _build_from(job: _Job, encoder: EncoderSpec, started: float, progress: Progr
         f"building an engine from {encoder.file} with {library.name} {version} "
         f"for compute capability {', '.join(job.target.compute_capabilities)}"
     )
-    built = engine_from_onnx(
-        library,
-        job.bundle.checked_graph(encoder.file),
-        encoder,
-        profile=job.profile,
-        request=job.request,
-        progress=progress,
-    )
+    with contextlib.ExitStack() as stack:
+        graph, plugins = job.bundle.checked_graph(encoder.file), 0
+        if has_plugins(encoder):
+            progress("compiling plug-ins")
+            graph, plugins = stack.enter_context(
+                plugin_graph(
+                    library.trt,
+                    graph,
+                    precision=encoder.precision,
+                    capabilities=job.target.compute_capabilities,
+                )
+            )
+        built = engine_from_onnx(
+            library,
+            graph,
+            encoder,
+            profile=job.profile,
+            request=job.request,
+            progress=progress,
+            plugins=plugins,
+        )
     stored, dropped = store_engine(job.bundle.path, _name(job, encoder), built, _sidecar(job, encoder))
     seconds, size = time.monotonic() - started, memoryview(built.plan).nbytes
     progress(f"{stored.removesuffix('.json')}: {size / 1e6:.0f} MB in {seconds:.1f} s")
@@ -201,8 +241,15 @@ def _sidecar(job: _Job, encoder: EncoderSpec) -> dict[str, object]:
             "hardware_compatible": request.hardware_compatible,
             "builder_level": request.builder_level,
             "workspace_mib": request.workspace,
+            "plugins": has_plugins(encoder),
         },
-        "command": rebuild_command(request, precision=encoder.precision, grid=job.grid, profile=job.profile),
+        "command": rebuild_command(
+            request,
+            precision=encoder.precision,
+            grid=job.grid,
+            profile=job.profile,
+            plugins=has_plugins(encoder),
+        ),
     }
 
 
@@ -215,5 +262,5 @@ def _name(job: _Job, encoder: EncoderSpec) -> str:
     batch, queries = job.profile["batch"], job.profile["queries"]
     return (
         f"{job.library.name}-{job.library.trt.__version__}.{encoder.precision}.{job.grid}.{capabilities}"
-        f".b{batch[0]}-{batch[2]}.q{queries[2]}"
+        f".b{batch[0]}-{batch[2]}.q{queries[2]}{'.plugins' if has_plugins(encoder) else ''}"
     )

@@ -108,8 +108,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--gpu-kernels",
-        action="store_true",
-        help="compile the decode kernels too, for the GPUs of the bundle's engines (needs triton)",
+        action=argparse.BooleanOptionalAction,
+        help="compile the decode kernels too, for the GPUs of the bundle's engines (needs triton; default: with an "
+        "engine, where triton is installed)",
+    )
+    group.add_argument(
+        "--tensorrt-plugins",
+        action=argparse.BooleanOptionalAction,
+        help="--tensorrt: the calibration on our Triton kernels as plug-ins inside the engine, from a file of its own "
+        "in the bundle (default: where they were measured to be faster)",
     )
     group.add_argument("--engine-log", type=Path, metavar="FILE", help="keep the library's messages")
 
@@ -132,10 +139,16 @@ def requests_from(args: argparse.Namespace) -> tuple[EngineRequest, ...]:
                 f"{', '.join('--' + name.replace('_', '-') for name in given)}: for which library? "
                 "Add --tensorrt or --tensorrt-rtx"
             )
+        if args.bundle is not None and args.tensorrt_plugins:
+            raise ExportError(
+                "--tensorrt-plugins is for --tensorrt; add it, or export again without --bundle"
+            )
         if args.bundle is not None and not args.gpu_kernels:
             raise ExportError(
                 "--bundle adds engines: say which with --tensorrt or --tensorrt-rtx (or --gpu-kernels)"
             )
+    if libraries == ["tensorrt-rtx"] and args.bundle is not None and args.tensorrt_plugins:
+        raise ExportError("--tensorrt-plugins is for --tensorrt: TensorRT-RTX takes no such plug-ins")
     return tuple(_request(library, args) for library in libraries)
 
 
@@ -156,4 +169,5 @@ def _request(library: Library, args: argparse.Namespace) -> EngineRequest:
         hardware_compatible=args.hardware_compatible,
         timing_cache=args.timing_cache,
         log=args.engine_log,
+        plugins=args.tensorrt_plugins if library == "tensorrt" else None,
     )

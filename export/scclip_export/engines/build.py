@@ -41,6 +41,7 @@ def engine_from_onnx(
     profile: Profile,
     request: EngineRequest,
     progress: Progress,
+    plugins: int = 0,
 ) -> BuiltEngine:
     """Build an engine from an encoder of a bundle.
 
@@ -51,6 +52,7 @@ def engine_from_onnx(
         profile: (min, opt, max) of each named axis of its inputs.
         request: everything else.
         progress: is told of phases, warnings and errors.
+        plugins: how many of the file's nodes are to become plug-ins.
 
     Returns:
         The engine and the precisions of its layers.
@@ -70,6 +72,11 @@ def engine_from_onnx(
         parser = _parse(trt, network, path, logger)
         precisions = network_precisions(network)
         check_network(precisions, encoder.precision, path.name)
+        found = sum(precisions.layers.get("PLUGIN_V3", {}).values())
+        if found != plugins:
+            raise BuildError(
+                f"{path.name} has {plugins} plug-in nodes; {library.name} made {found} plug-ins of them"
+            )
         config = builder.create_builder_config()
         _configure(trt, builder, config, request, network, encoder, profile)
         library.configure(config, request)

@@ -4,10 +4,10 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scclip_export.engines.request import Progress
+from scclip_export.engines.request import EngineRequest, Progress
 from scclip_export.engines.store import check_writable, locked, write_manifest
 from scclip_export.errors import ExportError
 from scclip_rt.bundle import MANIFEST_FILE, Bundle
@@ -29,6 +29,29 @@ def check_kernels() -> None:
         raise ExportError(
             f"--gpu-kernels needs {' and '.join(missing)}; install: pip install 'scclip-rt[export,triton]'"
         )
+
+
+def wants_kernels(asked: bool | None, engines: Sequence[EngineRequest], progress: Progress) -> bool:
+    """Whether to compile the decode kernels: as asked, else with an engine where the compiler is installed.
+
+    Args:
+        asked: by `--gpu-kernels` or `--no-gpu-kernels`; None for neither.
+        engines: that are to be built.
+        progress: is told if they are left out because something is missing.
+
+    Raises:
+        ExportError: they were asked for, and something is missing.
+    """
+    if asked or (asked is None and engines):
+        try:
+            check_kernels()
+        except ExportError as error:
+            if asked:
+                raise
+            progress(f"no decode kernels, so labels will be decoded on the host: {error}")
+            return False
+        return True
+    return False
 
 
 def kernel_targets(capabilities: Iterable[str]) -> tuple[int, ...]:

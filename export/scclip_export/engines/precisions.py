@@ -24,6 +24,7 @@ _COUNTED = (
     "NORMALIZATION",
     "SOFTMAX",
     "TOPK",
+    "PLUGIN_V3",
 )
 # Layers that pass weights on: from a matrix product's operand back to its constant.
 _PASSING = frozenset({"SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE", "SLICE"})

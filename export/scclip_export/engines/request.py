@@ -37,6 +37,7 @@ class EngineRequest:
         builder_level: 0 (builds fast) to 5 (tries most); None: the library's own.
         timing_cache: TensorRT's measurements, kept between builds; None: a file in the cache folder.
         log: where the library's messages of level INFO and above go.
+        plugins: our kernels as plug-ins of TensorRT; None goes by the measured table.
     """
 
     library: Library
@@ -54,6 +55,7 @@ class EngineRequest:
     hardware_compatible: HardwareCompatibility | None = None
     timing_cache: Path | None = None
     log: Path | None = None
+    plugins: bool | None = None
 
     def __post_init__(self) -> None:
         self._check_profile()
@@ -92,6 +94,8 @@ class EngineRequest:
             raise ExportError(
                 "--hardware-compatible is for --tensorrt; for TensorRT-RTX name several with --compute-capability"
             )
+        if self.library == "tensorrt-rtx" and self.plugins:
+            raise ExportError("--tensorrt-plugins is for --tensorrt: TensorRT-RTX takes no such plug-ins")
         if self.library == "tensorrt" and self.compute_capabilities:
             raise ExportError(
                 "--compute-capability is for --tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on"
@@ -107,7 +111,9 @@ class EngineRequest:
         }
 
 
-def rebuild_command(request: EngineRequest, *, precision: str, grid: str, profile: Profile) -> str:
+def rebuild_command(
+    request: EngineRequest, *, precision: str, grid: str, profile: Profile, plugins: bool = False
+) -> str:
     """The command that builds one engine of a request again; BUNDLE stands for the bundle's path."""
     batch, queries = profile["batch"], profile["queries"]
     words = ["scclip-export", "--bundle", BUNDLE_PLACEHOLDER, f"--{request.library}"]
@@ -119,6 +125,8 @@ def rebuild_command(request: EngineRequest, *, precision: str, grid: str, profil
     for name, value in (("--workspace", request.workspace), ("--builder-level", request.builder_level)):
         if value is not None:
             words += [name, str(value)]
+    if plugins:
+        words.append("--tensorrt-plugins")
     if request.version_compatible:
         words.append("--version-compatible")
     if request.hardware_compatible:

@@ -1,7 +1,9 @@
 """Bundles and a stand-in TensorRT for the engine tests."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,41 @@ from scclip_export.engines import libraries
 from scclip_rt.errors import BackendError
 from scclip_rt.gpus import Gpu
 from tiny_bundle import build_bundle
+
+_ENTRY_POINTS = (
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+)
+
+
+@pytest.fixture(scope="session")
+def empty_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with empty libraries that let the real TensorRT bindings load."""
+    try:
+        major = version("tensorrt-cu13-bindings").partition(".")[0]
+    except PackageNotFoundError:
+        pytest.skip("tensorrt-cu13-bindings is not installed")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the empty libraries")
+    folder = tmp_path_factory.mktemp("empty")
+    (folder / "empty.c").write_text(
+        "".join(f"void *{name}(void) {{ return 0; }}\n" for name in _ENTRY_POINTS)
+    )
+    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
+        file = f"lib{library}.so.{major}"
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", folder / file, folder / "empty.c"],
+            check=True,
+        )
+    return folder
 
 
 @pytest.fixture(scope="session")

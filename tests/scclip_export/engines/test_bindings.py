@@ -1,33 +1,20 @@
 """Every name and signature that the TensorRT builder uses, in the real bindings.
 
-The bindings are a wheel; the libraries behind them are not (they come from NVIDIA's own index and want a GPU). Empty
-libraries of the same names let the module load: nothing can be called, but everything can be looked at.
+The bindings are a wheel; the libraries behind them are not (they come from NVIDIA's own index and want a GPU). With
+empty libraries of the same names the module loads: nothing can be called, but everything can be looked at.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 
 import fake_tensorrt
 
 pytestmark = pytest.mark.tensorrt
-
-_ENTRY_POINTS = (
-    "createInferBuilder_INTERNAL",
-    "createInferRefitter_INTERNAL",
-    "createInferRuntime_INTERNAL",
-    "createNvOnnxParserRefitter_INTERNAL",
-    "createNvOnnxParser_INTERNAL",
-    "getBuilderPluginRegistry",
-    "getNvOnnxParserVersion",
-    "getPluginRegistry",
-    "initLibNvInferPlugins",
-)
 
 # What libraries.py, build.py, monitor.py and precisions.py call → the parameters they pass by name or position.
 _CALLS = {
@@ -114,29 +101,12 @@ print(json.dumps({"docs": docs, "missing": missing, "version": trt.__version__})
 
 
 @pytest.fixture(scope="module")
-def bindings(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    try:
-        major = version("tensorrt-cu13-bindings").partition(".")[0]
-    except PackageNotFoundError:
-        pytest.skip("tensorrt-cu13-bindings is not installed")
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler for the empty libraries")
-    folder = tmp_path_factory.mktemp("empty")
-    (folder / "empty.c").write_text(
-        "".join(f"void *{name}(void) {{ return 0; }}\n" for name in _ENTRY_POINTS)
-    )
-    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
-        file = f"lib{library}.so.{major}"
-        subprocess.run(
-            [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", folder / file, folder / "empty.c"],
-            check=True,
-        )
+def bindings(empty_libraries: Path) -> dict:
     run = subprocess.run(
         [sys.executable, "-c", _SCRIPT, json.dumps([list(_CALLS), _ATTRIBUTES])],
         capture_output=True,
         text=True,
-        env=os.environ | {"LD_LIBRARY_PATH": str(folder)},
+        env=os.environ | {"LD_LIBRARY_PATH": str(empty_libraries)},
         timeout=60,
         check=False,
     )

@@ -34,9 +34,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory, export_cli: Export) -> Path:
     """A copy of the packaged demo with an engine for two targets and a portable one for small batches."""
     path = tmp_path_factory.mktemp("rtx") / "demo.scclip"
     shutil.copytree(Bundle.open("demo").path, path)
-    assert export_cli("--bundle", path, "--tensorrt-rtx", "--compute-capability", "86,12.0") == 0
+    assert (
+        export_cli("--bundle", path, "--tensorrt-rtx", "--no-gpu-kernels", "--compute-capability", "86,12.0")
+        == 0
+    )
     options = ("--max-batch", "4", "--max-queries", "40", "--workspace", "512", "--builder-level", "2")
-    assert export_cli("--bundle", path, "--tensorrt-rtx", *options) == 0
+    assert export_cli("--bundle", path, "--tensorrt-rtx", "--no-gpu-kernels", *options) == 0
     return path
 
 
@@ -202,7 +205,8 @@ def test_adding_engines_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from scclip_export.cli import run\n"
-        f"assert run(['--bundle', {str(bundle)!r}, '--tensorrt-rtx', '--engine-grid', 'window']) == 0\n"
+        "options = ['--tensorrt-rtx', '--no-gpu-kernels', '--engine-grid', 'window']\n"
+        f"assert run(['--bundle', {str(bundle)!r}, *options]) == 0\n"
         "print({'torch', 'onnx', 'open_clip'} & set(sys.modules))"
     )
     run = subprocess.run(

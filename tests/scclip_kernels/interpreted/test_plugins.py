@@ -1,0 +1,94 @@
+"""The plug-ins' kernels, launched as TensorRT launches them: inputs, integers, outputs, and the table's grid."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernel_oracles import assert_within_budget
+from scclip_export.plugin_functions import REFERENCES
+from scclip_kernels.plugin_table import PLUGINS
+from scclip_kernels.plugins import plugin_kernel
+
+BATCH, COLUMNS, PATCHES, WIDTH, HEADS = 2, 7, 49, 32, 2
+NARROW = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def launch(name: str, narrow: str, inputs: Sequence[Tensor], **attributes: float) -> list[Tensor]:
+    """Run a plug-in's kernel with nothing but what TensorRT passes; outputs start as NaN."""
+    plugin = PLUGINS[name]
+    kernel = plugin_kernel(name, narrow, attributes)
+    sizes = {"batch": BATCH, "patches": PATCHES, **attributes}
+    dtypes = {"wide": torch.float32, "narrow": NARROW[narrow], "int": torch.int32}
+    outputs = [
+        torch.full([int(sizes[axis]) for axis in output.shape], -7, dtype=dtypes[output.kind])
+        for output in plugin.outputs
+    ]
+    integers = [sizes[integer.removeprefix("num_")] for integer in plugin.integers]
+    assert [tensor.dtype for tensor in inputs] == [dtypes[kind] for kind in plugin.inputs.values()]
+    assert all(tensor.is_contiguous() for tensor in inputs)
+    grid = kernel.grid(PATCHES, BATCH, lambda value, block: -(-value // block))
+    kernel.variant.kernel[grid](*inputs, *integers, *outputs, **kernel.variant.constants)
+    return outputs
+
+
+def tokens(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Neighbouring patches are alike, so that similarities lie on both sides of the floor."""
+    return (torch.randn(*shape) + 1.2 * torch.randn(*shape[:-2], 1, shape[-1])).to(dtype)
+
+
+def factors() -> tuple[Tensor, Tensor]:
+    guide = tokens(BATCH, PATCHES, WIDTH)
+    return guide, guide.norm(dim=-1).reciprocal()
+
+
+def reference(name: str, inputs: Sequence[Tensor], dtype: torch.dtype, **attributes: float) -> list[Tensor]:
+    """The function in the ONNX file, in float64 or as it is."""
+    wide = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs]
+    return list(REFERENCES[name](*(wide if dtype == torch.float64 else inputs), **attributes))
+
+
+def test_anomaly_scores() -> None:
+    features = tokens(BATCH, PATCHES, WIDTH)
+    inputs = (features, features.mean(dim=1))
+    distance, neighbors = launch("k_distance", "fp32", inputs, width=WIDTH, neighbors=30)
+    plain, expected = reference("k_distance", inputs, torch.float32, neighbors=30)
+    oracle, _ = reference("k_distance", inputs, torch.float64, neighbors=30)
+    assert_within_budget(distance, plain, oracle)
+    assert torch.equal(neighbors.sort(dim=-1).values, expected.sort(dim=-1).values)
+    (scores,) = launch("anomaly_score", "fp32", (distance, neighbors), neighbors=30)
+    (plain,) = reference("anomaly_score", (distance, neighbors), torch.float32)
+    (oracle,) = reference("anomaly_score", (distance, neighbors), torch.float64)
+    assert_within_budget(scores, plain, oracle)
+
+
+def test_resolution() -> None:
+    inputs = (tokens(BATCH, PATCHES, WIDTH), tokens(BATCH, PATCHES, WIDTH), torch.rand(BATCH, PATCHES))
+    got = launch("resolution", "fp32", inputs, width=WIDTH, columns=COLUMNS, outliers=5)
+    plain = reference("resolution", inputs, torch.float32, columns=COLUMNS, outliers=5)
+    oracle = REFERENCES["resolution"](*inputs[:2], inputs[2], columns=COLUMNS, outliers=5)
+    for ours, torchs, exact in zip(got, plain, oracle, strict=True):
+        assert_within_budget(ours, torchs, exact.double())
+        assert (ours != inputs[0]).any()
+
+
+@pytest.mark.parametrize("narrow", NARROW)
+def test_aggregate(narrow: str) -> None:
+    inputs = (tokens(BATCH, PATCHES, WIDTH, dtype=NARROW[narrow]), *factors())
+    (got,) = launch("aggregate", narrow, inputs, width=WIDTH, floor=0.4)
+    (plain,) = reference("aggregate", inputs, torch.float32, floor=0.4)
+    (oracle,) = reference("aggregate", inputs, torch.float64, floor=0.4)
+    assert_within_budget(got, plain, oracle)
+
+
+@pytest.mark.parametrize("narrow", NARROW)
+def test_calibrated_attention(narrow: str) -> None:
+    guide, inverse_norm = factors()
+    mean = (guide * inverse_norm.unsqueeze(-1)).mean(dim=1).square().sum(dim=-1)
+    pair = [tokens(2, BATCH, PATCHES, WIDTH, dtype=NARROW[narrow]) for _ in range(2)]
+    inputs = (*pair, guide, inverse_norm, mean)
+    got, _ = launch("calibrated_attention", narrow, inputs, width=WIDTH, heads=HEADS)
+    (plain,) = reference("calibrated_attention", inputs, torch.float32, heads=HEADS)
+    (oracle,) = reference("calibrated_attention", inputs, torch.float64, heads=HEADS)
+    assert_within_budget(got, plain, oracle)
