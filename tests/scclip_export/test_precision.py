@@ -261,7 +261,9 @@ def test_an_encoder_with_plugin_nodes_is_the_plain_one_where_no_plugin_is(
     ],
 )
 def test_which_encoders_get_plugin_nodes(options: dict[str, Any], forms: tuple[str, ...]) -> None:
-    config = ExportConfig(source=Source(backbone="vitb16"), engines=(EngineRequest(library="tensorrt"),), **options)
+    config = ExportConfig(
+        source=Source(backbone="vitb16"), engines=(EngineRequest(library="tensorrt"),), **options
+    )
     window = GridPlan(kind="window", fixed=(14, 14), examples=((14, 14),))
     assert _plugin_forms(config, window) == forms
     assert _plugin_forms(config, GridPlan(kind="dynamic", fixed=None, examples=((14, 14),))) == ()
