@@ -54,6 +54,6 @@ def test_every_command_and_option_of_the_document_exists() -> None:
     for line in re.findall(r"^scclip-export .*$", DOCUMENT, re.MULTILINE):
         parser.parse_args(shlex.split(line.partition(" #")[0])[1:])
     known = set(parser._option_string_actions)
-    named = set(re.findall(r"`(--[a-z-]+)", DOCUMENT)) - {"--backend"}
+    named = set(re.findall(r"`(--[a-z0-9-]+)", DOCUMENT)) - {"--backend"}
     trtexec_options = {option for option in named if not option.islower()}
     assert named - trtexec_options <= known | {"--bundle"}
