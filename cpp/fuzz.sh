@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fuzz the readers of bundle.json, vocabularies, ONNX files and EXIF blocks, with address and undefined-behaviour sanitizers.
+# Fuzz the readers of bundle.json, vocabularies, ONNX files, EXIF blocks, engine sidecars and kernels.json, with address and undefined-behaviour sanitizers.
 #
-#     cpp/fuzz.sh [SECONDS]        (default 60, all at the same time; needs clang and its sanitizer runtime)
+#     cpp/fuzz.sh [SECONDS ["NAME…"]]        (default 60, all at the same time; needs clang and its sanitizer runtime)
 #
 # It starts from cpp/fuzz/corpus; inputs that reach new code are kept in the build folder's fuzz/found, findings in fuzz.
 # To keep the smallest set that reaches as much: fuzz/fuzz_NAME -merge=1 cpp/fuzz/corpus/NAME found/NAME.
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 build=${SCCLIP_CPP_BUILD:-$PWD/build/cpp}/fuzz
-targets=(manifest vocabulary onnx exif)
+targets=(${2:-manifest vocabulary onnx exif engine kernels})
 mkdir -p "$build"
 command -v clang++ >/dev/null || { echo "fuzz.sh: install clang and libclang-rt-dev first" >&2; exit 1; }
 # -O1: the JSON library under two sanitizers takes clang minutes at -O2.

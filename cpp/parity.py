@@ -1,6 +1,7 @@
-"""Labels of scclip-segment-cpp against Python's on a bundle of any size: one photo, random queries, same threads.
+"""C++ against Python on a bundle of any size: one photo, random queries, the same library and threads.
 
-python cpp/parity.py BUNDLE build/cpp/release/examples/scclip-segment-cpp; exits with 1 under 99.99 % of equal pixels.
+python cpp/parity.py BUNDLE build/cpp/release [--backend NAME --precision NAME]; the build is cpp/test.sh's. Exits with
+1 under 99.99 % of equal labels, or where features or logits differ by more than 1e-5.
 """
 
 import argparse
@@ -14,31 +15,74 @@ import numpy as np
 from bench import make_inputs
 from PIL import Image
 
+LARGEST_GAP = 1e-5
+LEAST_AGREEMENT = 0.9999
+
 
 def main() -> int:
-    """Compare."""
-    from scclip_rt import Segmenter
-
+    """Compare; 0 or 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
-    parser.add_argument("program")
+    parser.add_argument("build", type=Path)
     parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--queries", type=int, default=150)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        image, vocabulary = make_inputs(Path(folder), arguments.bundle, arguments.queries)
-        command = [arguments.program, arguments.bundle, image, "--vocabulary", vocabulary, "--output", folder]
-        command += ["--backend", arguments.backend, "--threads", str(arguments.threads)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found = np.asarray(Image.open(Path(folder) / "photo.labels.png"))
-        segment = Segmenter(
-            arguments.bundle, vocabulary=vocabulary, backend=arguments.backend, threads=arguments.threads
-        )
-        expected = segment(image).labels
-    agreement = float((found == expected).mean())
-    print(json.dumps({"agreement": agreement, "classes": len(np.unique(expected)), "pixels": expected.size}))
-    return 0 if agreement >= 0.9999 else 1
+        found = compare(arguments, Path(folder))
+    print(json.dumps(found))
+    gaps = max(found["largest_feature_gap"], found["largest_logit_gap"])
+    return 0 if found["agreement"] >= LEAST_AGREEMENT and gaps <= LARGEST_GAP else 1
+
+
+def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Labels by scclip-segment-cpp, features by tests/encode_features; Python's from the same file."""
+    from scclip_rt import Segmenter
+
+    image, vocabulary = make_inputs(folder, arguments.bundle, arguments.queries)
+    backend, precision, threads = arguments.backend, arguments.precision, arguments.threads
+    options = ["--backend", backend, "--precision", precision, "--threads", str(threads)]
+    program = str(arguments.build / "examples/scclip-segment-cpp")
+    command = [
+        program,
+        arguments.bundle,
+        image,
+        "--vocabulary",
+        vocabulary,
+        "--output",
+        str(folder),
+        *options,
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    labels = np.asarray(Image.open(folder / "photo.labels.png"))
+
+    pixels = np.asarray(Image.open(image).convert("RGB"))
+    pixels.tofile(folder / "pixels")
+    height, width, _ = pixels.shape
+    program = str(arguments.build / "tests/encode_features")
+    command = [program, arguments.bundle, str(folder / "pixels"), str(height), str(width), backend, precision]
+    subprocess.run([*command, str(threads), str(folder / "features")], check=True)
+
+    segmenter = Segmenter(
+        arguments.bundle, vocabulary=vocabulary, backend=backend, precision=precision, threads=threads
+    )
+    encoded = segmenter.encode(pixels)
+    expected = segmenter.decode(encoded).labels
+    features = np.fromfile(folder / "features", np.float32).reshape(encoded.features.shape)
+    text = segmenter.vocabulary.embeddings.T
+    return {
+        "bundle": Path(arguments.bundle).name,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "queries": arguments.queries,
+        "pixels": expected.size,
+        "classes": len(np.unique(expected)),
+        "agreement": float((labels == expected).mean()),
+        "largest_feature_gap": float(np.abs(features - encoded.features).max()),
+        "largest_logit_gap": float(np.abs(features @ text - encoded.features @ text).max()),
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 #include "engine_sidecar.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -30,12 +32,19 @@ bool IsVersion(const Json& value, int version) {
     return value.is_number() && value.get<double>() == version;
 }
 
+/// A whole number of any size, cut to what its type holds: JSON has no limit.
+template <typename T>
+T Whole(const Json& value) {
+    constexpr double most = std::min(9e15, static_cast<double>(std::numeric_limits<T>::max()));
+    return static_cast<T>(std::min(value.get<double>(), most));
+}
+
 GridSpec Grid(const Json& grid) {
     GridSpec spec;
     spec.kind = grid["kind"];
     if (grid.contains("rows")) {
-        spec.rows = static_cast<int>(grid["rows"].get<double>());
-        spec.columns = static_cast<int>(grid["columns"].get<double>());
+        spec.rows = Whole<int>(grid["rows"]);
+        spec.columns = Whole<int>(grid["columns"]);
     }
     return spec;
 }
@@ -44,6 +53,7 @@ Engine Fill(const std::string& sidecar, const Json& document) {
     Engine engine;
     engine.sidecar = sidecar;
     engine.file = document["file"];
+    engine.sha256 = document["sha256"];
     engine.source = document["source"];
     engine.source_sha256 = document["source_sha256"];
     engine.library = document["library"];
@@ -53,7 +63,7 @@ Engine Fill(const std::string& sidecar, const Json& document) {
     engine.grid = Grid(document["grid"]);
     for (const auto& axis : document["profile"].items()) {
         for (std::size_t i = 0; i < 3; ++i) {
-            engine.profile[axis.key()][i] = static_cast<std::int64_t>(axis.value()[i].get<double>());
+            engine.profile[axis.key()][i] = Whole<std::int64_t>(axis.value()[i]);
         }
     }
     const Json& options = document["options"];
@@ -68,7 +78,7 @@ Engine Fill(const std::string& sidecar, const Json& document) {
 std::string Short(const std::string& sha256) { return sha256.substr(0, 12) + "…"; }
 
 /// Why a sidecar's document can't be used; empty if it can.
-std::string Flaw(const Json& document, const Bundle& bundle) {
+std::string Flaw(const Json& document) {
     const Json version = document.is_object() ? document.value("format_version", Json()) : Json();
     if (!IsVersion(version, kSidecarVersion)) {
         return "has sidecar version " + Repr(version) + "; this runtime reads " + std::to_string(kSidecarVersion) +
@@ -77,27 +87,31 @@ std::string Flaw(const Json& document, const Bundle& bundle) {
     if (const auto error = CheckAgainstEngineSchema(document)) {
         return error->place + ": " + OneLine(error->message, 160);
     }
-    const std::string file = document["file"], sha256 = document["sha256"];
+    return "";
+}
+
+/// What bundle.json says of an engine's file, if that is not what its sidecar says.
+std::string Unlisted(const Bundle& bundle, const Engine& engine) {
     const auto& files = bundle.manifest().files;
-    const auto listed = files.find(file);
-    if (listed != files.end() && listed->second.sha256 == sha256) return "";
-    return "describes " + file + " with SHA-256 " + Short(sha256) + "; bundle.json lists it " +
+    const auto listed = files.find(engine.file);
+    if (listed != files.end() && listed->second.sha256 == engine.sha256) return "";
+    return "describes " + engine.file + " with SHA-256 " + Short(engine.sha256) + "; bundle.json lists it " +
            (listed == files.end() ? "not at all" : "with SHA-256 " + Short(listed->second.sha256));
 }
 
 ReadEngine Read(const Bundle& bundle, const std::string& sidecar) {
-    Json document;
+    std::string text;
     try {
         std::ifstream stream(bundle.CheckedPath(sidecar), std::ios::binary);
-        document = ParseJson(std::string(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()));
+        text.assign(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
     } catch (const Error& error) {
         return {sidecar, std::nullopt, WithoutBundle(bundle, error.what())};
-    } catch (const JsonError& error) {
-        return {sidecar, std::nullopt, "is not JSON (" + std::string(error.what()) + ")"};
     }
-    std::string flaw = Flaw(document, bundle);
-    if (!flaw.empty()) return {sidecar, std::nullopt, std::move(flaw)};
-    return {sidecar, Fill(sidecar, document), ""};
+    ReadEngine read = ParseSidecar(sidecar, text);
+    if (!read.engine) return read;
+    std::string reason = Unlisted(bundle, *read.engine);
+    if (reason.empty()) return read;
+    return {sidecar, std::nullopt, std::move(reason)};
 }
 
 }  // namespace
@@ -110,6 +124,17 @@ std::string Engine::ToString() const {
     return file + " (" + library + " " + library_version + ", " + precision + ", " + grid.ToString() +
            ", compute capability " + Join(compute_capabilities) + ", batch " + range("batch") + ", queries " +
            range("queries") + ")";
+}
+
+ReadEngine ParseSidecar(const std::string& sidecar, const std::string& text) {
+    try {
+        const Json document = ParseJson(text);
+        std::string flaw = Flaw(document);
+        if (!flaw.empty()) return {sidecar, std::nullopt, std::move(flaw)};
+        return {sidecar, Fill(sidecar, document), ""};
+    } catch (const JsonError& error) {
+        return {sidecar, std::nullopt, "is not JSON (" + std::string(error.what()) + ")"};
+    }
 }
 
 std::vector<ReadEngine> ReadEngines(const Bundle& bundle) {

@@ -15,7 +15,7 @@ namespace scclip {
 
 /// One serialised engine, what it was built from, and what can load it.
 struct Engine {
-    std::string sidecar, file, source, source_sha256;
+    std::string sidecar, file, sha256, source, source_sha256;
     std::string library, library_version;           ///< `tensorrt` or `tensorrt-rtx`
     std::vector<std::string> compute_capabilities;  ///< `8.9` (that one) or `8.0+` (that one and later)
     std::string precision;
@@ -34,6 +34,9 @@ struct ReadEngine {
     std::optional<Engine> engine;
     std::string reason;
 };
+
+/// What a sidecar says by itself.
+ReadEngine ParseSidecar(const std::string& sidecar, const std::string& text);
 
 /// Read every sidecar that bundle.json names; one that can't be used says why instead of throwing.
 std::vector<ReadEngine> ReadEngines(const Bundle& bundle);

@@ -261,10 +261,10 @@ def engine_choice_cases(folder: Path) -> list[dict[str, Any]]:
         "three",
         "old-and-rtx",
     )
-    for name, device, precision, (host, failure) in itertools.product(
-        names, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "bf16"), HOSTS.items()
+    bundles = [Bundle.open(folder / f"{name}.scclip") for name in names]
+    for bundle, device, precision, (host, failure) in itertools.product(
+        bundles, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "bf16"), HOSTS.items()
     ):
-        bundle = Bundle.open(folder / f"{name}.scclip")
         with _host(host, failure):
             machine = HostMachine(flags=frozenset({"avx2"}), packages=frozenset({"openvino"}))
             chosen = choose(bundle, device=device, precision=precision, machine=machine)
