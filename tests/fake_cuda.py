@@ -134,7 +134,11 @@ class FakeDriver:
 
     @_driver_call
     def cuCtxSetCurrent(self, context: int) -> None:
-        self._current.context = context
+        self._current.context = int(context)
+
+    @_driver_call
+    def cuCtxGetCurrent(self) -> Any:
+        return real.CUcontext(getattr(self._current, "context", None) or 0)
 
     @_driver_call
     def cuMemGetInfo(self) -> tuple[int, int]:
@@ -160,6 +164,7 @@ class FakeDriver:
 
     @_driver_call
     def cuMemFree(self, pointer: int) -> None:
+        self._refuse_while_capturing()
         self._run_all()
         if self.device_memory.pop(int(pointer), None) is None:
             raise Fault("INVALID_VALUE")
@@ -174,6 +179,7 @@ class FakeDriver:
 
     @_driver_call
     def cuMemFreeHost(self, address: int) -> None:
+        self._refuse_while_capturing()
         self._run_all()
         del self.pinned_memory[int(address)]
 

@@ -160,7 +160,8 @@ class DeviceEncoder(BatchedEncoder):
                 while len(self._texts) >= _TEXTS:
                     self._texts.popitem(last=False)  # plans that use it keep the memory
                 values = np.asarray(text, np.float32)
-                buffer = DeviceBuffer.of(self._ledger, values, f"{len(text)} queries")
+                with self._device.current():
+                    buffer = DeviceBuffer.of(self._ledger, values, f"{len(text)} queries")
                 # The array is kept: its id stays its own as long as it is the key.
                 self._texts[key] = (text, buffer)
             self._texts.move_to_end(key)
@@ -168,22 +169,22 @@ class DeviceEncoder(BatchedEncoder):
 
     @contextlib.contextmanager
     def _lane(self) -> Iterator[Lane]:
-        """A lane for this thread alone; waits if all are in use."""
-        with self._waiting:
-            while not self._free and len(self._lanes) >= LANES:
-                self._waiting.wait()
-            lane = self._free.pop() if self._free else None
-            if lane is None:
-                self._device.make_current()
-                lane = Lane(self._device, self._graph, self._ledger)
-                self._lanes.append(lane)
-        try:
-            lane.settle()
-            yield lane
-        finally:
+        """A lane for this thread alone, its GPU current; waits if all are in use."""
+        with self._device.current():
             with self._waiting:
-                self._free.append(lane)
-                self._waiting.notify()
+                while not self._free and len(self._lanes) >= LANES:
+                    self._waiting.wait()
+                lane = self._free.pop() if self._free else None
+                if lane is None:
+                    lane = Lane(self._device, self._graph, self._ledger)
+                    self._lanes.append(lane)
+            try:
+                lane.settle()
+                yield lane
+            finally:
+                with self._waiting:
+                    self._free.append(lane)
+                    self._waiting.notify()
 
     def _sizes(self, height: int, width: int) -> Sizes:
         patches = (height // self._patch) * (width // self._patch)
@@ -219,7 +220,7 @@ class DeviceEncoder(BatchedEncoder):
 
     def close(self) -> None:
         """Free streams, buffers and graphs now; the encoder is of no use afterwards."""
-        with self._waiting:
+        with self._waiting, self._device.current():
             for lane in self._lanes:
                 lane.close()
             self._lanes.clear()

@@ -27,7 +27,7 @@ typedef struct { int capturing; list captured; } stream;
 typedef struct { int count, sizes[64]; } kernel;
 
 static long live;
-static int current;
+static void *current;
 static int any_capture;
 
 static void *make(size_t size) { live++; return calloc(1, size); }
@@ -66,7 +66,8 @@ static CUresult attribute(int *out, int which, int d) {
     return OK;
 }
 static CUresult retain(void **out, int d) { (void)d; *out = (void *)0xC0; return OK; }
-static CUresult set_current(void *context) { current = context != NULL; return OK; }
+static CUresult set_current(void *context) { current = context; return OK; }
+static CUresult get_current(void **out) { *out = current; return OK; }
 static CUresult mem_info(size_t *free_bytes, size_t *total) { *free_bytes = 1 << 30; *total = 2ul << 30; return OK; }
 static CUresult pointer(void *out, int which, ptr p) {
     if (which != 9 || !p) return INVALID_VALUE; /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
@@ -84,7 +85,7 @@ static CUresult alloc(ptr *out, size_t size) {
     return OK;
 }
 static CUresult host_alloc(void **out, size_t size, unsigned flags) { return flags ? INVALID_VALUE : alloc((ptr *)out, size); }
-static CUresult release(ptr p) { drop((void *)p); return OK; }
+static CUresult release(ptr p) { if (any_capture) return CAPTURE_UNSUPPORTED; drop((void *)p); return OK; }
 static CUresult release_host(void *p) { drop(p); return OK; }
 static CUresult copy_in(ptr t, const void *s, size_t n) { memcpy((void *)t, s, n); return OK; }
 static CUresult copy_in_async(ptr t, const void *s, size_t n, stream *st) { return queue(st, (op){.target = t, .source = (ptr)s, .size = n}); }
@@ -181,7 +182,7 @@ static CUresult words(int status, const char **out) {
 static const struct { const char *name; void *function; } TABLE[] = {
     {"cuInit", init}, {"cuDriverGetVersion", version}, {"cuDeviceGetCount", count}, {"cuDeviceGet", device},
     {"cuDeviceGetName", name}, {"cuDeviceGetAttribute", attribute}, {"cuDevicePrimaryCtxRetain", retain},
-    {"cuCtxSetCurrent", set_current}, {"cuMemGetInfo", mem_info}, {"cuPointerGetAttribute", pointer},
+    {"cuCtxSetCurrent", set_current}, {"cuCtxGetCurrent", get_current}, {"cuMemGetInfo", mem_info}, {"cuPointerGetAttribute", pointer},
     {"cuMemAlloc", alloc}, {"cuMemFree", release}, {"cuMemHostAlloc", host_alloc}, {"cuMemFreeHost", release_host},
     {"cuMemcpyHtoD", copy_in}, {"cuMemcpyHtoDAsync", copy_in_async}, {"cuMemcpyDtoHAsync", copy_out_async},
     {"cuMemcpyDtoDAsync", copy_async}, {"cuMemcpy2DAsync", copy_2d}, {"cuMemsetD8Async", set_async},

@@ -40,6 +40,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     device_module._OPEN.clear()
 
 
+_ASIDE = ("cuCtxGetCurrent", "cuCtxSetCurrent", "cuMemGetInfo")
+
+
 def with_engine(root: Path, **profile: Any) -> Path:
     """Add an engine for the fake GPU, and make the bundle's encoder its ONNX file."""
     content = engine_bytes(root / "encoder.fp32.onnx", **{**PROFILE, **profile})
@@ -135,7 +138,7 @@ def test_only_labels_come_back(own_bundle: Path, fake: FakeDriver) -> None:
         segment(image)
     before = len(fake.calls)
     segment(image)
-    work = [call.name for call in fake.calls[before:] if call.name not in ("cuCtxSetCurrent", "cuMemGetInfo")]
+    work = [call.name for call in fake.calls[before:] if call.name not in _ASIDE]
     assert work == ["cuGraphLaunch", "cuStreamSynchronize"]
     downloads = [call.arguments[2] for call in fake.calls if call.name == "cuMemcpyDtoHAsync"]
     uploads = [call.arguments[2] for call in fake.calls if call.name == "cuMemcpyHtoDAsync"]
@@ -246,6 +249,30 @@ def test_threads_share_an_encoder(own_bundle: Path, fake: FakeDriver) -> None:
         thread.join()
     assert wrong == []
     assert segment.backend.describe()["details"]["streams"] <= 2
+
+
+def test_the_callers_gpu_stays_current(own_bundle: Path, fake: FakeDriver) -> None:
+    """torch takes the thread's context for the GPU that its next tensor belongs on."""
+    add_kernels(with_engine(own_bundle), fake)
+    other = 0xD1
+    fake.cuCtxSetCurrent(other)
+    segment = segmenter(own_bundle)
+    fake.cuCtxSetCurrent(other)  # opening may change it
+    image = blocks_image()
+    segment(image)
+    segment.backend.features(windows_of(2))
+    segment.backend.describe()
+    assert int(fake.cuCtxGetCurrent()[1]) == other
+    fake.faults["cuStreamSynchronize"] = "UNKNOWN"
+    with pytest.raises(BackendError):
+        segment(image)
+    del fake.faults["cuStreamSynchronize"]
+    assert int(fake.cuCtxGetCurrent()[1]) == other
+    segment.backend.close()
+    del segment
+    gc.collect()
+    assert int(fake.cuCtxGetCurrent()[1]) == other
+    assert fake.used == 0
 
 
 def test_streams_of_images(own_bundle: Path, fake: FakeDriver) -> None:

@@ -1,6 +1,8 @@
 """One GPU: its name, what it can do, how much memory is free, and making it current."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -68,11 +70,36 @@ class Device:
         """Let this thread's CUDA calls go to this GPU; every thread needs it, it costs next to nothing."""
         self.driver("cuCtxSetCurrent", self.context)
 
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """As `make_current`, and what the thread had before comes back: torch and others keep their GPU."""
+        previous = self.driver("cuCtxGetCurrent")
+        self.make_current()
+        try:
+            yield
+        finally:
+            # A thread that had none keeps this one. No status: an error of the work is what counts.
+            if int(previous):
+                self.driver.bindings.cuCtxSetCurrent(previous)
+
     def memory(self) -> tuple[int, int]:
         """Free and total bytes of the GPU, all processes counted."""
-        self.make_current()
-        free, total = self.driver("cuMemGetInfo")
+        with self.current():
+            free, total = self.driver("cuMemGetInfo")
         return int(free), int(total)
+
+    def release(self, function: str, handle: object) -> None:
+        """Free or destroy something; quiet where the driver refuses.
+
+        At the interpreter's end, or after a fatal error, it goes with the process.
+        """
+        bindings = self.driver.bindings
+        status, previous = bindings.cuCtxGetCurrent()
+        if int(status) or int(bindings.cuCtxSetCurrent(self.context)[0]):
+            return
+        getattr(bindings, function)(handle)
+        if int(previous):
+            bindings.cuCtxSetCurrent(previous)
 
     def __str__(self) -> str:
         major, minor = self.compute_capability

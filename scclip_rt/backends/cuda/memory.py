@@ -83,7 +83,7 @@ class PinnedBuffer:
         address = device.driver("cuMemHostAlloc", self.size, 0)
         self.address = int(address)
         self._memory = (ctypes.c_uint8 * self.size).from_address(self.address)
-        self._free = weakref.finalize(self, _free_host, device, address)
+        self._free = weakref.finalize(self, device.release, "cuMemFreeHost", address)
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike, offset: int = 0) -> NDArray[Any]:
         """A view of the memory as an array; valid until `close`."""
@@ -96,18 +96,8 @@ class PinnedBuffer:
 
 
 def _free_device(ledger: Ledger, pointer: object, size: int) -> None:
-    device = ledger.device
-    # At the interpreter's end, or after a fatal error, the driver may refuse: the memory goes with the process.
-    status = device.driver.bindings.cuCtxSetCurrent(device.context)[0]
-    if int(status) == 0:
-        device.driver.bindings.cuMemFree(pointer)
+    ledger.device.release("cuMemFree", pointer)
     ledger.add(-size)
-
-
-def _free_host(device: Device, address: object) -> None:
-    status = device.driver.bindings.cuCtxSetCurrent(device.context)[0]
-    if int(status) == 0:
-        device.driver.bindings.cuMemFreeHost(address)
 
 
 def mebibytes(count: int) -> str:

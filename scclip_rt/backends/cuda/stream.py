@@ -1,5 +1,6 @@
 """A stream of one's own: copies and launches in order, events around them, and CUDA graphs of them."""
 
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ class Stream:
         device.make_current()
         flags = device.driver.bindings.CUstream_flags.CU_STREAM_NON_BLOCKING
         self.handle = device.driver("cuStreamCreate", flags)
-        self._close = weakref.finalize(self, _destroy, device, "cuStreamDestroy", self.handle)
+        self._close = weakref.finalize(self, device.release, "cuStreamDestroy", self.handle)
 
     @property
     def address(self) -> int:
@@ -68,8 +69,11 @@ class Stream:
         """
         driver = self.device.driver
         mode = driver.bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        driver("cuStreamBeginCapture", self.handle, mode)
+        # Freeing memory spoils a capture: what the collector finds waits until it is over.
+        collects = gc.isenabled()
+        gc.disable()
         try:
+            driver("cuStreamBeginCapture", self.handle, mode)
             work()
         except BaseException:
             # Ends the capture and so makes the stream usable; its own status says what we are raising already.
@@ -77,6 +81,9 @@ class Stream:
             if graphs and graphs[0] is not None and int(graphs[0]):
                 driver.bindings.cuGraphDestroy(graphs[0])
             raise
+        finally:
+            if collects:
+                gc.enable()
         return Graph(self, driver("cuStreamEndCapture", self.handle))
 
     def close(self) -> None:
@@ -94,7 +101,7 @@ class Graph:
             self._handle = driver("cuGraphInstantiate", graph, 0)
         finally:
             driver("cuGraphDestroy", graph)
-        self._close = weakref.finalize(self, _destroy, stream.device, "cuGraphExecDestroy", self._handle)
+        self._close = weakref.finalize(self, stream.device.release, "cuGraphExecDestroy", self._handle)
 
     def launch(self) -> None:
         """Queue the whole sequence on the stream it was captured from."""
@@ -114,7 +121,7 @@ class Event:
         flag = device.driver.bindings.CUevent_flags
         flags = flag.CU_EVENT_DEFAULT if timing else flag.CU_EVENT_DISABLE_TIMING
         self.handle = device.driver("cuEventCreate", flags)
-        self._close = weakref.finalize(self, _destroy, device, "cuEventDestroy", self.handle)
+        self._close = weakref.finalize(self, device.release, "cuEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> None:
         """Mark this point of the stream."""
@@ -128,10 +135,3 @@ class Event:
     def close(self) -> None:
         """Destroy the event."""
         self._close()
-
-
-def _destroy(device: Device, function: str, handle: object) -> None:
-    # As in memory: at the end of the process there may be nothing left to destroy.
-    status = device.driver.bindings.cuCtxSetCurrent(device.context)[0]
-    if int(status) == 0:
-        getattr(device.driver.bindings, function)(handle)

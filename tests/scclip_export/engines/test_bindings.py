@@ -1,9 +1,10 @@
-"""Every name and signature that the TensorRT builder uses, in the real bindings.
+"""Every name and signature that the TensorRT builder and the runtime use, in the real bindings.
 
 The bindings are a wheel; the libraries behind them are not (they come from NVIDIA's own index and want a GPU). With
 empty libraries of the same names the module loads: nothing can be called, but everything can be looked at.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -81,6 +82,48 @@ _ATTRIBUTES = (
     ),
 )
 
+# The same of scclip_rt/backends/tensorrt.py, for both libraries.
+_RUNTIME_CALLS = {
+    "Runtime.deserialize_cuda_engine": ["serialized_engine"],
+    "ICudaEngine.get_tensor_name": ["index"],
+    "ICudaEngine.get_tensor_dtype": ["name"],
+    "ICudaEngine.get_tensor_shape": ["name"],
+    "ICudaEngine.get_tensor_profile_shape": ["name", "profile_index"],
+    "ICudaEngine.get_engine_stat": ["stat"],
+    "ICudaEngine.create_execution_context": ["strategy"],
+    "IExecutionContext.set_device_memory": ["memory", "size"],
+    "IExecutionContext.set_input_shape": ["name", "shape"],
+    "IExecutionContext.set_tensor_address": ["name", "memory"],
+    "IExecutionContext.execute_async_v3": ["stream_handle"],
+}
+_RUNTIME_ATTRIBUTES = (
+    "__version__",
+    "ILogger.log",
+    "ILogger.Severity.ERROR",
+    "ICudaEngine.num_io_tensors",
+    "ICudaEngine.device_memory_size_v2",
+    "EngineStat.TOTAL_WEIGHTS_SIZE",
+    "ExecutionContextAllocationStrategy.USER_MANAGED",
+    "DataType.UINT8",
+    "DataType.FLOAT",
+)
+# What TensorRT-RTX has besides.
+_RTX_CALLS = {
+    "ICudaEngine.create_runtime_config": [],
+    "ICudaEngine.create_execution_context": ["strategy", "runtime_config"],
+    "IExecutionContext.is_stream_capturable": ["stream"],
+    "IRuntimeConfig.set_execution_context_allocation_strategy": ["strategy"],
+    "IRuntimeConfig.create_runtime_cache": [],
+    "IRuntimeConfig.set_runtime_cache": ["cache"],
+    "IRuntimeCache.deserialize": ["blob"],
+    "IRuntimeCache.serialize": [],
+}
+_RTX_ATTRIBUTES = (
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "IHostMemory.__enter__",
+)
+
 _SCRIPT = """
 import functools, json, sys
 import tensorrt_bindings as trt
@@ -103,7 +146,12 @@ print(json.dumps({"docs": docs, "missing": missing, "version": trt.__version__})
 @pytest.fixture(scope="module")
 def bindings(empty_libraries: Path) -> dict:
     run = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, json.dumps([list(_CALLS), _ATTRIBUTES])],
+        [
+            sys.executable,
+            "-c",
+            _SCRIPT,
+            json.dumps([[*_CALLS, *_RUNTIME_CALLS], [*_ATTRIBUTES, *_RUNTIME_ATTRIBUTES]]),
+        ],
         capture_output=True,
         text=True,
         env=os.environ | {"LD_LIBRARY_PATH": str(empty_libraries)},
@@ -118,11 +166,27 @@ def test_every_attribute_is_there(bindings: dict) -> None:
     assert bindings["missing"] == []
 
 
-@pytest.mark.parametrize("name", list(_CALLS))
+@pytest.mark.parametrize("name", list(_CALLS | _RUNTIME_CALLS))
 def test_every_call_has_the_parameters_we_pass(name: str, bindings: dict) -> None:
-    signatures = bindings["docs"][name]
-    for parameter in _CALLS[name]:
+    _check_signature(bindings["docs"][name], {**_CALLS, **_RUNTIME_CALLS}[name])
+
+
+def test_tensorrt_rtx_has_what_the_runtime_calls() -> None:
+    """The real module: it loads without a GPU."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed (extra dev)")
+
+    def find(name: str) -> object:
+        return functools.reduce(getattr, name.split("."), trt)
+
+    for name, parameters in (_RUNTIME_CALLS | _RTX_CALLS).items():
+        _check_signature(find(name).__doc__ or "", parameters)
+    for name in (*_RUNTIME_ATTRIBUTES, *_RTX_ATTRIBUTES):
+        find(name)
+
+
+def _check_signature(signatures: str, parameters: list[str]) -> None:
+    for parameter in parameters:
         assert f"{parameter}: " in signatures, signatures
-    if not _CALLS[name]:
+    if not parameters:
         assert "(self: " in signatures
         assert "," not in signatures.partition(" ->")[0]

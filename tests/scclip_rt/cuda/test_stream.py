@@ -47,6 +47,19 @@ def test_what_can_not_be_captured_is_an_error_and_the_stream_lives_on(
     assert {kind for kind, _ in fake.objects} == {"stream"}
 
 
+def test_nothing_is_collected_while_a_stream_captures(device: Device) -> None:
+    """A buffer in a cycle that the collector frees in between would spoil the capture, and not be freed."""
+    stream = Stream(device)
+    seen: list[bool] = []
+    assert gc.isenabled()
+    stream.capture(lambda: seen.append(gc.isenabled()))
+    assert seen == [False]
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        stream.capture(lambda: 1 / 0 and None)
+    assert gc.isenabled()
+
+
 def test_another_streams_work_comes_first(device: Device, fake: FakeDriver) -> None:
     producer, consumer = Stream(device), Stream(device)
     seen: list[str] = []
