@@ -32,7 +32,12 @@ def draw(results: Path, images: Path) -> list[Path]:
         written.append(_save(_growth(growth), images / "bench-growth.png"))
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
-        written.append(_save(_pareto(pareto_points(miou, latency)), images / "bench-pareto.png"))
+        written.append(
+            _save(
+                _pareto([p for p in pareto_points(miou, latency) if p["seconds"] is not None]),
+                images / "bench-pareto.png",
+            )
+        )
     if reports := load_reports(results):
         written.append(_save(gpu_figure(reports), images / "bench-gpu.png"))
     return written

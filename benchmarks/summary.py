@@ -3,8 +3,8 @@
     python benchmarks/summary.py            # writes docs/measurements.md and docs/images, fills tables in README.md
     python benchmarks/summary.py --check    # exit code 1 if a table is not what the rows say
 
-docs/measurements.md has a section for every table that the rows allow. In README.md a table stands between
-`<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
+docs/measurements.md has a section for every table that the rows allow. In README.md, performance.md and
+quantisation.md a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
 """
 
 import argparse
@@ -168,16 +168,27 @@ def calibration_table(rows: Sequence[Row]) -> str:
 
 
 def pareto_points(miou: Sequence[Row], latency: Sequence[Row]) -> list[Row]:
-    """Rows joined by name: `name`, `seconds`, `miou`, `agreement`, and whether each is on the `front`."""
+    """Rows joined by name: `name`, `seconds`, `miou`, `agreement`, and whether each is on the `front`.
+
+    A target whose latency was not measured has `seconds` None and is on no front.
+    """
     times = {row["name"]: row["seconds"]["total"]["p50"] for row in latency}
-    if missing := {row["name"] for row in miou} ^ set(times):
-        raise ValueError(f"measured on one side only: {', '.join(sorted(missing))}")
+    if missing := set(times) - {row["name"] for row in miou}:
+        raise ValueError(f"latency without mIoU: {', '.join(sorted(missing))}")
     points = [
-        {"name": r["name"], "seconds": times[r["name"]], "miou": r["miou"], "agreement": r["agreement"]}
+        {
+            "name": r["name"],
+            "seconds": times.get(r["name"]),
+            "miou": r["miou"],
+            "agreement": r["agreement"],
+            "scenes": r["scenes"],
+        }
         for r in miou
     ]
-    front = pareto_front([(point["seconds"], point["miou"]) for point in points])
-    return [point | {"front": index in front} for index, point in enumerate(points)]
+    timed = [index for index, point in enumerate(points) if point["seconds"] is not None]
+    front = pareto_front([(points[i]["seconds"], points[i]["miou"]) for i in timed])
+    on_front = {timed[i] for i in front}
+    return [point | {"front": index in on_front} for index, point in enumerate(points)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -196,18 +207,18 @@ def pareto_table(points: Sequence[Row]) -> str:
     lines = [
         [
             point["name"],
-            ms(point["seconds"]),
+            "–" if point["seconds"] is None else ms(point["seconds"]),
             f"{point['miou']:.2f}",
             f"{point['miou'] - first['miou']:+.2f}" if point is not first else "",
             f"{point['agreement']:.2f} %",
             "yes" if point["front"] else "",
         ]
-        for point in sorted(points, key=lambda point: point["seconds"])
+        for point in sorted(points, key=lambda point: point["seconds"] or float("inf"))
     ]
     header = (
         "",
         "one scene",
-        "mIoU",
+        f"mIoU, {first['scenes']} scenes",
         f"against {first['name']}",
         f"labels as {first['name']}",
         "on the front",
@@ -277,15 +288,8 @@ def tables(results: Path) -> dict[str, str]:
     if photo:
         made |= {"photo": photo_table(photo), "photo-short": short_table(photo), "limits": limit_table(photo)}
         made["machine"] = machine(photo)
-    for name, axis in (
-        ("queries", "queries"),
-        ("images", "image"),
-        ("windows", "windows"),
-        ("batch", "batch"),
-    ):
-        if rows := load_rows(results, f"{name}.json"):
-            made[name] = growth_table(rows, axis)
-    for name, axis in (("threads", "threads"), ("large", "queries")):
+    axes = {name: name for name in ("queries", "windows", "batch", "threads")}
+    for name, axis in (axes | {"images": "image", "large": "queries"}).items():
         if rows := load_rows(results, f"{name}.json"):
             made[name] = growth_table(rows, axis)
     if rows := load_rows(results, "calibration*.json"):
@@ -295,6 +299,11 @@ def tables(results: Path) -> dict[str, str]:
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
         made["pareto"] = pareto_table(pareto_points(miou, latency))
+    int8 = load_rows(results, "int8*.json")
+    from int8_summary import int8_table
+
+    if methods := [row for row in int8 if "miou" in row]:
+        made["int8"] = int8_table(methods, [row for row in int8 if "median_seconds" in row])
     if rows := load_rows(results, "precision-demo.json"):
         made["precision"] = precision_table(rows)
     from gpu_report import document_tables, load_reports  # it uses this module
@@ -307,6 +316,7 @@ SECTIONS = (
     ("What the libraries multiply at, alone, in the same rounds", "limits", None),
     ("What calibration costs: the encoder against the plain one, in pairs", "calibration", None),
     ("Quality against time: the demo model on held-out scenes", "pareto", "bench-pareto.png"),
+    ("Int8: methods compared", "int8", None),
     ("Growth with queries", "queries", "bench-growth.png"),
     ("Growth with the image", "images", None),
     ("Growth with windows", "windows", None),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""What files in a folder must end in to count as images, in lower case."""
 _pillow_limit = threading.Lock()
 
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scclip_export.config import Geometry
 from scclip_export.errors import ExportError
 from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+from scclip_rt.images import IMAGE_SUFFIXES
 
 
 def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scclip_rt.errors import ImageError
+from scclip_rt.images import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
-)
 OUTPUT_SUFFIXES = (".labels.png", ".overlay.png", ".confidence.png")
 
 

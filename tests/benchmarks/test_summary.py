@@ -61,7 +61,7 @@ def results(tmp_path: Path) -> Path:
     latency = [row(name, [seconds]) for name, seconds in (("fp32", 2.0), ("int8", 1.0), ("odd", 3.0))]
     write(folder, "pareto-latency.json", latency)
     miou = [
-        {"name": name, "miou": value, "agreement": 99.5}
+        {"name": name, "miou": value, "agreement": 99.5, "scenes": 300}
         for name, value in (("fp32", 82.9), ("int8", 82.1), ("odd", 80.0))
     ]
     write(folder, "pareto-miou.json", miou)
@@ -127,10 +127,35 @@ def test_the_pareto_table_is_sorted_by_time_and_marks_the_front(results: Path) -
     ]
 
 
-def test_figures_measured_on_one_side_only_are_an_error(results: Path) -> None:
+def test_a_target_without_a_latency_is_told_and_on_no_front(results: Path) -> None:
     write(results, "pareto-latency.json", [row("fp32", [1.0])])
-    with pytest.raises(ValueError, match="measured on one side only: int8, odd"):
+    table = cells(summary.tables(results)["pareto"])[2:]
+    assert [(line[0], line[1], line[5]) for line in table] == [
+        ("fp32", "1,000 ms", "yes"),
+        ("int8", "–", ""),
+        ("odd", "–", ""),
+    ]
+
+
+def test_a_latency_without_its_miou_is_an_error(results: Path) -> None:
+    write(results, "pareto-latency.json", [row("bf16", [1.0])])
+    with pytest.raises(ValueError, match="latency without mIoU: bf16"):
         summary.tables(results)
+
+
+def test_int8_methods_get_the_time_of_their_graph(results: Path) -> None:
+    found = {"miou_fp32": 82.0, "miou": 81.5, "agreement": 0.9987, "runtime": "onnxruntime", "scenes": 60}
+    rows = [{"model": "demo", "method": name} | found for name in ("tuned", "smooth", "per token")]
+    write(results, "int8.json", [*rows, {"model": "channels", "method": "tuned"} | found])
+    time = {"method": "tuned", "runtime": "onnxruntime"}
+    time |= {"median_seconds": 0.5, "faster_than_fp32_onnxruntime": 1.5}
+    write(results, "int8-latency.json", [time])
+    table = cells(summary.tables(results)["int8"])[2:]
+    assert table == [
+        ["tuned", "onnxruntime", "-0.50", "99.87%", "-0.50", "99.87%", "500 ms", "1.50×"],
+        ["smooth", "onnxruntime", "-0.50", "99.87%", "–", "–", "500 ms", "1.50×"],
+        ["per token", "onnxruntime", "-0.50", "99.87%", "–", "–", "–", "–"],
+    ]
 
 
 def test_limits_are_told_for_each_library(results: Path) -> None:

@@ -12,8 +12,8 @@ from scclip_rt.evaluation.datasets.masks import MaskRule
 from scclip_rt.evaluation.datasets.names import read_names
 from scclip_rt.evaluation.errors import DatasetError
 from scclip_rt.evaluation.metrics import IGNORE
+from scclip_rt.images import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".jp2")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
 
@@ -72,7 +72,9 @@ def _images(folder: Path) -> dict[str, Path]:
             raise DatasetError(f"{found[name]} and {path} have one name; which one is the mask {name!r} of?")
         found[name] = path
     if not found:
-        raise DatasetError(f"{folder}: no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
+        raise DatasetError(
+            f"{folder}: no images in this folder (looked for {' '.join(sorted(IMAGE_SUFFIXES))})"
+        )
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from scclip_rt.evaluation.errors import DatasetError
 
 
-def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
+def read_names(path: Path, suffixes: Collection[str] = ()) -> list[str]:
     """The names in a list.
 
     Args:
@@ -63,7 +63,7 @@ def _from_json(text: str, path: Path) -> list[str]:
     return document
 
 
-def _without(name: str, suffixes: Sequence[str]) -> str:
+def _without(name: str, suffixes: Collection[str]) -> str:
     for suffix in sorted(suffixes, key=len, reverse=True):
         if name.lower().endswith(suffix.lower()) and len(name) > len(suffix):
             return name[: -len(suffix)]
