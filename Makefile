@@ -6,7 +6,7 @@ CPP = $(shell find cpp -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-cpp demo-bundle check lint types format bench clean
+.PHONY: help demo test test-fast test-cpp demo-bundle check lint types format bench bench-all clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,7 @@ test-cpp: $(VENV)/.dev  ## build the C++ library, test it against Python, build 
 	bash cpp/test.sh $(VENV)
 
 demo-bundle: $(VENV)/.dev  ## export the packaged demo model again from its checkpoint
-	$(BIN)/scclip-export --checkpoint benchmarks/demo/demo_clip.safetensors --dynamic-grid \
+	$(BIN)/scclip-export --checkpoint benchmarks/demo/demo_clip.safetensors --dynamic-grid --int8 \
 		--vocabulary scclip_rt/demo/classes.txt --output scclip_rt/demo.scclip --force
 
 check: lint types test  ## what must pass before a commit
@@ -55,6 +55,9 @@ format: $(VENV)/.dev  ## let ruff and clang-format rewrite
 
 bench: $(VENV)/.dev  ## one photo against the naive eager baseline
 	$(BIN)/python benchmarks/photo.py
+
+bench-all: $(VENV)/.dev  ## every CPU benchmark, tables and plots (half an hour, on a quiet machine)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/all.sh
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist demo-output

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from summary import Row, markdown, ms
 
+MODELS = ("demo", "channels", "massive")
 SAME_GRAPH = {
     **dict.fromkeys(("smooth", "minmax", "percentile", "entropy"), "tuned"),
     **dict.fromkeys(("ORT static, percentile", "ORT static, entropy"), "ORT static, minmax"),
@@ -14,6 +15,7 @@ SAME_GRAPH = {
 def int8_table(accuracy: Sequence[Row], latency: Sequence[Row]) -> str:
     """Methods of int8: mIoU and labels on each model, and the full-size encoder's time where it was measured."""
     times = {(row["method"], row["runtime"]): row for row in latency}
+    accuracy = sorted(accuracy, key=lambda row: MODELS.index(row["model"]))
     models = list(dict.fromkeys(row["model"] for row in accuracy))
     by_method: dict[tuple[str, str], dict[str, Row]] = {}
     for row in accuracy:
@@ -28,8 +30,10 @@ def int8_table(accuracy: Sequence[Row], latency: Sequence[Row]) -> str:
             else ("–",) * 2
         )
         lines.append([method, runtime, *(cell for pair in told for cell in pair), *speed])
-    scenes = {row["model"]: row["scenes"] for row in accuracy}
-    heads = [(f"{model}: mIoU against fp32, {scenes[model]} scenes", "labels equal") for model in models]
+    counts = {
+        row["model"]: f"{row['scenes']} scenes, calibrated on {row['windows']} windows" for row in accuracy
+    }
+    heads = [(f"{model}: mIoU against fp32, {counts[model]}", "labels equal") for model in models]
     header = ("method", "library", *(cell for pair in heads for cell in pair))
     return markdown((*header, "B/16, six windows", "times as fast as fp32 onnxruntime"), lines)
 

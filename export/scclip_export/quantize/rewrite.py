@@ -1,5 +1,6 @@
 """Write the int8 graph: QuantizeLinear and DequantizeLinear around products, rescaling folded into what is before."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -167,3 +168,4 @@ def _save(model: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto],
     onnx.save(
         written, str(target), save_as_external_data=True, location=data.name, size_threshold=_EXTERNAL_FROM
     )
+    shutil.copymode(target, data)  # onnx 1.23 keeps weights from everyone but the owner

@@ -91,6 +91,8 @@ def test_weights_are_a_quarter_and_shared_between_grids(int8_bundle: Path) -> No
         return (int8_bundle / f"{name}.onnx.data").stat().st_size
 
     assert size("encoder.int8.dynamic") < 0.1 * size("encoder.int8")
+    modes = {(int8_bundle / f"encoder.int8.onnx{end}").stat().st_mode for end in ("", ".data")}
+    assert len(modes) == 1, "who may read the graph may read its weights"
     graph = onnx.load(str(int8_bundle / "encoder.int8.onnx"), load_external_data=False).graph
     weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 2]
     narrow = sum(int(np.prod(t.dims)) for t in weights if t.data_type == onnx.TensorProto.INT8)
