@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -10,11 +11,25 @@ triton = pytest.importorskip("triton")
 fused = pytest.importorskip("scclip_kernels.fused")
 
 
+KERNELS = [
+    "_k_distance_kernel",
+    "_anomaly_score_kernel",
+    "_resolution_kernel",
+    "_inverse_norm_kernel",
+    "_aggregate_kernel",
+    "_mean_similarity_kernel",
+    "_calibrated_attention_kernel",
+]
+
+
 def kernels_of(function, *tensors) -> list[str]:
     """Names of the Triton kernels that `function` becomes when it is functionalised for Inductor, in order."""
+    return names_in(make_fx(dispatch_functionalize(function, FunctionalTensorMode()))(*tensors).graph)
+
+
+def names_in(graph: torch.fx.Graph) -> list[str]:
     from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 
-    graph = make_fx(dispatch_functionalize(function, FunctionalTensorMode()))(*tensors).graph
     names = []
     for node in graph.nodes:
         if "triton_kernel_wrapper" in str(node.target):
@@ -40,17 +55,31 @@ def test_the_calibration_is_a_graph_of_kernels() -> None:
         pair = torch.empty(2, 6, 196, 768, dtype=torch.float16, device="cuda")
         names = kernels_of(calibrate, tokens, tokens, pair, pair)
         result = calibrate(tokens, tokens, pair, pair)
-    assert names == [
-        "_k_distance_kernel",
-        "_anomaly_score_kernel",
-        "_resolution_kernel",
-        "_inverse_norm_kernel",
-        "_aggregate_kernel",
-        "_mean_similarity_kernel",
-        "_calibrated_attention_kernel",
-    ]
+    assert names == KERNELS
     assert result.shape == tokens.shape
     assert result.dtype == torch.float16
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_takes_the_calibration_as_one_graph(dynamic: bool) -> None:
+    """Dynamo and AOTAutograd, up to the graph that Inductor would get; Inductor asks Triton for a driver."""
+    graphs = []
+
+    def compiler(module: torch.fx.GraphModule, _) -> torch.fx.GraphModule:
+        graphs.append(names_in(module.graph))
+        return module
+
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        calibrate, fullgraph=True, dynamic=dynamic, backend=aot_autograd(fw_compiler=compiler)
+    )
+    with FakeTensorMode(), torch.no_grad():
+        tokens = torch.empty(6, 196, 768, dtype=torch.float16, device="cuda")
+        pair = torch.empty(2, 6, 196, 768, dtype=torch.float16, device="cuda")
+        result = compiled(tokens, tokens, pair, pair)
+    torch._dynamo.reset()
+    assert graphs == [KERNELS]
+    assert (result.shape, result.dtype, result.device.type) == (tokens.shape, torch.float16, "cuda")
 
 
 def test_tensors_on_the_cpu_are_refused_without_the_interpreter() -> None:

@@ -143,6 +143,18 @@ def test_provider_that_was_not_taken_is_an_error(bundle: Bundle, monkeypatch: py
     with pytest.raises(BackendError, match=message):
         open_backend(bundle, device="cuda:1")
     assert asked == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
+    asked.clear()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with pytest.raises(BackendError, match="asked for TensorrtExecutionProvider"):
+        open_backend(bundle, ort_provider="tensorrt")
+    (name, options), cuda = asked  # the CUDA provider takes what TensorRT leaves, without TF32 as well
+    assert cuda == ("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})
+    # No `trt_fp16_enable` or `trt_bf16_enable`: the file says what is narrow, and the switch would narrow fp32 islands.
+    assert (name, set(options)) == (
+        "TensorrtExecutionProvider",
+        {"device_id", "trt_engine_cache_enable", "trt_engine_cache_path"},
+    )
+    assert options["trt_engine_cache_path"].endswith("scclip-rt/ort-tensorrt")
 
 
 def test_encoder_of_the_first_precision_that_the_device_has(own_bundle: Path) -> None:
