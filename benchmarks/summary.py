@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 DOCUMENTS = tuple(
     ROOT / name
-    for name in ("README.md", "docs/performance.md", "docs/precision.md", "docs/gpu.md", "docs/kernels.md")
+    for name in (
+        "README.md",
+        *(f"docs/{name}.md" for name in ("performance", "precision", "quantisation", "gpu", "kernels")),
+    )
 )
 MEASUREMENTS = ROOT / "docs/measurements.md"
 IMAGES = ROOT / "docs/images"

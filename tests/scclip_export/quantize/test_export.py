@@ -121,6 +121,22 @@ def test_every_product_of_a_fresh_export_is_an_integer_one(
     assert counts["QuantizeLinear"] == 13
 
 
+@pytest.mark.parametrize("calibration", ["none", "maskclip"])
+def test_other_last_blocks_become_int8_too(
+    micro_checkpoint: Path, export_cli: Export, tmp_path: Path, calibration: str
+) -> None:
+    """The export checks parity itself; `none` keeps queries and MLP in its last block, `maskclip` only values."""
+    bundle = tmp_path / "other.scclip"
+    options = ("--calibration", calibration, "--int8", "--calibration-windows", "2")
+    assert export_cli("--checkpoint", micro_checkpoint, "--output", bundle, *options) == 0
+    assert set(entries(bundle)) == {"encoder.fp32.onnx", "encoder.int8.onnx"}
+    said = entries(bundle)["encoder.int8.onnx"]["quantization"]
+    last = {"none": 4, "maskclip": 2}[calibration]  # layers of the last block
+    assert said["int8_layers"] + len(said["float_layers"]) == 3 * 4 + last
+    counts = Counter(operators(bundle / "encoder.int8.onnx"))
+    assert counts["QuantizeLinear"] >= said["int8_layers"]
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_runtime_segments_in_int8(int8_bundle: Path, whole: bool) -> None:
     image, classes = scene(224, 300, 4), ["sky", "grass", "dog"]
