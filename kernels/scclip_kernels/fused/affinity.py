@@ -44,6 +44,14 @@ class Similarity(NamedTuple):
 
 
 @triton.jit
+def _token_block(features, row, d, num_patches, width, stride_n, stride_d):
+    """Rows (BLOCK_N,) and channels (BLOCK_D,) of the window that `features` leads to, fp32; 0 outside."""
+    valid = (row < num_patches)[:, None] & (d < width)[None, :]
+    address = features + row.to(tl.int64)[:, None] * stride_n + d[None, :] * stride_d
+    return tl.load(address, mask=valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def _inverse_norm_kernel(
     features, inverse_norm, num_patches, width, stride_b, stride_n, stride_d,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -54,9 +62,7 @@ def _inverse_norm_kernel(
     square = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     for d_start in range(0, width, BLOCK_D):
         d = d_start + tl.arange(0, BLOCK_D)
-        valid = (row < num_patches)[:, None] & (d < width)[None, :]
-        address = features + window * stride_b + row.to(tl.int64)[:, None] * stride_n + d[None, :] * stride_d
-        x = tl.load(address, mask=valid, other=0.0).to(tl.float32)
+        x = _token_block(features + window * stride_b, row, d, num_patches, width, stride_n, stride_d)
         square += x * x
     norm = tl.maximum(tl.sqrt(tl.sum(square, axis=1)), 1e-12)
     tl.store(inverse_norm + window * num_patches + row, 1.0 / norm, mask=row < num_patches)
@@ -73,9 +79,7 @@ def _mean_similarity_kernel(
     total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     for start in range(0, num_patches, BLOCK_N):
         row = start + tl.arange(0, BLOCK_N)
-        valid = (row < num_patches)[:, None] & (d < width)[None, :]
-        address = features + window * stride_b + row.to(tl.int64)[:, None] * stride_n + d[None, :] * stride_d
-        x = tl.load(address, mask=valid, other=0.0).to(tl.float32)
+        x = _token_block(features + window * stride_b, row, d, num_patches, width, stride_n, stride_d)
         scale = tl.load(inverse_norm + window * num_patches + row, mask=row < num_patches, other=0.0)
         total += x * scale[:, None]
     mean = tl.sum(total, axis=0) / num_patches
