@@ -18,7 +18,7 @@ done
 # do is left out. Each line must fit one library, and one that stays loaded.
 printf 'called_from_lib:%s.so\n' libonnxruntime libopenvino libtbb >"$build/tsan.supp"
 export TBB_ENABLE_SANITIZERS=1 # it would load libraries with RTLD_DEEPBIND, which sanitizers refuse
-# OpenVINO's threads outlive the program with what they hold: 22 blocks, 1.5 kB, however many images were labelled.
+# OpenVINO's threads outlive the program with what they hold (22 blocks, 1.5 kB after the golden cases).
 printf 'leak:%s\n' ov::threading::CPUStreamsExecutor __TBB_internal_allocate_binding_handler tbb::detail::r1::observe \
     >"$build/lsan.supp"
 export LSAN_OPTIONS=suppressions=$build/lsan.supp:print_suppressions=0
