@@ -32,11 +32,16 @@ _users = 0
 _before = 1
 
 
+def usable_cpus() -> set[int]:
+    """Numbers of the CPUs this process may use; all there are where the system doesn't say (macOS, Windows)."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def worker_threads(threads: int | None) -> int:
     """The number asked for, else the CPUs this process may use."""
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1; got {threads}")
-    return threads or len(os.sched_getaffinity(0))
+    return threads or len(usable_cpus())
 
 
 def parallel(function: Callable[[_Item], None], items: Sequence[_Item], threads: int | None) -> None:
@@ -77,8 +82,8 @@ def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="helper")
 
 
-# A forked child has none of its parent's threads.
-os.register_at_fork(after_in_child=_helpers.cache_clear)
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
 
 
 @contextmanager

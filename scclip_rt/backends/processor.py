@@ -2,8 +2,9 @@
 
 import functools
 import math
-import os
 from pathlib import Path
+
+from scclip_rt._parallel import usable_cpus
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
 """Instruction sets with bf16 arithmetic that OpenVINO's CPU plugin uses."""
@@ -13,9 +14,8 @@ INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 def default_threads() -> int:
     """The physical cores this process may use (its CPU affinity), or a container's quota if that is less."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     # Two hyper-threads share one set of multipliers: matrix products gain nothing from the second.
-    cores = {_physical_core(cpu) for cpu in allowed}
+    cores = {_physical_core(cpu) for cpu in usable_cpus()}
     quota = _cgroup_cpus()
     return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
 

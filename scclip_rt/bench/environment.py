@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from scclip_rt._parallel import usable_cpus
+
 PACKAGES = (
     "scclip-rt",
     "numpy",
@@ -48,7 +50,7 @@ def environment() -> dict[str, Any]:
     """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(usable_cpus()),
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
