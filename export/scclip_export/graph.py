@@ -113,23 +113,16 @@ def _trace(
     dynamic_shapes: dict[str, dict[int, torch.export.Dim]],
     shapes: dict[str, list[int | str]],
 ) -> None:
-    with _quiet(), torch.no_grad():
-        try:
-            program: Any = torch.onnx.export(
-                module,
-                example,
-                dynamo=True,
-                opset_version=opset,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=dynamic_shapes,
-                optimize=False,
-                verbose=False,
-            )
-            clean(program.model)
-            program.save(str(path), external_data=True)
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(f"tracing {path.name} failed: {str(error).splitlines()[0][:300]}") from error
+    program = _program(
+        module,
+        example,
+        path.name,
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=dynamic_shapes,
+    )
+    program.save(str(path), external_data=True)
     _tidy(path, shapes)
     found = Counter(operators(path)) & Counter(dict.fromkeys(FORBIDDEN_OPS, 1))
     if found:
@@ -161,6 +154,33 @@ def trace_function(
         ExportError: the exporter fails.
     """
     batch = torch.export.Dim("batch", min=1)
+    program = _program(
+        module,
+        example,
+        name,
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=(tuple({axis: batch} for axis in axes),),
+    )
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
+def _program(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    name: str,
+    *,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: Any,
+) -> Any:
+    """torch.onnx's program of a module, cleaned; arguments as `trace_function`."""
     with _quiet(), torch.no_grad():
         try:
             program: Any = torch.onnx.export(
@@ -170,18 +190,14 @@ def trace_function(
                 opset_version=opset,
                 input_names=input_names,
                 output_names=output_names,
-                dynamic_shapes=(tuple({axis: batch} for axis in axes),),
+                dynamic_shapes=dynamic_shapes,
                 optimize=False,
                 verbose=False,
             )
             clean(program.model)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"tracing {name} failed: {str(error).splitlines()[0][:300]}") from error
-    model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    return model
+    return program
 
 
 @contextlib.contextmanager
