@@ -1,8 +1,10 @@
 """A stream of one's own: copies and launches in order, events around them, and CUDA graphs of them."""
 
+import contextlib
 import gc
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from scclip_rt.backends.cuda.device import Device
@@ -69,26 +71,41 @@ class Stream:
         """
         driver = self.device.driver
         mode = driver.bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        # Freeing memory spoils a capture: what the collector finds waits until it is over.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            driver("cuStreamBeginCapture", self.handle, mode)
-            work()
-        except BaseException:
-            # Ends the capture and so makes the stream usable; its own status says what we are raising already.
-            _, *graphs = driver.bindings.cuStreamEndCapture(self.handle)
-            if graphs and graphs[0] is not None and int(graphs[0]):
-                driver.bindings.cuGraphDestroy(graphs[0])
-            raise
-        finally:
-            if collects:
-                gc.enable()
-        return Graph(self, driver("cuStreamEndCapture", self.handle))
+        with _collector_waits():
+            try:
+                driver("cuStreamBeginCapture", self.handle, mode)
+                work()
+            except BaseException:
+                # Ends the capture and so makes the stream usable; its own status says what we are raising already.
+                _, *graphs = driver.bindings.cuStreamEndCapture(self.handle)
+                if graphs and graphs[0] is not None and int(graphs[0]):
+                    driver.bindings.cuGraphDestroy(graphs[0])
+                raise
+            graph = driver("cuStreamEndCapture", self.handle)
+        return Graph(self, graph)
 
     def close(self) -> None:
         """Destroy the stream."""
         self._close()
+
+
+_CAPTURING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _collector_waits() -> Iterator[None]:
+    """Freeing memory spoils a capture: what the collector finds waits until it is over.
+
+    One capture at a time, else the first to end would wake the collector under the others.
+    """
+    with _CAPTURING:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
 
 
 class Graph:

@@ -1,6 +1,8 @@
 """Streams: order, graphs that replay, captures that fail, and no handle left behind."""
 
 import gc
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -57,6 +59,28 @@ def test_nothing_is_collected_while_a_stream_captures(device: Device) -> None:
     assert gc.isenabled()
     with pytest.raises(ZeroDivisionError):
         stream.capture(lambda: 1 / 0 and None)
+    assert gc.isenabled()
+
+
+def test_the_end_of_one_capture_does_not_wake_the_collector_under_another(device: Device) -> None:
+    first, second = Stream(device), Stream(device)
+    started = threading.Event()
+    seen: list[bool] = []
+
+    def short() -> None:
+        started.set()
+        time.sleep(0.05)
+
+    def longer() -> None:
+        time.sleep(0.15)
+        seen.append(gc.isenabled())
+
+    thread = threading.Thread(target=first.capture, args=(short,))
+    thread.start()
+    started.wait()
+    second.capture(longer)
+    thread.join()
+    assert seen == [False]
     assert gc.isenabled()
 
 
