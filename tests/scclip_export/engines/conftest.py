@@ -1,7 +1,9 @@
 """Bundles and a stand-in TensorRT for the engine tests."""
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +50,25 @@ def empty_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True,
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def with_bindings(empty_libraries: Path) -> Callable[..., str]:
+    """Run Python with these arguments where the real TensorRT bindings load; give what it prints."""
+
+    def run(*arguments: str) -> str:
+        found = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"LD_LIBRARY_PATH": str(empty_libraries)},
+            timeout=300,
+            check=False,
+        )
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

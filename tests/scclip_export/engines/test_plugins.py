@@ -1,10 +1,7 @@
 """Plug-ins inside engines: what NVIDIA's own Python makes of ours, and which encoder an engine is built from."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,21 +46,13 @@ def layer(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def told(empty_libraries: Path) -> dict[str, Any]:
+def told(with_bindings: Callable[..., str]) -> dict[str, Any]:
     """What `tensorrt.plugin` tells TensorRT of each plug-in, and of one that gets wrong dtypes."""
     pytest.importorskip("triton")
     asked = [*map(layer, PLUGINS), layer("aggregate") | {"dtypes": ["FLOAT", "FLOAT", "HALF"]}]
     script = Path(__file__).parents[2] / "quick_plugins.py"
-    run = subprocess.run(
-        [sys.executable, str(script), json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LD_LIBRARY_PATH": str(empty_libraries)},
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout[run.stdout.index("[{") :])
+    printed = with_bindings(str(script), json.dumps(asked))
+    found = json.loads(printed[printed.index("[{") :])
     return dict(zip([*PLUGINS, "wrong"], found, strict=True))
 
 
