@@ -74,7 +74,7 @@ def test_torch_is_all_it_needs_to_start() -> None:
     )
     path = os.pathsep.join(str(ROOT / part) for part in ("benchmarks", ".", "export", "kernels", "tests"))
     environment = os.environ | {"PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -200,17 +200,18 @@ def test_a_lost_context_is_told_from_an_error(tmp_path: Path, monkeypatch: pytes
     assert [row["windows"] for row in make_run(tmp_path).rows] == [1, 2]
 
 
-def test_slow_work_is_run_less_often() -> None:
+def test_slow_work_is_run_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(device=CPU, warmup=3, iterations=100, seconds=0.01)
-    calls: list[int] = []
-    assert clock.host_time(lambda: calls.append(1))["runs"] == 100
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
 
-    def slow() -> None:
-        import time
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
 
-        time.sleep(0.002)
-
-    assert clock.host_time(slow)["runs"] == 20
+    assert clock.host_time(lambda: work(1e-5))["runs"] == 100
+    assert clock.host_time(lambda: work(2e-4))["runs"] in (49, 50)
+    assert clock.host_time(lambda: work(2e-3))["runs"] == 20
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def check(features, text, tiling, plan, query_class, num_classes, scale=10.0, **
     return result
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.integers(32, 90),
@@ -86,7 +86,7 @@ def test_plan_matrices_average_and_interpolate():
         assert matrix.min() >= 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([None, 0, 2]),

@@ -17,18 +17,22 @@ def test_every_item_is_done_once(threads: int) -> None:
 
 
 def test_the_helpers_and_the_caller_work_at_the_same_time() -> None:
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=60)
     parallel(lambda _: together.wait() and None, range(3), 3)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_first_error_is_raised_and_ends_the_work(threads: int) -> None:
     done: list[int] = []
+    failing = threading.Event()
 
     def work(item: int) -> None:
         if item == 2:
+            failing.set()
             raise ValueError("no such item")
-        time.sleep(0.001)
+        if item > 2:
+            failing.wait()
+        time.sleep(0.01)
         done.append(item)
 
     with pytest.raises(ValueError, match="no such item"):
@@ -46,7 +50,7 @@ def test_calls_nest_and_share_helpers() -> None:
 
 
 def _in_child(queue: "multiprocessing.Queue[int]") -> None:
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
     parallel(lambda _: together.wait() and None, range(2), 2)
     queue.put(1)
 
@@ -58,6 +62,6 @@ def test_a_forked_child_gets_helpers_of_its_own() -> None:
     queue: multiprocessing.Queue[int] = context.Queue()
     child = context.Process(target=_in_child, args=(queue,))
     child.start()
-    child.join(20)
+    child.join(120)
     assert child.exitcode == 0
-    assert queue.get(timeout=1) == 1
+    assert queue.get(timeout=60) == 1

@@ -165,26 +165,27 @@ def test_nothing_starts_before_the_first_result_is_asked_for() -> None:
 
 
 def test_stages_overlap() -> None:
-    def nap(value: float) -> None:
-        time.sleep(value)
-
+    """The third item's preparation, the second's encoding and the first's end wait for one another."""
     recorder = Recorder(batch=1)
+    together = threading.Barrier(3, timeout=60)
 
     def prepare(index: int) -> Item:
-        nap(0.02)
+        if index == 2:
+            together.wait()
         return Item(index, np.full((1, 2, 2, 3), index, np.uint8))
 
     def encode(windows: np.ndarray) -> np.ndarray:
-        nap(0.02)
+        if windows[0, 0, 0, 0] == 1:
+            together.wait()
         return recorder.encode(windows)
 
     def finish(item: Item, features: np.ndarray) -> int:
-        nap(0.02)
+        if item.index == 0:
+            together.wait()
         return recorder.finish(item, features)
 
-    start = time.perf_counter()
-    list(run_pipeline(Stages(prepare=prepare, encode=encode, finish=finish, batch=1), range(20)))
-    assert time.perf_counter() - start < 20 * 0.06 * 0.75
+    stages = Stages(prepare=prepare, encode=encode, finish=finish, batch=1)
+    assert [outcome.result for outcome in run_pipeline(stages, range(5))] == list(range(5))
 
 
 def test_keyboard_interrupt_is_passed_on_at_once() -> None:
@@ -192,7 +193,7 @@ def test_keyboard_interrupt_is_passed_on_at_once() -> None:
     release = threading.Event()
 
     def encode(windows: np.ndarray) -> np.ndarray:
-        release.wait(5)
+        release.wait()
         return recorder.encode(windows)
 
     def source() -> Iterator[int]:
@@ -200,10 +201,8 @@ def test_keyboard_interrupt_is_passed_on_at_once() -> None:
         raise KeyboardInterrupt
 
     stages = Stages(prepare=recorder.prepare, encode=encode, finish=recorder.finish, batch=1)
-    start = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # while the encoder is at work
         list(run_pipeline(stages, source()))
-    assert time.perf_counter() - start < 2
     release.set()
 
 

@@ -257,7 +257,7 @@ def test_calls_from_many_threads(segment: Segmenter) -> None:
     barrier = threading.Barrier(4)
 
     def work(index: int) -> bool:
-        barrier.wait(10)
+        barrier.wait(60)
         return all(
             (segment(image).labels == labels).all() for image, labels in zip(images, expected, strict=True)
         )

@@ -62,7 +62,7 @@ def with_bindings(empty_libraries: Path) -> Callable[..., str]:
             capture_output=True,
             text=True,
             env=os.environ | {"LD_LIBRARY_PATH": str(empty_libraries)},
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert found.returncode == 0, found.stderr

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -197,15 +196,22 @@ def test_help_names_every_dataset(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_keeps_what_is_counted(bundle_path: Path, tmp_path: Path) -> None:
     state = tmp_path / "s.state"
     options = ["--dataset", "demo", "--templates", "none", "--resume", str(state)]
-    command = [sys.executable, "-m", "scclip_rt.cli", "eval", str(bundle_path), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    shown = ""
-    while " 3/300" not in shown:
-        shown += process.stderr.read(1)
-        assert process.poll() is None, shown
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
-    assert rest.strip().endswith("scclip: interrupted")
-    assert 3 <= json.loads(state.read_text())["done"] < 300
+    code = (
+        "import importlib, os, signal, sys\n"
+        "evaluate = importlib.import_module('scclip_rt.evaluation.evaluate')\n"
+        "count, calls = evaluate.count, iter(range(300))\n"
+        "def counted(*arguments):\n"
+        "    if next(calls) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return count(*arguments)\n"
+        "evaluate.count = counted\n"
+        "from scclip_rt.cli import main\n"
+        f"sys.argv = {['scclip', 'eval', str(bundle_path), *options]!r}\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip().endswith("scclip: interrupted")
+    assert json.loads(state.read_text())["done"] == 3

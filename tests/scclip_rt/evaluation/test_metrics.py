@@ -31,7 +31,7 @@ def maps(draw: st.DrawFn) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
 
 
 @given(maps())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_figures_agree_with_scikit_learn(case: tuple[int, list[tuple[np.ndarray, np.ndarray]]]) -> None:
     num_classes, pairs = case
     matrix = ConfusionMatrix(num_classes)
