@@ -1,7 +1,10 @@
 """ONNX Runtime sessions: providers by name, no silent fallback, graphs that agree with the manifest."""
 
+import contextlib
 import functools
+import importlib
 import importlib.metadata
+import io
 import os
 import re
 import warnings
@@ -97,6 +100,30 @@ def warn_about_double_install() -> None:
         )
 
 
+@functools.cache
+def preload_gpu_libraries(provider: str) -> str:
+    """Load CUDA, cuDNN and TensorRT out of the wheels that pip put them into, where no loader looks by itself.
+
+    ONNX Runtime's provider libraries name them without a path, so a process finds what it has loaded already, and
+    otherwise LD_LIBRARY_PATH and the system's folders alone. Libraries that are installed there are taken too.
+
+    Args:
+        provider: `cuda` or `tensorrt`.
+
+    Returns:
+        What ONNX Runtime prints about libraries that are missing, in one line; empty where all were found.
+    """
+    words = io.StringIO()
+    # It prints, and standard output is where `--json` goes. Older than 1.21 has no such function.
+    with contextlib.redirect_stdout(words), contextlib.suppress(RuntimeError):
+        getattr(load_onnxruntime(), "preload_dlls", lambda: None)()
+    if provider == "tensorrt":
+        # The import loads libnvinfer. Whatever is wrong with it, the provider says what it misses.
+        with contextlib.suppress(ImportError, OSError, RuntimeError):
+            importlib.import_module("tensorrt")
+    return " ".join(words.getvalue().split())[:300]
+
+
 def _provider_options(provider: str, device: int) -> list[tuple[str, dict[str, str]]]:
     if provider == "cpu":
         return [(PROVIDERS["cpu"], {})]
@@ -152,6 +179,7 @@ def create_session(
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors come back as exceptions; the warnings are about graph details
+    missing = "" if provider == "cpu" else preload_gpu_libraries(provider)
     try:
         session = onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=_provider_options(provider, device)
@@ -164,7 +192,7 @@ def create_session(
         raise BackendError(
             f"asked for {PROVIDERS[provider]}, ONNX Runtime took {taken}: a driver or library it needs is "
             "missing (CUDA, cuDNN or TensorRT of the version this onnxruntime-gpu wants); install it, or use "
-            "--device cpu"
+            f"--device cpu{f' ({missing})' if missing else ''}"
         )
     check_graph(spec, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
     return session

@@ -157,6 +157,35 @@ def test_provider_that_was_not_taken_is_an_error(bundle: Bundle, monkeypatch: py
     assert options["trt_engine_cache_path"].endswith("scclip-rt/ort-tensorrt")
 
 
+def test_gpu_libraries_that_pip_installed_are_loaded_first(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CUDA and cuDNN from wheels lie where the dynamic loader does not look; ONNX Runtime loads them when asked to."""
+    import onnxruntime
+
+    real, steps = onnxruntime.InferenceSession, list[str]()
+
+    def preload() -> None:
+        steps.append("preload")
+        print("Failed to load libcudnn.so.9")
+
+    def fall_back(path: str, sess_options: Any, providers: Any) -> Any:
+        steps.append("session")
+        return real(path, sess_options=sess_options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(ort_session.PROVIDERS.values()))
+    monkeypatch.setattr("onnxruntime.preload_dlls", preload)
+    monkeypatch.setattr("onnxruntime.InferenceSession", fall_back)
+    ort_session.preload_gpu_libraries.cache_clear()
+    open_backend(bundle, device="cpu")
+    assert steps == ["session"]  # a CPU needs none of it
+    with pytest.raises(BackendError, match=r"a driver or library.*\(Failed to load libcudnn\.so\.9\)"):
+        open_backend(bundle, device="cuda:0")
+    assert steps == ["session", "preload", "session"]
+    assert capsys.readouterr().out == ""  # standard output is for results
+    ort_session.preload_gpu_libraries.cache_clear()
+
+
 def test_encoder_of_the_first_precision_that_the_device_has(own_bundle: Path) -> None:
     grid = {"kind": "window", "rows": 6, "columns": 6}
 
