@@ -1,9 +1,10 @@
 """A CUDA driver on host memory, as strict as the real one where the runtime could go wrong.
 
 It stands in for `cuda.bindings.driver` (whose enumerations and structures it uses). Work queued on a stream runs when
-somebody waits for it, not before, so that a missing wait shows; every address must lie in a live allocation; a thread
-needs a current context; asynchronous copies need pinned memory; what capture forbids fails. It can't tell how fast
-anything is, nor what a GPU computes: kernels are Python functions.
+somebody waits for it, not before, so that a missing wait shows; also the last part of a copy from memory that is not
+pinned, which the real driver may return before; every address must lie in a live allocation; a thread needs a current
+context; asynchronous copies need pinned memory; what capture forbids fails. It can't tell how fast anything is, nor
+what a GPU computes: kernels are Python functions.
 """
 
 # ruff: noqa: N802, ARG002 (the names and arguments are CUDA's)
@@ -20,6 +21,8 @@ OK = real.CUresult.CUDA_SUCCESS
 Work = Callable[[], None]
 FakeKernel = Callable[["FakeDriver", tuple[int, int, int], tuple[Any, ...]], None]
 IMAGE = b"fake cubin "
+LEGACY = 1  # CU_STREAM_LEGACY, which 0 stands for too
+_ALIGNED = 256  # what cuMemAlloc guarantees
 
 
 class Fault(Exception):  # noqa: N818 (a status, not an error of the tests)
@@ -76,7 +79,9 @@ class FakeDriver:
         self.device_memory: dict[int, Any] = {}
         self.pinned_memory: dict[int, Any] = {}
         self.objects: set[Any] = set()  # streams, graphs, events that nobody destroyed
-        self._streams: dict[int, FakeStream] = {}
+        self.contexts: dict[int, int] = {}  # of memory that another context than the primary one allocated
+        self._streams: dict[int, FakeStream] = {0: FakeStream()}
+        self._streams[LEGACY] = self._streams[0]
         self._current = threading.local()
         self._lock = threading.RLock()
         self._handles = iter(range(0x1000, 1 << 40, 0x10))
@@ -100,6 +105,14 @@ class FakeDriver:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self._check(self.device_memory, pointer, size)
         return np.frombuffer((ctypes.c_uint8 * size).from_address(int(pointer)), dtype).reshape(shape)
+
+    def device_block(self, size: int) -> int:
+        """New device memory, at an address that the real driver might give."""
+        whole = (ctypes.c_uint8 * (size + _ALIGNED))()
+        block = (ctypes.c_uint8 * size).from_buffer(whole, -ctypes.addressof(whole) % _ALIGNED)
+        ctypes.memset(block, 0xFF, size)  # NaN as float32: what nobody wrote must not look like a result
+        self.device_memory[ctypes.addressof(block)] = block
+        return ctypes.addressof(block)
 
     def queue(self, stream: int, work: Work) -> None:
         """What a library (a fake TensorRT) queues on a stream given by its address."""
@@ -146,8 +159,11 @@ class FakeDriver:
         return self.memory - self.used, self.memory
 
     @_driver_call
-    def cuPointerGetAttribute(self, attribute: Any, pointer: int) -> int:
-        return 0 if self._find(self.device_memory, int(pointer)) is not None else 1
+    def cuPointerGetAttribute(self, attribute: Any, pointer: int) -> Any:
+        base = self._find(self.device_memory, int(pointer))
+        if attribute == real.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT:
+            return real.CUcontext(self.contexts.get(base or 0, 0xC0))
+        return 0 if base is not None else 1
 
     # Memory
 
@@ -157,10 +173,7 @@ class FakeDriver:
         self._refuse_while_capturing()
         if self.used + size > self.memory:
             raise Fault("OUT_OF_MEMORY")
-        block = (ctypes.c_uint8 * size)()
-        ctypes.memset(block, 0xFF, size)  # NaN as float32: what nobody wrote must not look like a result
-        self.device_memory[ctypes.addressof(block)] = block
-        return ctypes.addressof(block)
+        return self.device_block(size)
 
     @_driver_call
     def cuMemFree(self, pointer: int) -> None:
@@ -188,7 +201,9 @@ class FakeDriver:
         self._need_context()
         self._refuse_while_capturing()
         self._check(self.device_memory, target, size)
-        ctypes.memmove(int(target), int(source), size)
+        staged = ctypes.string_at(int(source), size)
+        # CUDA, "API synchronization behavior": back when the pageable memory has been read, not when it has arrived.
+        self._queue(LEGACY, lambda: self._arrive(target, staged))
 
     @_driver_call
     def cuMemcpyHtoDAsync(self, target: int, source: int, size: int, stream: int) -> None:
@@ -379,6 +394,10 @@ class FakeDriver:
 
         self._queue(stream, work)
 
+    def _arrive(self, target: int, content: bytes) -> None:
+        self._check(self.device_memory, target, len(content))
+        ctypes.memmove(int(target), content, len(content))
+
     def _move(self, target: int, source: int, size: int) -> None:
         self._check(self.device_memory, target, size)
         self._check(self.device_memory, source, size)
@@ -401,9 +420,7 @@ class ForeignArray:
     """What PyCUDA's arrays look like: device memory with `__cuda_array_interface__`."""
 
     def __init__(self, driver: FakeDriver, array: np.ndarray, *, stream: int | None = None) -> None:
-        block = (ctypes.c_uint8 * array.nbytes)()
-        self.pointer = ctypes.addressof(block)
-        driver.device_memory[self.pointer] = block
+        self.pointer = driver.device_block(array.nbytes)
         ctypes.memmove(self.pointer, np.ascontiguousarray(array).ctypes.data, array.nbytes)
         self.__cuda_array_interface__ = {
             "shape": array.shape,

@@ -70,8 +70,10 @@ static CUresult set_current(void *context) { current = context; return OK; }
 static CUresult get_current(void **out) { *out = current; return OK; }
 static CUresult mem_info(size_t *free_bytes, size_t *total) { *free_bytes = 1 << 30; *total = 2ul << 30; return OK; }
 static CUresult pointer(void *out, int which, ptr p) {
-    if (which != 9 || !p) return INVALID_VALUE; /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
-    *(int *)out = 0;
+    if (!p) return INVALID_VALUE;
+    if (which == 9) *(int *)out = 0;               /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
+    else if (which == 1) *(void **)out = (void *)0xC0; /* CU_POINTER_ATTRIBUTE_CONTEXT */
+    else return INVALID_VALUE;
     return OK;
 }
 static CUresult alloc(ptr *out, size_t size) {
@@ -112,7 +114,8 @@ static CUresult stream_create(stream **out, unsigned flags) {
     return OK;
 }
 static CUresult stream_destroy(stream *s) { drop(s); return OK; }
-static CUresult stream_wait(stream *s) { return s->capturing ? CAPTURE_UNSUPPORTED : OK; }
+/* 0 and 1 are the default stream, CU_STREAM_LEGACY */
+static CUresult stream_wait(stream *s) { return (uintptr_t)s > 1 && s->capturing ? CAPTURE_UNSUPPORTED : OK; }
 static CUresult stream_wait_event(stream *s, void *event, unsigned flags) { return s && event && !flags ? OK : INVALID_VALUE; }
 static CUresult event_create(void **out, unsigned flags) { (void)flags; *out = make(1); return OK; }
 static CUresult event_record(void *event, stream *s) { (void)s; return event ? OK : INVALID_VALUE; }

@@ -66,7 +66,11 @@ class DeviceBuffer:
         """A buffer that holds an array; the copy is complete on return."""
         array = np.ascontiguousarray(array)
         buffer = cls(ledger, array.nbytes, purpose)
-        ledger.device.driver("cuMemcpyHtoD", buffer.pointer, array.ctypes.data, array.nbytes)
+        driver = ledger.device.driver
+        driver("cuMemcpyHtoD", buffer.pointer, array.ctypes.data, array.nbytes)
+        # From memory that is not pinned it comes back when that has been read: the rest is still on its way, in order
+        # on the default stream, which our streams do not wait for.
+        driver("cuStreamSynchronize", 0)
         return buffer
 
     def close(self) -> None:
