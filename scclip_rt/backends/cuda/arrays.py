@@ -10,6 +10,8 @@ from scclip_rt.errors import BackendError, ImageError
 
 # DLPack's device types: CUDA memory and CUDA managed memory.
 _DLPACK_CUDA = (2, 13)
+# CUDA's number for the default stream that other streams of the process wait for (CU_STREAM_LEGACY).
+_DEFAULT_STREAM = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +119,10 @@ def _from_interface(value: Any, stream: Stream) -> DeviceArray:
     strides = interface.get("strides")
     pointer = int(interface["data"][0])
     _check_place(pointer, stream)
+    # None should mean that nobody has to wait. PyCUDA and Numba say it of work on the default stream too, which may
+    # still run; 1 is that stream, 2 the thread's: CUDA's own numbers for them.
     producer = interface.get("stream")
-    if producer is not None:  # 1 is the legacy default stream, 2 the thread's: CUDA's own numbers for them
-        stream.wait_for(int(producer))
+    stream.wait_for(_DEFAULT_STREAM if producer is None else int(producer))
     return DeviceArray(
         pointer=pointer,
         shape=shape,
@@ -136,6 +139,14 @@ def _check_place(pointer: int, stream: Stream) -> None:
     number = int(driver("cuPointerGetAttribute", which, pointer))
     if number != stream.device.number:
         raise BackendError(f"this array is on cuda:{number}, the segmenter on {stream.device}; copy it over")
+    which = driver.bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
+    # Memory of a pool belongs to no context: 0, or an error.
+    status, context = driver.bindings.cuPointerGetAttribute(which, pointer)
+    if not int(status) and context is not None and int(context) not in (0, int(stream.device.context)):
+        raise BackendError(
+            "this array was allocated in another CUDA context than the primary one, which the segmenter uses; with "
+            "PyCUDA import pycuda.autoprimaryctx instead of pycuda.autoinit"
+        )
 
 
 def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, SupportsInt
 
 from scclip_rt.backends.cuda.driver import Driver, load_driver
 from scclip_rt.errors import BackendError
@@ -28,7 +28,7 @@ class Device:
     name: str
     compute_capability: tuple[int, int]
     handle: object
-    context: object
+    context: SupportsInt
 
     @classmethod
     def open(cls, number: int, driver: Driver | None = None) -> "Device":

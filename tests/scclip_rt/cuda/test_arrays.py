@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fake_cuda import FakeDriver, ForeignArray
+from fake_cuda import LEGACY, FakeDriver, ForeignArray
 from scclip_rt.backends.cuda import Device, Stream, device_array, image_array, is_device_array
 from scclip_rt.errors import BackendError, ImageError
 
@@ -85,6 +85,28 @@ def test_the_array_interface_is_waited_for(device: Device, fake: FakeDriver) -> 
     device_array(ForeignArray(fake, IMAGE, stream=producer.address), stream)
     stream.synchronize()
     assert done == [1]
+
+
+def test_work_on_the_default_stream_is_waited_for(device: Device, fake: FakeDriver) -> None:
+    """PyCUDA and Numba name no stream for it, and our streams do not wait for that one by themselves."""
+    stream = Stream(device)
+    done: list[int] = []
+    fake.queue(LEGACY, lambda: done.append(1))
+    device_array(ForeignArray(fake, IMAGE, stream=None), stream)
+    stream.synchronize()
+    assert done == [1]
+
+
+@pytest.mark.parametrize("context", [0xBAD, 0xC0, 0])
+def test_memory_of_another_context_is_refused(device: Device, fake: FakeDriver, context: int) -> None:
+    """Such as PyCUDA's autoinit makes; memory of a pool belongs to none."""
+    foreign = ForeignArray(fake, IMAGE)
+    fake.contexts[foreign.pointer] = context
+    if context != 0xBAD:
+        device_array(foreign, Stream(device))
+        return
+    with pytest.raises(BackendError, match=r"another CUDA context.*autoprimaryctx"):
+        device_array(foreign, Stream(device))
 
 
 def test_dlpack_is_seen_in_place_and_given_our_stream(device: Device) -> None:
