@@ -70,6 +70,9 @@ class FakeContext:
         return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
+        if memory % 256:  # NvInferRuntime.h: "The pointer must have at least 256-byte alignment"
+            self.engine.log(f"the address of {name} is not aligned")
+            return False
         self.addresses[name] = int(memory)
         return True
 

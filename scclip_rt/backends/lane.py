@@ -29,6 +29,9 @@ from scclip_rt.geometry import Tiling
 MAX_PLANS = 8
 """Combinations of sizes and options that a lane keeps buffers and a CUDA graph for; the longest unused goes first."""
 
+_ALIGNED = 256
+"""Bytes: TensorRT takes no tensor address that is not a multiple of it, and memory is allocated on such."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
@@ -255,6 +258,12 @@ class SegmentPlan:
         logits = self._logit_bytes * (count + spare)
         purpose = f"logits of {count} windows and {self._decode.num_queries} queries"
         self._logits = DeviceBuffer(ledger, logits, purpose)
+        # Runs that would start at an address no library takes go through memory of their own.
+        self._staged_windows = self._staged_logits = None
+        if any(first * self._window_bytes % _ALIGNED for first, _ in self._chunks):
+            self._staged_windows = DeviceBuffer(ledger, self._window_bytes * longest, f"{longest} windows")
+        if any(first * self._logit_bytes % _ALIGNED for first, _ in self._chunks):
+            self._staged_logits = DeviceBuffer(ledger, self._logit_bytes * longest, purpose)
         self._pinned_source = PinnedBuffer(lane.device, pixels)
         self._pinned_results = PinnedBuffer(lane.device, self._decode.copied_bytes)
         # A library may tie a graph to the addresses it was captured with: one run, one set of addresses.
@@ -294,15 +303,22 @@ class SegmentPlan:
         self._queue_encoder()
 
     def _queue_encoder(self) -> None:
-        fewest, _ = self._lane.graph.batch
+        stream, (fewest, _) = self._lane.stream, self._lane.graph.batch
         for first, length in self._chunks:
-            self._calls[max(length, fewest)].enqueue(
-                windows=self._windows.pointer + first * self._window_bytes,
-                text=self._text.pointer,
-                features=self._features.pointer,
-                logits=self._logits.pointer + first * self._logit_bytes,
+            run = max(length, fewest)
+            windows = self._windows.pointer + first * self._window_bytes
+            logits = self._logits.pointer + first * self._logit_bytes
+            read, written = windows, logits
+            if self._staged_windows is not None:
+                read = self._staged_windows.pointer
+                stream.copy(read, windows, run * self._window_bytes)
+            if self._staged_logits is not None:
+                written = self._staged_logits.pointer
+            self._calls[run].enqueue(
+                windows=read, text=self._text.pointer, features=self._features.pointer, logits=written
             )
-        stream = self._lane.stream
+            if written != logits:
+                stream.copy(logits, written, length * self._logit_bytes)
         self._decode.queue(stream, self._logits.pointer)
         stream.download(self._pinned_results.address, self._decode.results.pointer, self._decode.copied_bytes)
 
@@ -324,6 +340,9 @@ class SegmentPlan:
             call.close()
         for buffer in (self._source, self._windows, self._features, self._logits):
             buffer.close()
+        for staged in (self._staged_windows, self._staged_logits):
+            if staged is not None:
+                staged.close()
         self._decode.close()
         self._cutter.close()
         self._pinned_source.close()

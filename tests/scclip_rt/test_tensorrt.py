@@ -155,8 +155,10 @@ def test_new_pixels_go_through_the_captured_graph(own_bundle: Path, fake: FakeDr
 
 
 def test_more_windows_than_the_engine_takes(own_bundle: Path, fake: FakeDriver) -> None:
-    add_kernels(with_engine(own_bundle, batch=(2, 2, 4)), fake)
+    add_kernels(with_engine(own_bundle, batch=(2, 2, 3)), fake)
     image = blocks_image(130, 700)
+    # The second run's cosines would lie at an address that TensorRT refuses (it wants multiples of 256).
+    assert 3 * 4 * 36 * len(segmenter(own_bundle).vocabulary.embeddings) % 256
     segment = segmenter(own_bundle)
     for _ in range(3):
         np.testing.assert_array_equal(segment(image).labels, expected(own_bundle, image).labels)
