@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from scclip_rt.backends.cuda.driver import CudaError
 from scclip_rt.backends.cuda.stream import Graph, Stream
+from scclip_rt.errors import BackendError
 
 
 class Replay:
@@ -43,10 +43,9 @@ class Replay:
     def _capture(self) -> None:
         try:
             self._graph = self._stream.capture(self._work)
-        except CudaError as error:
-            # Only what capture itself forbids may be left to run call by call; anything else is a failure.
-            if "CAPTURE" not in error.status and error.status != "CUDA_ERROR_NOT_PERMITTED":
-                raise
+        except BackendError as error:
+            # Whether capture forbids something is known for sure of CUDA's own calls alone: a library says that it
+            # failed, no more. What is broken besides fails again in the run that follows without a graph.
             self.reason = str(error)
 
     def close(self) -> None:
