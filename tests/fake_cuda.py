@@ -326,13 +326,17 @@ class FakeDriver:
     # Kernels
 
     @_driver_call
-    def cuModuleLoadData(self, image: bytes) -> bytes:
+    def cuModuleLoadData(self, image: bytes) -> int:
         if not image.startswith(IMAGE):
             raise Fault("INVALID_IMAGE")
-        return image
+        return self._new("module")
 
     @_driver_call
-    def cuModuleGetFunction(self, module: bytes, name: bytes) -> str:
+    def cuModuleUnload(self, module: int) -> None:
+        self.objects.remove(("module", module))
+
+    @_driver_call
+    def cuModuleGetFunction(self, module: int, name: bytes) -> str:
         if name.decode() not in self.kernels:
             raise Fault("NOT_FOUND")
         return name.decode()

@@ -59,21 +59,24 @@ class DeviceEncoder(BatchedEncoder):
     ) -> None:
         super().__init__(bundle, spec, info, batch)
         self._device, self._graph, self._ledger = device, graph, ledger
+        self._queries = graph.queries
         self._embed_dim = bundle.model.embed_dim
-        self._kernels = KernelSet.load(bundle, device)
+        with device.current():
+            self._kernels = KernelSet.load(bundle, device)
         self._decode = DecodeKernels.of(self._kernels)
         # A graph that takes no fewer than n queries gets n dummies where nobody asks for cosines.
-        self._no_text = np.repeat(self._no_text, graph.queries[0], axis=0)
+        self._no_text = np.repeat(self._no_text, self._queries[0], axis=0)
         self._lanes: list[Lane] = []
         self._free: list[Lane] = []
         self._waiting = threading.Condition()
+        self._closed = False
         self._texts: OrderedDict[int, tuple[NDArray[np.float32], DeviceBuffer]] = OrderedDict()
         self._text_lock = threading.Lock()
 
     def infer(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
         """One run from host memory to host memory; arguments as for `BatchedEncoder`."""
         windows, text = feeds["windows"], feeds["text"]
-        fewest, most = self._graph.queries
+        fewest, most = self._queries
         if not fewest <= len(text) <= most:
             # Outside the graph's range the cosines are one small product of the features.
             features = self._encode(windows, self._no_text, with_logits=False)[0]
@@ -97,7 +100,7 @@ class DeviceEncoder(BatchedEncoder):
 
     def can_segment(self, *, num_queries: int, num_classes: int) -> bool:
         """Whether the device can decode: the kernels are there, and queries and classes within their range."""
-        fewest, most = self._graph.queries
+        fewest, most = self._queries
         return (
             self._decode.missing is None and fewest <= num_queries <= most and self._decode.takes(num_classes)
         )
@@ -106,8 +109,8 @@ class DeviceEncoder(BatchedEncoder):
         """One image to its labels; see `DeviceSegmenter`."""
         if self._decode.missing is not None:
             raise BackendError(f"this bundle can't be decoded on {self._device}: {self._decode.missing}")
-        text = self._resident(request.text)
         with self._lane() as lane:
+            text = self._resident(request.text)
             image = self._image(request.image, lane)
             source = (image.shape[0], image.shape[1])
             plan = lane.segments.get(
@@ -169,22 +172,30 @@ class DeviceEncoder(BatchedEncoder):
 
     @contextlib.contextmanager
     def _lane(self) -> Iterator[Lane]:
-        """A lane for this thread alone, its GPU current; waits if all are in use."""
+        """A lane for this thread alone, its GPU current; waits if all are in use.
+
+        Raises:
+            BackendError: the encoder is closed.
+        """
         with self._device.current():
             with self._waiting:
-                while not self._free and len(self._lanes) >= LANES:
-                    self._waiting.wait()
-                lane = self._free.pop() if self._free else None
-                if lane is None:
+                self._waiting.wait_for(lambda: self._closed or self._free or len(self._lanes) < LANES)
+                if self._closed:
+                    raise BackendError(
+                        f"this encoder on {self._device} was closed; open the backend (or make the Segmenter) again"
+                    )
+                if not self._free:
                     lane = Lane(self._device, self._graph, self._ledger)
                     self._lanes.append(lane)
+                    self._free.append(lane)
+                lane = self._free.pop()
             try:
                 lane.settle()
                 yield lane
             finally:
                 with self._waiting:
                     self._free.append(lane)
-                    self._waiting.notify()
+                    self._waiting.notify_all()
 
     def _sizes(self, height: int, width: int) -> Sizes:
         patches = (height // self._patch) * (width // self._patch)
@@ -194,13 +205,15 @@ class DeviceEncoder(BatchedEncoder):
         """What runs where, with the memory held and how much of the way is on the device."""
         info = super().describe()
         free, total = self._device.memory()
+        with self._waiting:
+            lanes = list(self._lanes)
         graphs = sum(
             plan.captured
-            for lane in self._lanes
+            for lane in lanes
             for cache in (lane.encodes, lane.segments)
             for plan in cache.values()
         )
-        refused = {plan.reason for lane in self._lanes for plan in lane.segments.values() if plan.reason}
+        refused = {plan.reason for lane in lanes for plan in lane.segments.values() if plan.reason}
         info["details"] = {
             **info.get("details", {}),
             "gpu": self._device.name,
@@ -209,7 +222,7 @@ class DeviceEncoder(BatchedEncoder):
             if self._kernels.get("resize_windows")
             else "cut on the GPU by copies",
             "decode": "on the GPU" if self._decode.missing is None else f"on the CPU: {self._decode.missing}",
-            "streams": len(self._lanes),
+            "streams": len(lanes),
             "cuda_graphs": graphs,
             "cuda_graphs_refused": sorted(refused),
             "device_memory_held": self._ledger.held,
@@ -219,8 +232,14 @@ class DeviceEncoder(BatchedEncoder):
         return info
 
     def close(self) -> None:
-        """Free streams, buffers and graphs now; the encoder is of no use afterwards."""
+        """Free streams, buffers, graphs and weights, now: of no use afterwards, every later call is an error.
+
+        Waits for the calls that run; those that wait for a stream get that error. May be called again.
+        """
         with self._waiting, self._device.current():
+            self._closed = True
+            self._waiting.notify_all()
+            self._waiting.wait_for(lambda: len(self._free) == len(self._lanes))
             for lane in self._lanes:
                 lane.close()
             self._lanes.clear()
@@ -228,6 +247,9 @@ class DeviceEncoder(BatchedEncoder):
             for _, buffer in self._texts.values():
                 buffer.close()
             self._texts.clear()
+            self._graph.close()
+            self._kernels.close()
+            self._waiting.notify_all()
 
 
 def _plan_key(request: SegmentRequest, source: tuple[int, int], text: int) -> tuple[object, ...]:

@@ -47,6 +47,10 @@ class GraphSession(Protocol):
         """Told after every run, when the stream is idle."""
         ...
 
+    def close(self) -> None:
+        """Free the scratch memory; the calls made here are closed before."""
+        ...
+
 
 class DeviceGraph(Protocol):
     """A loaded encoder, shared by all streams."""
@@ -63,4 +67,8 @@ class DeviceGraph(Protocol):
 
     def session(self, stream: Stream) -> GraphSession:
         """What one more stream needs."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights; the sessions made here are closed before. It is of no use afterwards."""
         ...

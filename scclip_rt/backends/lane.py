@@ -1,5 +1,7 @@
 """One stream with its buffers: a lane of a `DeviceEncoder`, used by one thread at a time."""
 
+import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -49,32 +51,41 @@ Plan = TypeVar("Plan", bound=_Closable)
 
 
 class PlanCache(Generic[Plan]):
-    """The plans used last."""
+    """The plans used last. One thread at a time gets and closes; `values` may be asked by any."""
 
     def __init__(self, size: int = MAX_PLANS) -> None:
         self._size = size
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
         """The plan of a key, made if it is new."""
-        if key in self._plans:
-            self._plans.move_to_end(key)
-            return self._plans[key]
+        with self._lock:
+            found = self._plans.get(key)
+            if found is not None:
+                self._plans.move_to_end(key)
+                return found
         while len(self._plans) >= self._size:
             # Before the new one is made, so that both need not fit into the memory.
-            self._plans.popitem(last=False)[1].close()
-        self._plans[key] = plan = make()
+            self._take_first().close()
+        plan = make()
+        with self._lock:
+            self._plans[key] = plan
         return plan
 
     def values(self) -> list[Plan]:
         """All of them."""
-        return list(self._plans.values())
+        with self._lock:
+            return list(self._plans.values())
 
     def close(self) -> None:
         """Free all."""
-        for plan in self._plans.values():
-            plan.close()
-        self._plans.clear()
+        while self._plans:
+            self._take_first().close()
+
+    def _take_first(self) -> Plan:
+        with self._lock:
+            return self._plans.popitem(last=False)[1]
 
 
 class Lane:
@@ -108,9 +119,12 @@ class Lane:
 
     def close(self) -> None:
         """Free everything on this lane."""
-        self.settle()
+        # A stream whose work failed is freed all the same: after a fatal error that is quiet and does nothing.
+        with contextlib.suppress(BackendError):
+            self.settle()
         self.encodes.close()
         self.segments.close()
+        self.session.close()
         self.stream.close()
 
 

@@ -34,7 +34,6 @@ def open_on_device(
     except BackendError as error:
         info["details"] = {"device_path": f"not taken: {error}"}
         return None
-    device.make_current()
     graph = OrtGraph(session, spec, number, bundle.model.patch_size)
     return DeviceEncoder(bundle, spec, info, batch, device=device, graph=graph, ledger=Ledger(device))
 
@@ -64,6 +63,10 @@ class OrtGraph:
         """One more stream: nothing but the stream."""
         return OrtSession(self, stream)
 
+    def close(self) -> None:
+        """Let ONNX Runtime's session go, and its memory with it."""
+        self.run_session = None
+
 
 class OrtSession:
     """See `GraphSession`."""
@@ -77,6 +80,9 @@ class OrtSession:
 
     def settled(self) -> None:
         """Nothing to keep."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class OrtCall:

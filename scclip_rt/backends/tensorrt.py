@@ -46,11 +46,11 @@ def open_engine(library: Library, bundle: Bundle, request: EncoderRequest) -> De
     number = device_number(library, request)
     module = library_module(library)
     device = Device.open(number, load_driver())
-    device.make_current()
     machine = machine_with(library, device)
     engine = choose_for_grids(bundle, machine, precision=request.precision, grid=request.grid)
     ledger = Ledger(device)
-    graph = TensorRtGraph(module, bundle, engine, device, ledger)
+    with device.current():
+        graph = TensorRtGraph(module, bundle, engine, device, ledger)
     spec = encoder_of(bundle, engine)
     batch = min(batch_size(spec, request.batch, "cuda"), graph.batch[1])
     info = BackendInfo(
@@ -118,12 +118,19 @@ class TensorRtGraph:
         """Fewest and most windows."""
         size = getattr(self._engine, "device_memory_size_v2", None)  # since TensorRT 10.1
         self.workspace_bytes = int(self._engine.device_memory_size if size is None else size)
-        ledger.add(self._weight_bytes(path))
+        self._weights = self._weight_bytes(path)
+        ledger.add(self._weights)
         self._config, self._cache = self._runtime_config()
 
     def session(self, stream: Stream) -> "TensorRtSession":
         """Scratch memory for one stream."""
         return TensorRtSession(self, stream)
+
+    def close(self) -> None:
+        """Free the engine: contexts are gone by now, and a context's library goes last."""
+        if self._engine is not None:
+            self._config = self._cache = self._engine = self._runtime = None
+            self._ledger.add(-self._weights)
 
     def new_context(self, workspace: DeviceBuffer) -> Any:
         """An execution context that works in `workspace`."""
@@ -256,6 +263,10 @@ class TensorRtSession:
         if self._new_shape:
             self._new_shape = False
             self._graph.save_cache()
+
+    def close(self) -> None:
+        """Free the workspace."""
+        self._workspace.close()
 
 
 class TensorRtCall:

@@ -137,7 +137,7 @@ def launches(device: Device, ledger: Ledger) -> None:
         "kernels/probe.cubin",
         "damaged",
     )
-    for thing in (graph, out, stream):
+    for thing in (graph, kernel, out, stream):
         thing.close()
 
 

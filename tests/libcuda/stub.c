@@ -151,9 +151,11 @@ static CUresult graph_launch(list *graph, stream *s) {
 }
 static CUresult load(void **out, const void *image) {
     if (strncmp(image, "probe", 5)) return INVALID_IMAGE;
-    *out = (void *)strdup(image); /* kept, as modules are */
+    *out = make(strlen(image) + 1);
+    strcpy(*out, image);
     return OK;
 }
+static CUresult unload(void *module) { drop(module); return OK; }
 static CUresult get_function(kernel **out, void *module, const char *entry) {
     if (strcmp(entry, "probe")) return NOT_FOUND;
     *out = calloc(1, sizeof(kernel));
@@ -194,7 +196,7 @@ static const struct { const char *name; void *function; } TABLE[] = {
     {"cuEventSynchronize", event_wait}, {"cuEventElapsedTime", event_time}, {"cuEventDestroy", event_destroy},
     {"cuStreamBeginCapture", begin}, {"cuStreamEndCapture", end}, {"cuGraphInstantiate", instantiate},
     {"cuGraphInstantiateWithFlags", instantiate}, {"cuGraphDestroy", graph_destroy}, {"cuGraphExecDestroy", graph_destroy},
-    {"cuGraphLaunch", graph_launch}, {"cuModuleLoadData", load}, {"cuModuleGetFunction", get_function},
+    {"cuGraphLaunch", graph_launch}, {"cuModuleLoadData", load}, {"cuModuleUnload", unload}, {"cuModuleGetFunction", get_function},
     {"cuFuncSetAttribute", set_function}, {"cuLaunchKernel", launch}, {"cuGetErrorString", words},
 };
 

@@ -259,7 +259,6 @@ def test_the_callers_gpu_stays_current(own_bundle: Path, fake: FakeDriver) -> No
     other = 0xD1
     fake.cuCtxSetCurrent(other)
     segment = segmenter(own_bundle)
-    fake.cuCtxSetCurrent(other)  # opening may change it
     image = blocks_image()
     segment(image)
     segment.backend.features(windows_of(2))

@@ -5,6 +5,7 @@ Nothing is compiled here: neither Triton nor nvcc is needed at run time.
 
 import ctypes
 import json
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,8 +80,9 @@ class Kernel:
         driver = device.driver
         device.make_current()
         try:
-            self._module = driver("cuModuleLoadData", image)
-            self._function = driver("cuModuleGetFunction", self._module, spec.entry.encode())
+            module = driver("cuModuleLoadData", image)
+            self._unload = weakref.finalize(self, device.release, "cuModuleUnload", module)
+            self._function = driver("cuModuleGetFunction", module, spec.entry.encode())
             if spec.shared_bytes > _FREE_SHARED_BYTES:
                 attribute = driver.bindings.CUfunction_attribute
                 which = attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -112,6 +114,10 @@ class Kernel:
         stream.device.driver(
             "cuLaunchKernel", self._function, *grid, threads, 1, 1, shared, stream.handle, packed, 0
         )
+
+    def close(self) -> None:
+        """Unload it; nothing may be launched any more."""
+        self._unload()
 
 
 class KernelSet:
@@ -165,6 +171,12 @@ class KernelSet:
             if fits and all(kinds.get(key) == kind for key, kind in (types or {}).items()):
                 return kernel
         return None
+
+    def close(self) -> None:
+        """Unload all of them."""
+        for kernels in self._kernels.values():
+            for kernel in kernels:
+                kernel.close()
 
 
 def read_kernel_list(bundle: Bundle) -> tuple[KernelSpec, ...]:

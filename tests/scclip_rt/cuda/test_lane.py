@@ -1,5 +1,6 @@
 """Runs of several chunks on one lane, over a library that takes only addresses that TensorRT would take."""
 
+# ruff: noqa: ARG002 (the arguments are the protocol's)
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ PATCHES, QUERIES = 9, 5
 
 
 class PickyGraph:
-    """Cosines are the first byte of each window plus a number of their own; addresses are multiples of 256 or refused."""
+    """Cosines: the first byte of each window plus a number of their own. Refuses addresses between multiples of 256."""
 
     batch = (1, 2)
     queries = (1, 100)
