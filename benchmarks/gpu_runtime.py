@@ -55,6 +55,9 @@ class TorchGraph:
         """One more stream."""
         return TorchSession(self, stream)
 
+    def close(self) -> None:
+        """The model is the caller's."""
+
 
 class TorchSession:
     """See `GraphSession`."""
@@ -68,6 +71,9 @@ class TorchSession:
 
     def settled(self) -> None:
         """Nothing to keep."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class TorchCall:
