@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from scclip_rt.backends.cuda import (
     Device,
     DeviceArray,
     DeviceBuffer,
+    Event,
     KernelSet,
     Ledger,
+    Stream,
     image_array,
     is_device_array,
 )
@@ -70,6 +73,7 @@ class DeviceEncoder(BatchedEncoder):
         self._free: list[Lane] = []
         self._waiting = threading.Condition()
         self._closed = False
+        self._receiving: Stream | None = None
         self._texts: OrderedDict[int, tuple[NDArray[np.float32], DeviceBuffer]] = OrderedDict()
         self._text_lock = threading.Lock()
 
@@ -147,8 +151,22 @@ class DeviceEncoder(BatchedEncoder):
         )
         return SegmentPlan(lane, shape, task, text, self._decode, self._kernels.get("resize_windows"))
 
+    def receive(self, image: object) -> DeviceArray:
+        """An image on the device, seen in the thread that has it; see `DeviceSegmenter`."""
+        with self._waiting, self._device.current():
+            self._check_open()
+            if self._receiving is None:
+                self._receiving = Stream(self._device)
+            array, ready = image_array(image, self._receiving), Event(self._device)
+            ready.record(self._receiving)
+        return replace(array, ready=ready)
+
     @staticmethod
     def _image(image: object, lane: Lane) -> "NDArray[np.uint8] | DeviceArray":
+        if isinstance(image, DeviceArray):
+            if image.ready is not None:
+                lane.stream.wait_until(image.ready)
+            return image
         if is_device_array(image):
             return image_array(image, lane.stream)
         if isinstance(image, np.ndarray):
@@ -180,10 +198,7 @@ class DeviceEncoder(BatchedEncoder):
         with self._device.current():
             with self._waiting:
                 self._waiting.wait_for(lambda: self._closed or self._free or len(self._lanes) < LANES)
-                if self._closed:
-                    raise BackendError(
-                        f"this encoder on {self._device} was closed; open the backend (or make the Segmenter) again"
-                    )
+                self._check_open()
                 if not self._free:
                     lane = Lane(self._device, self._graph, self._ledger)
                     self._lanes.append(lane)
@@ -196,6 +211,12 @@ class DeviceEncoder(BatchedEncoder):
                 with self._waiting:
                     self._free.append(lane)
                     self._waiting.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(
+                f"this encoder on {self._device} was closed; open the backend (or make the Segmenter) again"
+            )
 
     def _sizes(self, height: int, width: int) -> Sizes:
         patches = (height // self._patch) * (width // self._patch)
@@ -247,6 +268,8 @@ class DeviceEncoder(BatchedEncoder):
             for _, buffer in self._texts.values():
                 buffer.close()
             self._texts.clear()
+            if self._receiving is not None:
+                self._receiving.close()
             self._graph.close()
             self._kernels.close()
             self._waiting.notify_all()

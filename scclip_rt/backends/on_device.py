@@ -15,8 +15,8 @@ class SegmentRequest:
     """One image and what to make of it.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB: a numpy array, or an array in CUDA memory that has `__cuda_array_interface__` or
-            DLPack.
+        image: (H, W, 3) uint8 RGB: a numpy array, an array in CUDA memory that has `__cuda_array_interface__` or
+            DLPack, or what `receive` made of one.
         tiling: how it is resized and cut.
         grid: (rows, columns) of patches in a window.
         text: (Q, E) float32, unit rows; the same array from call to call stays on the device.
@@ -48,6 +48,23 @@ class DeviceSegmenter(Protocol):
 
     def can_segment(self, *, num_queries: int, num_classes: int) -> bool:
         """Whether `segment` takes so many queries and classes; if not, `features` and decoding on the host do."""
+        ...
+
+    def receive(self, image: object) -> object:
+        """See an image that is in CUDA memory, in the thread that has it.
+
+        What made it is waited for, and the libraries that make arrays keep a current stream for each thread: in another
+        one they would name the wrong stream.
+
+        Args:
+            image: has `__cuda_array_interface__` or DLPack.
+
+        Returns:
+            What a `SegmentRequest` of any thread takes in its place.
+
+        Raises:
+            As `segment`.
+        """
         ...
 
     def segment(self, request: SegmentRequest) -> Decoded:

@@ -13,7 +13,7 @@ pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra
 
 import fake_trt_runtime
 from engine_files import add_engine
-from fake_cuda import FakeDriver
+from fake_cuda import FakeDriver, ForeignArray
 from fake_kernels import add_kernels
 from scclip_rt import Segmenter
 from scclip_rt.backends import cuda, engine_choice
@@ -21,7 +21,7 @@ from scclip_rt.backends import tensorrt as backend_module
 from scclip_rt.backends.cuda import device as device_module
 from scclip_rt.backends.device_encoder import DeviceEncoder
 from scclip_rt.backends.lane import Lane, PlanCache
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, ImageError
 from tiny_bundle import blocks_image
 
 WINDOWS = np.random.default_rng(3).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
@@ -194,6 +194,43 @@ def test_what_a_library_can_not_capture_runs_call_by_call(
     (reason,) = details["cuda_graphs_refused"]
     assert "not permitted when stream is capturing" in reason
     assert (fake.count("cuGraphLaunch"), fake.count("cuStreamBeginCapture")) == (0, 1)
+
+
+class ThreadsArray(ForeignArray):
+    """As torch and CuPy say it: their current stream belongs to a thread, and others have the default one."""
+
+    def __init__(self, fake: FakeDriver, image: np.ndarray, producer: int) -> None:
+        super().__init__(fake, np.zeros_like(image))
+        self._interface, self._thread = self.__dict__.pop("__cuda_array_interface__"), threading.get_ident()
+        self._producer = producer
+        fake.queue(producer, lambda: np.copyto(fake.view(self.pointer, image.shape, np.uint8), image))
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "__cuda_array_interface__":
+            raise AttributeError(name)
+        stream = self._producer if threading.get_ident() == self._thread else None
+        return {**self._interface, "stream": stream}
+
+
+def test_a_stream_of_images_waits_for_what_made_them(segment: Segmenter, fake: FakeDriver) -> None:
+    images = [blocks_image(150 + 10 * (i % 3), 220, i) for i in range(7)]
+    wanted = [segment(image).labels for image in images]
+    producer = cuda.Stream(encoder_of(segment)._device)
+    arrays = (ThreadsArray(fake, image, producer.address) for image in images)
+    for result, labels in zip(segment.stream(arrays), wanted, strict=True):
+        np.testing.assert_array_equal(result.labels, labels)
+
+
+def test_an_image_that_is_refused_is_its_own_outcome(segment: Segmenter, fake: FakeDriver) -> None:
+    good = ForeignArray(fake, blocks_image())
+    bad = ForeignArray(fake, blocks_image().astype(np.float32))
+    found = list(segment.stream([good, bad, good], errors="yield"))
+    assert [isinstance(each, ImageError) for each in found] == [False, True, False]
+    encoder_of(segment).close()
+    with pytest.raises(BackendError, match="was closed"):
+        next(iter(segment.stream([good])))
+    gc.collect()
+    assert {kind for kind, _ in fake.objects} <= {"event"}
 
 
 def test_plans_may_be_listed_while_another_thread_makes_one() -> None:

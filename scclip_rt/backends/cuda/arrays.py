@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scclip_rt.backends.cuda.stream import Stream
+from scclip_rt.backends.cuda.stream import Event, Stream
 from scclip_rt.errors import BackendError, ImageError
 
 # DLPack's device types: CUDA memory and CUDA managed memory.
@@ -24,6 +24,7 @@ class DeviceArray:
         strides: bytes from one element to the next along each axis.
         dtype: of its elements.
         owner: kept so that the memory stays.
+        ready: what its content waits for, where the stream that sees it is not the one that will read it.
     """
 
     pointer: int
@@ -31,6 +32,7 @@ class DeviceArray:
     strides: tuple[int, ...]
     dtype: "np.dtype[Any]"
     owner: object
+    ready: Event | None = None
 
 
 def is_device_array(value: object) -> bool:

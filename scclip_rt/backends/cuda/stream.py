@@ -61,6 +61,10 @@ class Stream:
         """Let what is queued from now on wait for what another stream (its address) has been given so far."""
         event = Event(self.device)
         self.device.driver("cuEventRecord", event.handle, self.device.driver.bindings.CUstream(producer))
+        self.wait_until(event)
+
+    def wait_until(self, event: "Event") -> None:
+        """Let what is queued from now on wait for an event that was recorded on any stream."""
         self.device.driver("cuStreamWaitEvent", self.handle, event.handle, 0)
 
     def capture(self, work: Callable[[], None]) -> "Graph":
