@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt._resize_taps import resize_by_taps
 from scclip_rt.errors import ImageError, OptionError
 
 LONG_SIDE = 2048
@@ -60,11 +62,13 @@ def resize(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8
     """Resize (H, W, 3) uint8 to `shape` (height, width), bilinear without antialiasing, as the method wants.
 
     Antialiasing changes CLIP's features (cosine about 0.94), so the rule is part of the model.
-    An image that has that size already is returned as it is.
+    The bytes are the same on every processor. An image that has that size already is returned as it is.
     """
     _check_image(image)
     if image.shape[:2] == shape:
         return image
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return resize_by_taps(image, shape)  # OpenCV's bytes differ there
     import cv2  # 60 ms, needed only here
 
     resized = cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)

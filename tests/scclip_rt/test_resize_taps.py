@@ -1,10 +1,21 @@
 """The tables of taps give OpenCV's bytes."""
 
+import platform
+
+import cv2
 import numpy as np
 import pytest
 
-from scclip_rt._resize_taps import resize_by_taps, resize_taps
+from scclip_rt._resize_taps import resize_by_taps
 from scclip_rt.geometry import resize
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="OpenCV's bytes are x86-64's"
+)
+
+
+def opencv(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
 @pytest.mark.parametrize(
@@ -22,19 +33,27 @@ from scclip_rt.geometry import resize
 )
 def test_taps_are_opencv(source: tuple[int, int], target: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*source, 3), dtype=np.uint8)
-    rows = resize_taps(target[0], source[0], horizontal=False)
-    columns = resize_taps(target[1], source[1], horizontal=True)
-    np.testing.assert_array_equal(resize_by_taps(image, rows, columns), resize(image, target))
+    np.testing.assert_array_equal(resize_by_taps(image, target), opencv(image, target))
 
 
 def test_taps_are_opencv_on_many_sizes() -> None:
     rng = np.random.default_rng(1)
     for _ in range(60):
         source, target = rng.integers(2, 300, 2), rng.integers(40, 300, 2)
-        image = rng.integers(0, 256, (*source, 3), dtype=np.uint8)
-        rows = resize_taps(int(target[0]), int(source[0]), horizontal=False)
-        columns = resize_taps(int(target[1]), int(source[1]), horizontal=True)
-        expected = resize(image, (int(target[0]), int(target[1])))
+        image, shape = rng.integers(0, 256, (*source, 3), dtype=np.uint8), (int(target[0]), int(target[1]))
         np.testing.assert_array_equal(
-            resize_by_taps(image, rows, columns), expected, err_msg=f"{source} to {target}"
+            resize_by_taps(image, shape), opencv(image, shape), err_msg=f"{source} to {target}"
         )
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_processor_gets_these_bytes(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV's own differ on ARM, so it must not be called there."""
+    image = np.random.default_rng(2).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    expected = resize_by_taps(image, (336, 448))
+    called: list[object] = []
+    real = cv2.resize
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("cv2.resize", lambda *args, **options: called.append(args) or real(*args, **options))
+    np.testing.assert_array_equal(resize(image, (336, 448)), expected)
+    assert bool(called) == (machine == "x86_64")
