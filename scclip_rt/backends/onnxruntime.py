@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 
 from scclip_rt.backends.base import BackendInfo, EncoderRequest
 from scclip_rt.backends.batched import BatchedEncoder, Feeds, check_finite, inference_error
-from scclip_rt.backends.ort_session import choose_provider, create_session, load_onnxruntime
+from scclip_rt.backends.ort_session import (
+    choose_provider,
+    create_session,
+    load_onnxruntime,
+    nodes_on_the_cpu,
+)
 from scclip_rt.backends.processor import default_threads
 from scclip_rt.backends.selection import DeviceKind, batch_size, choose_encoder
 from scclip_rt.bundle import Bundle
@@ -88,6 +93,7 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         reason=request.reason,
     )
     if kind == "cuda":
+        info["details"] = {"nodes_on_the_cpu": nodes_on_the_cpu(session)}
         from scclip_rt.backends.ort_device import open_on_device
 
         on_device = open_on_device(session, bundle, spec, info, batch, number=number)

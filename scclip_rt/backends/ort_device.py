@@ -32,7 +32,7 @@ def open_on_device(
     try:
         device = Device.open(number, load_driver())
     except BackendError as error:
-        info["details"] = {"device_path": f"not taken: {error}"}
+        info["details"] = {**info.get("details", {}), "device_path": f"not taken: {error}"}
         return None
     graph = OrtGraph(session, spec, number, bundle.model.patch_size)
     return DeviceEncoder(bundle, spec, info, batch, device=device, graph=graph, ledger=Ledger(device))

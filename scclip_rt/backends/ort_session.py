@@ -179,10 +179,16 @@ def create_session(
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors come back as exceptions; the warnings are about graph details
+    if provider != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     missing = "" if provider == "cpu" else preload_gpu_libraries(provider)
     try:
+        # Else a provider that fails, now or in a run, is another one from then on, told on standard output alone.
         session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=_provider_options(provider, device)
+            str(path),
+            sess_options=options,
+            providers=_provider_options(provider, device),
+            enable_fallback=0,
         )
     # onnxruntime's exceptions share no public base class.
     except Exception as error:
@@ -196,6 +202,19 @@ def create_session(
         )
     check_graph(spec, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
     return session
+
+
+def nodes_on_the_cpu(session: Any) -> dict[str, int]:
+    """Which nodes of a session on a GPU run on the CPU all the same, by operator: each costs two copies over the bus.
+
+    A provider has kernels for the versions of operators that its release knows: CUDA's for `Pad` of opset 19 and
+    `ReduceMax` of opset 20, which the encoders use, came in 2026 (onnxruntime issues 26393 and 27729). Empty where
+    ONNX Runtime is too old to tell (before 1.24).
+    """
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    parts = [] if ask is None else ask()
+    names = [node.op_type for part in parts if part.ep_name == PROVIDERS["cpu"] for node in part.get_nodes()]
+    return {name: names.count(name) for name in sorted(set(names))}
 
 
 def _load_error(path: Path, provider: str, error: Exception) -> BackendError | BundleError:

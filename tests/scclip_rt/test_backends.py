@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+import scclip_rt
 from scclip_rt.backends import open_backend, open_text_backend, ort_session, processor
 from scclip_rt.backends.selection import choose_encoder
 from scclip_rt.bundle import Bundle
@@ -134,8 +136,11 @@ def test_provider_that_was_not_taken_is_an_error(bundle: Bundle, monkeypatch: py
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(ort_session.PROVIDERS.values()))
     asked: list[Any] = []
 
-    def fall_back(path: str, sess_options: Any, providers: Any) -> Any:
+    def fall_back(path: str, sess_options: Any, providers: Any, **options: Any) -> Any:
         asked.extend(providers)
+        assert options == {
+            "enable_fallback": 0
+        }  # it would go on with another provider, told on standard output
         return real(path, sess_options=sess_options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr("onnxruntime.InferenceSession", fall_back)
@@ -169,7 +174,7 @@ def test_gpu_libraries_that_pip_installed_are_loaded_first(
         steps.append("preload")
         print("Failed to load libcudnn.so.9")
 
-    def fall_back(path: str, sess_options: Any, providers: Any) -> Any:
+    def fall_back(path: str, sess_options: Any, providers: Any, **options: Any) -> Any:
         steps.append("session")
         return real(path, sess_options=sess_options, providers=["CPUExecutionProvider"])
 
@@ -184,6 +189,22 @@ def test_gpu_libraries_that_pip_installed_are_loaded_first(
     assert steps == ["session", "preload", "session"]
     assert capsys.readouterr().out == ""  # standard output is for results
     ort_session.preload_gpu_libraries.cache_clear()
+
+
+def test_nodes_that_a_gpu_provider_leaves_to_the_cpu_are_counted() -> None:
+    """As seen by a session that has no GPU at all: every node is one of them."""
+    import onnxruntime
+
+    path = Path(scclip_rt.__file__).parent / "demo.scclip" / "encoder.fp32.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    found = ort_session.nodes_on_the_cpu(session)
+    kinds = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+    assert found["Pad"] == kinds["Pad"] == 1  # CUDA's had no kernel for it before 2026
+    assert found["ReduceMax"] == kinds["ReduceMax"] == 2
+    assert ort_session.nodes_on_the_cpu(object()) == {}  # an ONNX Runtime that can't say
 
 
 def test_encoder_of_the_first_precision_that_the_device_has(own_bundle: Path) -> None:
