@@ -18,6 +18,7 @@ from scclip_rt.vocabulary import Vocabulary
 GPU_CONTENDERS = (
     ("ONNX Runtime CUDA fp32", "onnxruntime", "cuda", "fp32"),
     ("ONNX Runtime CUDA fp16", "onnxruntime", "cuda", "fp16"),
+    ("ONNX Runtime CUDA fp16, its graphs", "onnxruntime", "cuda-graphs", "fp16"),
     ("ONNX Runtime TensorRT fp16", "onnxruntime", "tensorrt", "fp16"),
     ("TensorRT fp32", "tensorrt", None, "fp32"),
     ("TensorRT fp16", "tensorrt", None, "fp16"),

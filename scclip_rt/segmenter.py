@@ -46,7 +46,7 @@ class Segmenter:
         device: `auto`, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device, `fast` for the
             fastest that the bundle and the processor have.
-        ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
+        ort_provider: ONNX Runtime's `cpu`, `cuda`, `cuda-graphs` or `tensorrt`; None follows `device`.
         threads: CPU threads; None takes the cores this process may use.
         batch: most windows encoded at once; None takes the backend's own number.
         short_side: the short side images are resized to, pixels; None takes the bundle's.

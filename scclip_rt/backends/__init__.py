@@ -56,7 +56,7 @@ def open_backend(
         device: `cpu`, `cuda:N`, or `auto`: a GPU if the provider asked for needs one, else the CPU.
         precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device; `fast` for the
             fastest that the bundle and the processor have.
-        ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
+        ort_provider: ONNX Runtime's `cpu`, `cuda`, `cuda-graphs` or `tensorrt`; None follows `device`.
         threads: CPU threads of one inference; None takes the cores this process may use.
         batch: most windows at once; None takes the backend's own number.
         grid: `window` for sliding windows, `whole` for whole-image encoders.

@@ -35,7 +35,7 @@ class EncoderRequest:
     Attributes:
         device: `cpu`, `cuda:N` or `auto`.
         precision: `fp32`, …, or `auto`.
-        ort_provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; None follows `device`.
+        ort_provider: ONNX Runtime's `cpu`, `cuda`, `cuda-graphs` or `tensorrt`; None follows `device`.
         threads: CPU threads of one inference; None takes the cores this process may use.
         batch: most windows at once; None takes the backend's own number.
         grid: `window` for sliding windows, `whole` for whole-image encoders.

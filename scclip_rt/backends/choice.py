@@ -71,7 +71,11 @@ def choose(
     Raises:
         BackendError: whole images are wanted and the bundle has no encoder for them.
     """
-    if device.startswith("cuda") or ort_provider in ("cuda", "tensorrt") or backend in ENGINE_BACKENDS:
+    if (
+        device.startswith("cuda")
+        or ort_provider in ("cuda", "cuda-graphs", "tensorrt")
+        or backend in ENGINE_BACKENDS
+    ):
         return _on_gpu(bundle, backend, device, precision, ort_provider, grid)
     if (backend, device, ort_provider) == ("auto", "auto", None):
         engine = fitting_engine(bundle, device=device, precision=precision, grid=grid)

@@ -47,6 +47,7 @@ class DeviceEncoder(BatchedEncoder):
         device: the GPU.
         graph: the loaded encoder.
         ledger: where its device memory is counted.
+        lanes: most streams.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class DeviceEncoder(BatchedEncoder):
         device: Device,
         graph: DeviceGraph,
         ledger: Ledger,
+        lanes: int = LANES,
     ) -> None:
         super().__init__(bundle, spec, info, batch)
         self._device, self._graph, self._ledger = device, graph, ledger
-        self._queries = graph.queries
+        self._queries, self._most_lanes = graph.queries, lanes
         self._embed_dim = bundle.model.embed_dim
         with device.current():
             self._kernels = KernelSet.load(bundle, device)
@@ -197,7 +199,9 @@ class DeviceEncoder(BatchedEncoder):
         """
         with self._device.current():
             with self._waiting:
-                self._waiting.wait_for(lambda: self._closed or self._free or len(self._lanes) < LANES)
+                self._waiting.wait_for(
+                    lambda: self._closed or self._free or len(self._lanes) < self._most_lanes
+                )
                 self._check_open()
                 if not self._free:
                     lane = Lane(self._device, self._graph, self._ledger)

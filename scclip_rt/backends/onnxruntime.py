@@ -1,5 +1,6 @@
 """The two encoders on ONNX Runtime."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from scclip_rt.backends.base import BackendInfo, EncoderRequest
 from scclip_rt.backends.batched import BatchedEncoder, Feeds, check_finite, inference_error
 from scclip_rt.backends.ort_session import (
+    CUDA_GRAPHS,
+    PROVIDERS,
     choose_provider,
     create_session,
     load_onnxruntime,
@@ -78,12 +81,11 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         )
     precisions = _AUTO_PRECISIONS[kind] if request.precision == "auto" else (request.precision,)
     spec = choose_encoder(bundle, precisions=precisions, kind=kind, grid=request.grid)
-    session = create_session(bundle, spec, provider=provider, device=number, threads=request.threads)
     batch = batch_size(spec, request.batch, kind)
     info = BackendInfo(
         backend="onnxruntime",
         version=load_onnxruntime().__version__,
-        provider=session.get_providers()[0],
+        provider=PROVIDERS[provider],
         device="cpu" if kind == "cpu" else f"cuda:{number}",
         precision=spec.precision,
         grid=str(spec.grid),
@@ -92,13 +94,20 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         batch=batch,
         reason=request.reason,
     )
-    if kind == "cuda":
-        info["details"] = {"nodes_on_the_cpu": nodes_on_the_cpu(session)}
-        from scclip_rt.backends.ort_device import open_on_device
+    opened = functools.partial(
+        create_session, bundle, spec, provider=provider, device=number, threads=request.threads
+    )
+    if kind == "cpu":
+        return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch)
+    from scclip_rt.backends.ort_device import open_on_device
 
-        on_device = open_on_device(session, bundle, spec, info, batch, number=number)
-        if on_device is not None:
-            return on_device
+    on_device = open_on_device(
+        opened, bundle, spec, info, batch, number=number, cuda_graphs=request.ort_provider == CUDA_GRAPHS
+    )
+    if on_device is not None:
+        return on_device
+    session = opened()
+    info["details"] = {**info.get("details", {}), "nodes_on_the_cpu": nodes_on_the_cpu(session)}
     return OnnxRuntimeEncoder(session, bundle, spec, info, batch)
 
 

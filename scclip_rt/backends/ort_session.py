@@ -23,6 +23,8 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+CUDA_GRAPHS = "cuda-graphs"
+"""The CUDA provider with its own CUDA graphs, see `scclip_rt.backends.ort_graphs`."""
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
@@ -42,7 +44,7 @@ def choose_provider(ort_provider: str | None, device: str) -> tuple[str, int]:
     """The provider and device number that the two options ask for together.
 
     Args:
-        ort_provider: `cpu`, `cuda`, `tensorrt`, or None to follow `device`.
+        ort_provider: `cpu`, `cuda` (or `cuda-graphs`), `tensorrt`, or None to follow `device`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
@@ -54,6 +56,8 @@ def choose_provider(ort_provider: str | None, device: str) -> tuple[str, int]:
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
         raise BackendError(f"unknown device {device!r}; known: auto, cpu, cuda:N (cuda:0 is the first GPU)")
+    if ort_provider == CUDA_GRAPHS:
+        ort_provider = "cuda"
     if ort_provider is not None and ort_provider not in PROVIDERS:
         raise BackendError(f"unknown ONNX Runtime provider {ort_provider!r}; known: {', '.join(PROVIDERS)}")
     on_gpu = device.startswith("cuda")
@@ -124,12 +128,14 @@ def preload_gpu_libraries(provider: str) -> str:
     return " ".join(words.getvalue().split())[:300]
 
 
-def _provider_options(provider: str, device: int) -> list[tuple[str, dict[str, str]]]:
+def _provider_options(provider: str, device: int, cuda_graphs: bool) -> list[tuple[str, dict[str, str]]]:
     if provider == "cpu":
         return [(PROVIDERS["cpu"], {})]
     # TF32 has the mantissa of fp16; anomaly detection and the norms are defined in fp32.
     cuda = (PROVIDERS["cuda"], {"device_id": str(device), "use_tf32": "0"})
     if provider == "cuda":
+        if cuda_graphs:
+            cuda[1]["enable_cuda_graph"] = "1"
         return [cuda]
     # The TensorRT provider has no switch for TF32, only NVIDIA's own, read when the libraries load.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
@@ -150,6 +156,7 @@ def create_session(
     device: int = 0,
     threads: int | None = None,
     optimize: bool = True,
+    cuda_graphs: bool = False,
 ) -> Any:
     """Load a graph of a bundle and check that it runs where asked and is what the manifest says.
 
@@ -160,6 +167,8 @@ def create_session(
         device: the GPU's number.
         threads: CPU threads; None takes `default_threads`.
         optimize: False for a session that is only looked at, which loads faster.
+        cuda_graphs: with `cuda`, for `scclip_rt.backends.ort_graphs.GraphRuns` alone: a run at other addresses than
+            those captured would read the old ones.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -187,7 +196,7 @@ def create_session(
         session = onnxruntime.InferenceSession(
             str(path),
             sess_options=options,
-            providers=_provider_options(provider, device),
+            providers=_provider_options(provider, device, cuda_graphs),
             enable_fallback=0,
         )
     # onnxruntime's exceptions share no public base class.

@@ -80,7 +80,9 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu or cuda:N (default: auto)")
     group.add_argument("--precision", metavar="NAME", default="auto", help="fp32, int8, … (default: auto)")
-    group.add_argument("--ort-provider", metavar="NAME", help="ONNX Runtime's cpu, cuda or tensorrt")
+    group.add_argument(
+        "--ort-provider", metavar="NAME", help="ONNX Runtime's cpu, cuda, cuda-graphs or tensorrt"
+    )
     group.add_argument("--threads", metavar="N,…", help="CPU threads (default: the cores)")
     group.add_argument("--batch", metavar="N,…", help="most windows encoded at once (default: the backend's)")
 

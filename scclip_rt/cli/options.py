@@ -71,7 +71,7 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ort-provider",
         metavar="NAME",
-        help="ONNX Runtime's provider: cpu, cuda or tensorrt (default: as --device). "
+        help="ONNX Runtime's provider: cpu, cuda, cuda-graphs or tensorrt (default: as --device). "
         "What is not available is an error, never replaced in silence",
     )
     group.add_argument(

@@ -149,11 +149,16 @@ def test_provider_that_was_not_taken_is_an_error(bundle: Bundle, monkeypatch: py
         open_backend(bundle, device="cuda:1")
     assert asked == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
     asked.clear()
+    with pytest.raises(BackendError, match=message):
+        ort_session.create_session(bundle, bundle.encoders[0], provider="cuda", cuda_graphs=True)
+    cuda = {"device_id": "0", "use_tf32": "0"}
+    assert asked == [("CUDAExecutionProvider", {**cuda, "enable_cuda_graph": "1"})]
+    asked.clear()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     with pytest.raises(BackendError, match="asked for TensorrtExecutionProvider"):
         open_backend(bundle, ort_provider="tensorrt")
-    (name, options), cuda = asked  # the CUDA provider takes what TensorRT leaves, without TF32 as well
-    assert cuda == ("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})
+    (name, options), second = asked  # the CUDA provider takes what TensorRT leaves, without TF32 as well
+    assert second == ("CUDAExecutionProvider", cuda)
     # No `trt_fp16_enable` or `trt_bf16_enable`: the file says what is narrow, and the switch would narrow fp32 islands.
     assert (name, set(options)) == (
         "TensorrtExecutionProvider",

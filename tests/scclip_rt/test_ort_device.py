@@ -1,5 +1,6 @@
 """ONNX Runtime's GPU providers on device memory: a fake driver, and the CPU provider behind a faked I/O binding."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra
 from fake_cuda import FakeDriver, ForeignArray
 from fake_kernels import add_kernels
 from scclip_rt import Segmenter
-from scclip_rt.backends import cuda, onnxruntime, open_backend, ort_device, ort_session
+from scclip_rt.backends import cuda, onnxruntime, open_backend, ort_device, ort_graphs, ort_session
 from scclip_rt.backends.cuda import device as device_module
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError
 from tiny_bundle import blocks_image
 
+OPENED: list["FakeGpuSession"] = []
+REFUSED: list[str] = []
 CLASSES = ["red; green, lawn", "blue", "grey, black", "orange"]
 
 
@@ -35,11 +38,18 @@ class FakeBinding:
 
 
 class FakeGpuSession:
-    """A CPU session that says it is CUDA's and works on the fake driver's memory."""
+    """A CPU session that says it is CUDA's and works on the fake driver's memory.
 
-    def __init__(self, session: Any, fake: FakeDriver) -> None:
-        self._session, self._fake = session, fake
+    With `graphs` it captures as ONNX Runtime does: by number (0 where none is given), tied to thread and addresses,
+    which a replay does not look at any more.
+    """
+
+    def __init__(self, session: Any, fake: FakeDriver, *, graphs: bool = False) -> None:
+        self._session, self._fake, self._graphs = session, fake, graphs
         self.fails = ""
+        self.fails_in_capture = ""
+        self.captured: dict[int, tuple[int, FakeBinding]] = {}
+        self.replays = 0
 
     def get_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -47,9 +57,24 @@ class FakeGpuSession:
     def io_binding(self) -> FakeBinding:
         return FakeBinding(self._fake)
 
-    def run_with_iobinding(self, binding: FakeBinding) -> None:
+    def run_with_iobinding(self, binding: FakeBinding, options: Any = None) -> None:
         if self.fails:
             raise RuntimeError(self.fails)
+        number = int(options.get_run_config_entry("gpu_graph_id")) if options is not None else 0
+        if not self._graphs or number == -1:
+            self._run(binding)
+            return
+        thread = threading.get_ident()
+        if number not in self.captured:
+            if self.fails_in_capture:
+                raise RuntimeError(self.fails_in_capture)
+            self.captured[number] = (thread, binding)
+        else:
+            self.replays += 1
+        assert self.captured[number][0] == thread
+        self._run(self.captured[number][1])
+
+    def _run(self, binding: FakeBinding) -> None:
         feeds = {name: self._fake.view(*bound).copy() for name, bound in binding.inputs.items()}
         for (pointer, shape, dtype), value in zip(
             binding.outputs.values(), self._session.run(list(binding.outputs), feeds), strict=True
@@ -67,8 +92,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
 
     def create(bundle: Bundle, spec: Any, *, provider: str = "cpu", **options: Any) -> Any:
         session = real(bundle, spec, threads=options.get("threads"))
-        return session if provider == "cpu" else FakeGpuSession(session, driver)
+        if provider == "cpu":
+            return session
+        graphs = options.get("cuda_graphs", False)
+        if graphs and REFUSED:
+            raise BackendError(REFUSED[0])
+        OPENED.append(FakeGpuSession(session, driver, graphs=graphs))
+        return OPENED[-1]
 
+    OPENED.clear()
+    REFUSED.clear()
     monkeypatch.setattr(onnxruntime, "create_session", create)
     monkeypatch.setattr(ort_session, "_check_installed", lambda _: None)
     yield driver
@@ -105,7 +138,7 @@ def test_images_are_cut_and_decoded_on_the_device(own_bundle: Path, fake: FakeDr
 
 def test_a_failing_run_is_one_line(bundle_path: Path, fake: FakeDriver) -> None:
     backend = open_backend(Bundle.open(bundle_path), device="cuda:0")
-    backend._graph.run_session.fails = "CUDA failure 700:\n illegal memory access"
+    OPENED[-1].fails = "CUDA failure 700:\n illegal memory access"
     with pytest.raises(
         BackendError, match=r"failed on cuda:0 with 2 windows and 1 queries: CUDA failure 700: illegal"
     ):
@@ -121,3 +154,97 @@ def test_without_cuda_python_the_host_path_is_taken_and_said(
     monkeypatch.setattr(ort_device, "load_driver", missing)
     info = open_backend(Bundle.open(bundle_path), device="cuda:0").describe()
     assert info["details"]["device_path"] == "not taken: this backend needs cuda-python"
+
+
+def graphs_of(segment: Segmenter) -> object:
+    return segment.backend.describe()["details"]["onnxruntime_graphs"]
+
+
+def with_graphs(root: Path, fake: FakeDriver, **options: Any) -> Segmenter:
+    add_kernels(root, fake)
+    return Segmenter(root, classes=CLASSES, templates="none", ort_provider="cuda-graphs", **options)
+
+
+def test_onnxruntimes_own_graphs_replay_each_shape(own_bundle: Path, fake: FakeDriver) -> None:
+    segment = with_graphs(own_bundle, fake)
+    reference = Segmenter(own_bundle, backend="onnxruntime", classes=CLASSES, templates="none")
+    for i in range(8):
+        image = blocks_image(150 + 10 * (i % 2), 220 + 90 * (i % 2), i)  # another number of windows too
+        np.testing.assert_array_equal(segment(image).labels, reference(image).labels)
+    (session,) = OPENED
+    assert sorted(session.captured) == [1, 2]  # a shape's first image runs without
+    assert session.replays == 4
+    assert graphs_of(segment) == "2 captured"
+
+
+def test_other_addresses_do_not_get_a_captured_graph(own_bundle: Path, fake: FakeDriver) -> None:
+    """Of an image in several runs only one has the buffers that the graph was captured with."""
+    segment = with_graphs(own_bundle, fake, batch=2)
+    reference = Segmenter(own_bundle, backend="onnxruntime", classes=CLASSES, templates="none")
+    for seed in range(4):
+        image = blocks_image(130, 700, seed)
+        np.testing.assert_array_equal(segment(image).labels, reference(image).labels)
+    assert len(OPENED[0].captured) == 1
+
+
+def test_threads_take_turns_on_a_session_with_graphs(own_bundle: Path, fake: FakeDriver) -> None:
+    segment = with_graphs(own_bundle, fake)
+    images = [blocks_image(150, 220, i) for i in range(8)]
+    reference = Segmenter(own_bundle, backend="onnxruntime", classes=CLASSES, templates="none")
+    for image, result in zip(images, segment.stream(images), strict=True):
+        np.testing.assert_array_equal(result.labels, reference(image).labels)
+    assert {thread for thread, _ in OPENED[0].captured.values()} != {threading.get_ident()}
+    assert segment.backend.describe()["details"]["streams"] == 1
+
+
+def test_a_failed_capture_ends_graphs_not_results(own_bundle: Path, fake: FakeDriver) -> None:
+    segment = with_graphs(own_bundle, fake)
+    OPENED[0].fails_in_capture = "CUDA failure 900: operation not permitted\n when stream is capturing"
+    image = blocks_image()
+    labels = [segment(image).labels for _ in range(4)]
+    for other in labels[1:]:
+        np.testing.assert_array_equal(other, labels[0])
+    assert [session._graphs for session in OPENED] == [True, False]
+    assert graphs_of(segment) == "none: CUDA failure 900: operation not permitted when stream is capturing"
+    OPENED[1].fails = "CUDA failure 2: out of memory"
+    with pytest.raises(BackendError, match=r"failed on cuda:0 .*out of memory"):
+        segment(image)
+
+
+def test_a_session_that_is_refused_with_graphs_opens_without(own_bundle: Path, fake: FakeDriver) -> None:
+    REFUSED.append("This session cannot use the graph capture feature as requested by the user")
+    segment = with_graphs(own_bundle, fake)
+    segment(blocks_image())
+    assert (
+        graphs_of(segment)
+        == "none: This session cannot use the graph capture feature as requested by the user"
+    )
+
+
+def test_graphs_need_buffers_that_stay(
+    own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Host arrays lie elsewhere in each call: a replay would read those of the first."""
+
+    def missing() -> Any:
+        raise BackendError("this backend needs cuda-python")
+
+    monkeypatch.setattr(ort_device, "load_driver", missing)
+    segment = with_graphs(own_bundle, fake)
+    assert [session._graphs for session in OPENED] == [False]
+    assert graphs_of(segment) == "none: they need the device path"
+
+
+def test_graphs_are_as_many_as_a_session_may_keep(
+    own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_graphs, "MAX_GRAPHS", 1)
+    segment = with_graphs(own_bundle, fake)
+    for _ in range(3):
+        segment(blocks_image(150, 220))
+        segment(blocks_image(160, 310))
+    assert sorted(OPENED[0].captured) == [1]
+    segment.backend.close()
+    segment.backend.close()
+    with pytest.raises(BackendError, match="was closed"):
+        segment(blocks_image())
