@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "error.hpp"
@@ -11,6 +12,7 @@ namespace scclip {
 namespace {
 
 constexpr std::size_t kMostPlans = 8;  // shapes whose buffers and graphs a lane keeps
+constexpr std::size_t kAligned = 256;  // TensorRT takes no tensor address that is not a multiple of it
 
 std::size_t Size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
@@ -92,6 +94,15 @@ class SegmentPlan {
                 calls_[run] = graph.Call(run, shape.tiling.window_height, shape.tiling.window_width, shape.queries);
             }
         }
+        // Runs that would start at an address that no library takes go through memory of their own.
+        for (int first = shape.batch; first < shape.tiling.size(); first += shape.batch) {
+            if (!staged_windows_ && Size(first) * shape.window_bytes() % kAligned != 0) {
+                staged_windows_.emplace(stream.gpu(), shape.window_bytes() * Size(Longest()), "windows");
+            }
+            if (!staged_cosines_ && Size(first) * CosineBytes() % kAligned != 0) {
+                staged_cosines_.emplace(stream.gpu(), CosineBytes() * Size(Longest()), "cosines");
+            }
+        }
         stream.Zero(windows_.at(), windows_.bytes());  // what fills up a batch under the engine's least
         stream.Upload(text_.at(), input.text, text_.bytes());
         stream.Wait();
@@ -116,6 +127,7 @@ class SegmentPlan {
     std::map<int, std::unique_ptr<GraphCall>> calls_;
     DeviceDecode decode_;
     DeviceBuffer image_, windows_, text_, features_, cosines_;
+    std::optional<DeviceBuffer> staged_windows_, staged_cosines_;
     PinnedBuffer pinned_image_, pinned_results_;
     Replay replay_;
 
@@ -126,6 +138,10 @@ class SegmentPlan {
     int Longest() const { return std::max(std::min(shape_.batch, shape_.tiling.size()), least_); }
     int Most() const { return shape_.tiling.size() + least_ - 1; }
     std::size_t CosineBytes() const { return 4 * Size(shape_.patches) * Size(shape_.queries); }
+
+    void Copy(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) const {
+        stream_.CopyRows(to, bytes, from, bytes, bytes, 1);
+    }
 
     void Cut() {
         CUdeviceptr to = windows_.at();
@@ -144,9 +160,16 @@ class SegmentPlan {
         Cut();
         for (int batch = 0; batch * shape_.batch < shape_.tiling.size(); ++batch) {
             const std::size_t first = Size(batch) * Size(shape_.batch);
+            const CUdeviceptr windows = windows_.at(first * shape_.window_bytes());
+            const CUdeviceptr cosines = cosines_.at(first * CosineBytes());
+            if (staged_windows_) Copy(staged_windows_->at(), windows, Size(Run(batch)) * shape_.window_bytes());
             calls_.at(Run(batch))
-                ->Enqueue(windows_.at(first * shape_.window_bytes()), text_.at(), features_.at(),
-                          cosines_.at(first * CosineBytes()), stream_.handle());
+                ->Enqueue(staged_windows_ ? staged_windows_->at() : windows, text_.at(), features_.at(),
+                          staged_cosines_ ? staged_cosines_->at() : cosines, stream_.handle());
+            if (staged_cosines_) {
+                const int count = std::min(shape_.batch, shape_.tiling.size() - batch * shape_.batch);
+                Copy(cosines, staged_cosines_->at(), Size(count) * CosineBytes());
+            }
         }
         decode_.Queue(stream_, cosines_.at());
         stream_.Download(pinned_results_.data(), decode_.results(), decode_.copied_bytes());

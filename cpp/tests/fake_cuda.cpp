@@ -40,7 +40,7 @@ void* Address(CUdeviceptr pointer) { return reinterpret_cast<void*>(pointer); }
 CUresult Allocate(void** pointer, std::size_t bytes) {
     const std::lock_guard<std::recursive_mutex> lock(mutex);
     if (bytes > Counts().memory) return CUDA_ERROR_OUT_OF_MEMORY;
-    *pointer = std::malloc(bytes);
+    *pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);  // as the driver's memory is
     ++Counts().allocations;
     return CUDA_SUCCESS;
 }

@@ -42,6 +42,8 @@ class FakeCall final : public GraphCall {
 
     void Enqueue(CUdeviceptr windows, CUdeviceptr text, CUdeviceptr features, CUdeviceptr cosines,
                  CUstream stream) override {
+        // NvInferRuntime.h, setTensorAddress: "The pointer must have at least 256-byte alignment."
+        for (const CUdeviceptr address : {windows, text, features, cosines}) CHECK(address % 256 == 0);
         // Through the driver, so that a capture records it: one copy whose source is written when it runs.
         auto* work = new FakeCall(*this);
         work->windows_ = reinterpret_cast<const std::uint8_t*>(windows);
