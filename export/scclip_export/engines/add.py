@@ -154,7 +154,7 @@ def _with_or_without_plugins(
     plain = [encoder for encoder in same if not has_plugins(encoder)]
     offered = [encoder for encoder in same if has_plugins(encoder)]
     wanted = request.plugins
-    if wanted is None and offered and request.library == "tensorrt":
+    if wanted is None and offered and request.library == "tensorrt" and not request.version_compatible:
         grid, windows = offered[0].grid, request.profile(offered[0].grid)["batch"][1]
         patches = (grid.rows or 0) * (grid.columns or 0)
         wanted = table_prefers(offered[0].precision, patches=patches, windows=windows)
@@ -219,7 +219,15 @@ def _build_from(job: _Job, encoder: EncoderSpec, started: float, progress: Progr
     stored, dropped = store_engine(job.bundle.path, _name(job, encoder), built, _sidecar(job, encoder))
     seconds, size = time.monotonic() - started, memoryview(built.plan).nbytes
     progress(f"{stored.removesuffix('.json')}: {size / 1e6:.0f} MB in {seconds:.1f} s")
+    for name in dropped:
+        progress(f"dropped {name}: {_why_dropped(name, encoder)}")
     return EngineReport(sidecar=stored, bytes=size, seconds=seconds, dropped=tuple(dropped))
+
+
+def _why_dropped(name: str, encoder: EncoderSpec) -> str:
+    if (".plugins." in name) != has_plugins(encoder):
+        return "of two that differ in plug-ins alone a bundle keeps the one built last"
+    return "the new one is in its place, or its encoder is no longer the bundle's"
 
 
 def _sidecar(job: _Job, encoder: EncoderSpec) -> dict[str, object]:

@@ -96,6 +96,11 @@ class EngineRequest:
             )
         if self.library == "tensorrt-rtx" and self.plugins:
             raise ExportError("--tensorrt-plugins is for --tensorrt: TensorRT-RTX takes no such plug-ins")
+        if self.version_compatible and self.plugins:
+            raise ExportError(
+                "--tensorrt-plugins with --version-compatible: a version-compatible engine brings its plug-ins as "
+                "shared libraries, and ours are code inside the engine; leave one of the two out"
+            )
         if self.library == "tensorrt" and self.compute_capabilities:
             raise ExportError(
                 "--compute-capability is for --tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on"
@@ -127,6 +132,8 @@ def rebuild_command(
             words += [name, str(value)]
     if plugins:
         words.append("--tensorrt-plugins")
+    elif request.plugins is False:
+        words.append("--no-tensorrt-plugins")
     if request.version_compatible:
         words.append("--version-compatible")
     if request.hardware_compatible:

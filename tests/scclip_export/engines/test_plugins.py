@@ -177,7 +177,9 @@ def test_without_a_measurement_the_plain_encoder_is_taken(
     install(layers(0))
     for plugins_wanted in (None, False):
         (report,) = add_engines(with_nodes, [request(plugins=plugins_wanted)])
-        assert json.loads((with_nodes / report.sidecar).read_text())["source"] == "encoder.fp32.onnx"
+        sidecar = json.loads((with_nodes / report.sidecar).read_text())
+        assert sidecar["source"] == "encoder.fp32.onnx"
+        assert ("--no-tensorrt-plugins" in sidecar["command"]) is (plugins_wanted is False)
     asked = []
     monkeypatch.setattr(
         "scclip_export.engines.add.table_prefers", lambda *args, **sizes: asked.append((args, sizes)) or True
@@ -186,6 +188,34 @@ def test_without_a_measurement_the_plain_encoder_is_taken(
     (report,) = add_engines(with_nodes, [request()])
     assert json.loads((with_nodes / report.sidecar).read_text())["source"] == "encoder.fp32.plugins.onnx"
     assert asked == [(("fp32",), {"patches": 36, "windows": 6})]
+
+
+def test_the_form_built_last_stays_and_the_other_is_named(
+    with_nodes: Path, install: Install, host: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(layers(0))
+    (plain,) = add_engines(with_nodes, [request(plugins=False)])
+    install(layers(1))
+    told: list[str] = []
+    (ours,) = add_engines(with_nodes, [request(plugins=True)], told.append)
+    (dropped,) = ours.dropped
+    assert dropped.partition(".b1")[0] == plain.sidecar.partition(".b1")[0]
+    assert told[-1] == (
+        f"dropped {dropped}: of two that differ in plug-ins alone a bundle keeps the one built last"
+    )
+    assert Bundle.open(with_nodes).manifest.engines == (ours.sidecar,)
+
+
+def test_version_compatible_engines_take_none(
+    with_nodes: Path, install: Install, host: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They bring plug-ins as shared libraries; ours are in none, and whether they load elsewhere nobody says."""
+    with pytest.raises(ExportError, match=r"shared libraries, and ours .* leave one of the two out"):
+        request(plugins=True, version_compatible=True)
+    monkeypatch.setattr("scclip_export.engines.add.table_prefers", lambda *_, **__: True)
+    install(layers(0))
+    (report,) = add_engines(with_nodes, [request(version_compatible=True)])
+    assert json.loads((with_nodes / report.sidecar).read_text())["source"] == "encoder.fp32.onnx"
 
 
 def test_a_network_without_its_plugins_is_refused(
