@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from scclip_rt.bundle import Bundle
 from scclip_rt.engine_sidecar import (
@@ -22,7 +22,7 @@ from scclip_rt.engine_sidecar import (
     source_sha256,
 )
 from scclip_rt.errors import BackendError, BundleError
-from scclip_rt.gpus import find_gpu
+from scclip_rt.gpus import Gpu, find_gpu
 from scclip_rt.manifest import EncoderSpec, GridSpec, Precision
 
 __all__ = [
@@ -63,6 +63,11 @@ class Machine:
     version: str
     compute_capability: str
     device: str | None = None
+
+    @classmethod
+    def with_gpu(cls, library: Library, version: str, gpu: Gpu) -> Self:
+        """A library in a version on a GPU."""
+        return cls(library=library, version=version, compute_capability=gpu.capability, device=gpu.name)
 
     def __str__(self) -> str:
         gpu = f"{self.device}, " if self.device else ""
@@ -110,14 +115,8 @@ def this_machine(library: Library, *, device: int = 0) -> Machine:
     Raises:
         BackendError: the library can't be imported, or there is no GPU.
     """
-    module = library_module(library)
-    gpu = find_gpu(device)
-    return Machine(
-        library=library,
-        version=str(module.__version__),
-        compute_capability=gpu.compute_capability,
-        device=gpu.name,
-    )
+    version = str(library_module(library).__version__)
+    return Machine.with_gpu(library, version, find_gpu(device))
 
 
 def choose_engine(bundle: Bundle, machine: Machine, wanted: Wanted | None = None) -> Engine:

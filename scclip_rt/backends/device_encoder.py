@@ -242,7 +242,7 @@ class DeviceEncoder(BatchedEncoder):
         info["details"] = {
             **info.get("details", {}),
             "gpu": self._device.name,
-            "compute_capability": "{}.{}".format(*self._device.compute_capability),
+            "compute_capability": self._device.capability,
             "windows": "cut on the GPU by a kernel"
             if self._kernels.get("resize_windows")
             else "cut on the GPU by copies",

@@ -19,6 +19,7 @@ from scclip_rt.engines import (
     read_engines,
 )
 from scclip_rt.errors import BackendError
+from scclip_rt.gpus import Gpu
 
 ENGINE_BACKENDS: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
 """Backends that run engines, the preferred first: TensorRT's are tuned on the GPU they run on."""
@@ -33,18 +34,13 @@ class EngineChoice:
     precision: str = "auto"
 
 
-def machine_with(library: Library, device: Device) -> Machine:
+def machine_with(library: Library, gpu: Gpu) -> Machine:
     """What would load an engine: the installed library on a GPU.
 
     Raises:
         BackendError: the library can't be imported.
     """
-    return Machine(
-        library=library,
-        version=str(library_module(library).__version__),
-        compute_capability="{}.{}".format(*device.compute_capability),
-        device=device.name,
-    )
+    return Machine.with_gpu(library, str(library_module(library).__version__), gpu)
 
 
 def choose_for_grids(bundle: Bundle, machine: Machine, *, precision: str, grid: GridChoice) -> Engine:

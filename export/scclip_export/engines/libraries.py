@@ -163,8 +163,8 @@ class Tensorrt:
                 f"--tensorrt builds for the GPU of the machine it runs on: {error}. Run "
                 "`scclip-export --bundle … --tensorrt` there, or use --tensorrt-rtx, which needs none"
             ) from error
-        self.gpu, self.capability = gpu.name, gpu.compute_capability
-        capabilities = ("8.0+",) if request.hardware_compatible == "ampere+" else (gpu.compute_capability,)
+        self.gpu, self.capability = gpu.name, gpu.capability
+        capabilities = ("8.0+",) if request.hardware_compatible == "ampere+" else (gpu.capability,)
         return Target(compute_capabilities=capabilities, device=gpu.name)
 
     def create_network(self, builder: Any) -> Any:

@@ -8,26 +8,19 @@ from typing import Self, SupportsInt
 
 from scclip_rt.backends.cuda.driver import Driver, load_driver
 from scclip_rt.errors import BackendError
+from scclip_rt.gpus import Gpu, find_gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(Gpu):
     """A GPU with its primary context, which torch, TensorRT and ONNX Runtime in this process share.
 
     Attributes:
         driver: the driver API.
-        number: as in `cuda:N`.
-        name: NVIDIA's.
-        compute_capability: (major, minor), (9, 0) for an H100.
-        handle: CUdevice.
         context: CUcontext, retained once in this process.
     """
 
     driver: Driver
-    number: int
-    name: str
-    compute_capability: tuple[int, int]
-    handle: object
     context: SupportsInt
 
     @classmethod
@@ -50,20 +43,13 @@ class Device:
 
     @classmethod
     def _open(cls, driver: Driver, number: int) -> Self:
-        count = driver("cuDeviceGetCount")
-        if not 0 <= number < count:
-            names = ", ".join(
-                f"cuda:{i} ({device_name(driver, driver('cuDeviceGet', i))})" for i in range(count)
-            )
-            raise BackendError(f"there is no cuda:{number}; this process sees: {names or 'no GPU'}")
-        handle = driver("cuDeviceGet", number)
+        gpu = find_gpu(number, driver)
         return cls(
-            driver=driver,
             number=number,
-            name=device_name(driver, handle),
-            compute_capability=compute_capability(driver, handle),
-            handle=handle,
-            context=driver("cuDevicePrimaryCtxRetain", handle),
+            name=gpu.name,
+            compute_capability=gpu.compute_capability,
+            driver=driver,
+            context=driver("cuDevicePrimaryCtxRetain", driver("cuDeviceGet", number)),
         )
 
     def make_current(self) -> None:
@@ -109,20 +95,6 @@ class Device:
 # Primary contexts are counted by CUDA; one reference per process and GPU is kept until the process ends.
 _OPEN: dict[tuple[int, int], Device] = {}
 _LOCK = threading.Lock()
-
-
-def device_name(driver: Driver, handle: object) -> str:
-    """NVIDIA's name of a CUdevice."""
-    name = driver("cuDeviceGetName", 256, handle)
-    return bytes(name).split(b"\0")[0].decode("utf-8", "replace")
-
-
-def compute_capability(driver: Driver, handle: object) -> tuple[int, int]:
-    """(major, minor) of a CUdevice, (9, 0) for an H100."""
-    attribute = driver.bindings.CUdevice_attribute
-    major = driver("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle)
-    minor = driver("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle)
-    return int(major), int(minor)
 
 
 def device_count() -> int:

@@ -91,10 +91,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTensorrt]:
     ) -> FakeTensorrt:
         fake = FakeTensorrt(layers or encoder_layers(DataType.FLOAT), version)
 
-        def gpu(index: int = 0) -> Gpu:
+        def gpu(number: int = 0) -> Gpu:
             if capability is None:
                 raise BackendError("no NVIDIA driver on this machine")
-            return Gpu(index=index, name="NVIDIA L4", compute_capability=capability)
+            major, _, minor = capability.partition(".")
+            return Gpu(number=number, name="NVIDIA L4", compute_capability=(int(major), int(minor)))
 
         monkeypatch.setattr(libraries, "library_module", lambda _name: fake)
         monkeypatch.setattr(libraries, "find_gpu", gpu)
