@@ -22,7 +22,9 @@ GPU_CONTENDERS = (
     ("ONNX Runtime TensorRT fp16", "onnxruntime", "tensorrt", "fp16"),
     ("TensorRT fp32", "tensorrt", None, "fp32"),
     ("TensorRT fp16", "tensorrt", None, "fp16"),
+    ("TensorRT fp8", "tensorrt", None, "fp8"),
     ("TensorRT-RTX fp16", "tensorrt-rtx", None, "fp16"),
+    ("TensorRT-RTX fp8", "tensorrt-rtx", None, "fp8"),
 )
 CPU_CONTENDERS = (("ONNX Runtime CPU fp32", "onnxruntime", "cpu", "fp32"),)
 

@@ -26,7 +26,8 @@ from synthetic import scene
 ROOT = Path(__file__).parents[1]
 # Share of pixels on which labels may differ from float32's; random queries are the hardest case there is. On a CPU,
 # fp16 keeps 99.6 % and bf16 94.9 % at least (docs/precision.md).
-AGREEMENT = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.90}
+# fp8: ViT-L/14 on synthetic weights keeps 76 % for 150 random queries (docs/precision.md).
+AGREEMENT = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.90, "fp8": 0.6}
 SAME_LABELS = 0.9999
 """Share of pixels on which two ways to decode the same logits must agree; the rest are ties."""
 

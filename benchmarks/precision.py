@@ -1,9 +1,9 @@
 """What narrow arithmetic costs in accuracy: the window encoders of a bundle on the demo's held-out scenes.
 
-    python benchmarks/precision.py BUNDLE [--scenes 300] [--first 0] [--json FILE]
+    python benchmarks/precision.py BUNDLE [--encoders fp16 bf16] [--scenes 300] [--first 0] [--json FILE]
 
-BUNDLE is the demo model exported with `--fp16 --bf16`; everything is compared with its float32 encoder. The files
-themselves are run on the CPU, float16 by ONNX Runtime and bfloat16 with every narrow result rounded
+BUNDLE is the demo model exported with `--fp16 --bf16 --fp8`; everything is compared with its float32 encoder. The files
+themselves are run on the CPU, float16 and float8 by ONNX Runtime and bfloat16 with every narrow result rounded
 (`scclip_export.sessions`); resizing, windows and decoding are the runtime's.
 """
 
@@ -102,6 +102,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--encoders", nargs="+", choices=list(PRECISIONS), help="beside fp32 (all)")
     parser.add_argument("--scenes", type=int, default=TEST_SCENES)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -112,6 +113,7 @@ def main() -> int:
         name: PRECISIONS[name].open(args.bundle / file)
         for file in files
         if (name := file.removeprefix("encoder.").removesuffix(".onnx")) in PRECISIONS
+        and name in ("fp32", *(args.encoders or PRECISIONS))
     }
     tallies = {name: Tally(name) for name in runs}
     for index in range(args.first, args.first + args.scenes):

@@ -307,8 +307,8 @@ def tables(results: Path) -> dict[str, str]:
 
     if methods := [row for row in int8 if "miou" in row]:
         made["int8"] = int8_table(methods, [row for row in int8 if "median_seconds" in row])
-    if rows := load_rows(results, "precision-demo.json"):
-        made["precision"] = precision_table(rows)
+    if rows := load_rows(results, "precision-*.json"):
+        made["precision"] = precision_table(list({row["encoder"]: row for row in rows}.values()))
     from gpu_report import document_tables, load_reports  # it uses this module
 
     return made | document_tables(load_reports(results))

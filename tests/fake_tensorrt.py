@@ -15,6 +15,7 @@ class DataType(IntEnum):
     FLOAT = 0
     HALF = 1
     UINT8 = 5
+    FP8 = 6
     BF16 = 7
 
 
@@ -28,6 +29,8 @@ class LayerType(IntEnum):
     ELEMENTWISE = 6
     CAST = 7
     PLUGIN_V3 = 8
+    QUANTIZE = 9
+    DEQUANTIZE = 10
 
 
 BuilderFlag = IntEnum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE"])
@@ -97,6 +100,26 @@ def linear(name: str, dtype: DataType, rows: int, columns: int) -> list[Layer]:
     ]
 
 
+def linear_fp8(name: str, rows: int, columns: int) -> list[Layer]:
+    """The same with float8 operands in a float16 network."""
+    narrow, wide = DataType.FP8, DataType.HALF
+    stored, weight = (
+        Tensor(f"{name}.e4m3", narrow, (columns, rows)),
+        Tensor(f"{name}.weight", wide, (columns, rows)),
+    )
+    given, levels = Tensor(f"{name}.in", wide, (-1, rows)), Tensor(f"{name}.levels", narrow, (-1, rows))
+    rounded = Tensor(f"{name}.rounded", wide, (-1, rows))
+    return [
+        Layer(f"{name}.constant", LayerType.CONSTANT, [], [stored]),
+        Layer(f"{name}.stored", LayerType.DEQUANTIZE, [stored], [weight]),
+        Layer(f"{name}.quantize", LayerType.QUANTIZE, [given], [levels]),
+        Layer(f"{name}.dequantize", LayerType.DEQUANTIZE, [levels], [rounded]),
+        Layer(
+            name, LayerType.MATRIX_MULTIPLY, [rounded, weight], [Tensor(f"{name}.out", wide, (-1, columns))]
+        ),
+    ]
+
+
 def product(name: str, dtype: DataType) -> Layer:
     """A product of two activations, such as similarities."""
     a, b, c = (Tensor(f"{name}.{part}", dtype, (-1, 7, 7)) for part in "abc")
@@ -115,7 +138,11 @@ def encoder_layers(trunk: DataType) -> list[Layer]:
 
 def gemm(dtype: str, *, version: int = 11, tactic: str = "sm80_xmma_gemm_f16f16_f16f32") -> dict[str, Any]:
     """A layer as the inspector of TensorRT 10 or 11 describes it."""
-    formats = {"Half": "Row major linear FP16 format", "Float": "Row major linear FP32 format"}
+    formats = {
+        "Half": "Row major linear FP16 format",
+        "Float": "Row major linear FP32 format",
+        "FP8": "Row major linear FP8 format",
+    }
     tensor: dict[str, Any] = {"Name": "x", "Dimensions": [6, 197, 768]}
     tensor |= (
         {"DataType": dtype, "Format": "kLINEAR"} if version == 11 else {"Format/Datatype": formats[dtype]}

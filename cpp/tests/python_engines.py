@@ -39,6 +39,7 @@ WANTED: tuple[dict[str, Any], ...] = (
     {"queries": 5000},
     {"precision": "fp16"},
     {"precision": "fast"},
+    {"precision": "fp8"},
     {"grid": GridSpec(kind="window", rows=6, columns=6)},
     {"grid": GridSpec(kind="fixed", rows=8, columns=12), "precision": "bf16"},
 )
@@ -132,6 +133,7 @@ CASES: dict[str, Change] = {
     "three": _then(
         _engine("a", precision="bf16"), _engine("b"), _engine("c", library="tensorrt-rtx", precision="fp16")
     ),
+    "float8": _then(_engine("a", precision="fp8"), _engine("b", precision="bf16")),
     "best-damaged": _then(
         _engine("best", precision="fp16"), _engine("second"), _rewrite("engines/best.engine", b"gone")
     ),
@@ -258,12 +260,13 @@ def engine_choice_cases(folder: Path) -> list[dict[str, Any]]:
         "sidecar-2",
         "several",
         "narrow",
+        "float8",
         "three",
         "old-and-rtx",
     )
     bundles = [Bundle.open(folder / f"{name}.scclip") for name in names]
     for bundle, device, precision, (host, failure) in itertools.product(
-        bundles, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "bf16"), HOSTS.items()
+        bundles, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "bf16", "fp8"), HOSTS.items()
     ):
         with _host(host, failure):
             machine = HostMachine(flags=frozenset({"avx2"}), packages=frozenset({"openvino"}))

@@ -12,6 +12,7 @@ from scclip_export.backbones import BACKBONES
 from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
 from scclip_export.engines.arguments import ENGINE_DETAILS, add_engine_arguments, requests_from
 from scclip_export.errors import ExportError
+from scclip_export.precision_arguments import add_precision_arguments, int8_from, precisions_from
 from scclip_rt import __version__
 
 _EXAMPLES = """\
@@ -40,21 +41,6 @@ _CALIBRATION = (
     "outlier_neighbors",
     "outlier_fraction",
 )
-
-# Precisions beside fp32, in the order of bundle.json: name in `writers.PRECISIONS`, help of the flag.
-PRECISION_FLAGS = {
-    "fp16": "float16 products and weights, float32 norms, softmax, similarities and anomaly detection; for GPUs",
-    "bf16": "the same with bfloat16, whose range is float32's",
-    "int8": "8-bit integer products on CPUs, calibrated on images (docs/quantisation.md)",
-}
-# Options of int8 that have a flag: name in Int8Options → destination of the flag.
-_INT8 = {
-    "images": "calibration_images",
-    "windows": "calibration_windows",
-    "keep_float": "int8_keep_float",
-    "float_share": "int8_float_share",
-    "sensitivity": "int8_sensitivity",
-}
 
 
 def _layer_range(text: str) -> tuple[int, int]:
@@ -88,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_source(parser)
     _add_calibration(parser)
     _add_geometry(parser)
-    _add_precisions(parser)
+    add_precision_arguments(parser)
     add_engine_arguments(parser)
     _add_output(parser)
     return parser
@@ -164,49 +150,6 @@ def _add_geometry(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="HxW",
         help="add an encoder for whole images of this size (multiples of the patch); may be repeated",
-    )
-
-
-def _add_precisions(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("precisions beside fp32, one more file per grid each")
-    for name, text in PRECISION_FLAGS.items():
-        group.add_argument(f"--{name}", action="store_true", help=text)
-    group.add_argument(
-        "--opset23",
-        action=argparse.BooleanOptionalAction,
-        help="with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from "
-        "(default: with --fp16 and an engine)",
-    )
-    _add_int8(group)
-
-
-def _add_int8(group: Any) -> None:
-    group.add_argument(
-        "--calibration-images",
-        type=Path,
-        metavar="DIR",
-        help="with --int8: photos of the kind that will be segmented (default: rendered scenes, which do less well)",
-    )
-    group.add_argument(
-        "--calibration-windows", type=int, metavar="N", help="with --int8: windows to calibrate on (48)"
-    )
-    group.add_argument(
-        "--int8-keep-float",
-        action="append",
-        metavar="PATTERN",
-        help="layers that stay float32, such as 'blocks.11.*'; may be repeated",
-    )
-    group.add_argument(
-        "--int8-float-share",
-        type=float,
-        metavar="X",
-        help="most work that layers with a large error may keep in float32 (0.1 of the multiplications)",
-    )
-    group.add_argument(
-        "--int8-sensitivity",
-        action="store_true",
-        default=None,
-        help="with --int8: measure and print what each layer costs when only it is int8",
     )
 
 
@@ -295,8 +238,8 @@ def _run(args: argparse.Namespace) -> int:
         stride=args.stride,
         short_side=args.short_side,
         opset=args.opset,
-        precisions=_precisions(args),
-        int8=_int8(args),
+        precisions=precisions_from(args),
+        int8=int8_from(args),
         dynamic_grid=args.dynamic_grid,
         image_sizes=tuple(args.image_size),
         debug_outputs=args.debug_outputs,
@@ -309,16 +252,6 @@ def _run(args: argparse.Namespace) -> int:
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
     return 0
-
-
-def _precisions(args: argparse.Namespace) -> tuple[str, ...]:
-    names = [name for name in PRECISION_FLAGS if getattr(args, name)]
-    if args.opset23 and "fp16" not in names:
-        raise ExportError("--opset23 is a second form of the float16 encoder; pass --fp16 as well")
-    with_engine = args.tensorrt or args.tensorrt_rtx
-    if "fp16" in names and (with_engine if args.opset23 is None else args.opset23):
-        names.insert(names.index("fp16") + 1, "fp16.opset23")
-    return tuple(names)
 
 
 def _progress() -> Callable[[str], None]:
@@ -364,19 +297,6 @@ def _write_json(document: Any, target: str | None) -> None:
     from scclip_rt.cli.options import write_json
 
     write_json(document, target, force=True)
-
-
-def _int8(args: argparse.Namespace) -> Any:
-    from scclip_export.errors import ExportError
-    from scclip_export.quantize import Int8Options
-
-    given = {field: value for field, flag in _INT8.items() if (value := getattr(args, flag)) is not None}
-    if given and not args.int8:
-        flags = ", ".join("--" + _INT8[field].replace("_", "-") for field in given)
-        raise ExportError(f"{flags} needs --int8")
-    if "keep_float" in given:
-        given["keep_float"] = tuple(given["keep_float"])
-    return Int8Options(**given)
 
 
 def _print_summary(report: Any, json_target: str | None) -> None:

@@ -10,6 +10,7 @@ from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
 from scclip_export.graph import MAX_OPSET, MIN_OPSET
 from scclip_export.quantize import Int8Options
+from scclip_export.quantize.fp8 import MIN_OPSET as FP8_MIN_OPSET
 from scclip_export.source import Source
 
 Progress = Callable[[str], None]
@@ -42,3 +43,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise ExportError(f"--opset must be in {MIN_OPSET}..{MAX_OPSET}; got {self.opset}")
+        if "fp8" in self.precisions and self.opset < FP8_MIN_OPSET:
+            raise ExportError(
+                f"--fp8 needs --opset {FP8_MIN_OPSET} or later, which has float8; got {self.opset}"
+            )

@@ -79,7 +79,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         check_kernels()
     if config.plugins and config.method != "scclip":
         raise ExportError(f"--tensorrt-plugins: --calibration {config.method} has nothing for them to do")
-    if "int8" in config.precisions and config.int8.images is not None:
+    if {"int8", "fp8"} & set(config.precisions) and config.int8.images is not None:
         image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
     model = load_model(config.source, progress)
     plan = _plan(config, model)

@@ -8,13 +8,22 @@ from typing import Any, Literal
 from scclip_export import plugin_nodes
 from scclip_export.config import CalibrationConfig, Geometry
 from scclip_export.encoder import CalibratedEncoder, attention_operator
+from scclip_export.engines.libraries import FP8_CAPABILITY
 from scclip_export.errors import ExportError
 from scclip_export.fused import Operations
 from scclip_export.graph import check_dtypes, onnx_from_encoder
 from scclip_export.options import ExportConfig, Progress
 from scclip_export.plugin_functions import add_functions
 from scclip_export.precision import FLOAT32, POLICIES, DtypePolicy
-from scclip_export.quantize import Plan, calibration_windows, quantize_encoder, write_int8
+from scclip_export.quantize import (
+    Fp8Plan,
+    Plan,
+    calibration_windows,
+    plan_fp8,
+    quantize_encoder,
+    write_fp8,
+    write_int8,
+)
 from scclip_export.sessions import Runner, float16_runner, onnx_runner, rounding_runner
 from scclip_export.sharing import share_weights
 from scclip_export.source import LoadedModel
@@ -156,7 +165,23 @@ def _int8_plan(job: EncoderJob) -> Plan:
     return plan
 
 
-# A precision has a line here, its limits in `parity.THRESHOLDS`, and its flag in `cli.PRECISION_FLAGS`.
+def _write_fp8(job: EncoderJob, progress: Progress) -> None:
+    """Calibrate on the float32 windows file, and write every grid's float16 graph by the same plan."""
+    if job.grid.kind == "window":
+        options = job.config.int8
+        windows, images = calibration_windows(options.images, job.geometry, count=options.windows)
+        job.kept["fp8"] = plan_fp8(job.path("fp32"), windows, images=images, progress=progress)
+    write_fp8(job.path("fp16"), _fp8_plan(job), job.path("fp8"))
+    check_dtypes(job.path("fp8"), POLICIES["fp16"])
+    share_weights(job.path("fp8"), job.path("fp16"))
+
+
+def _fp8_plan(job: EncoderJob) -> Fp8Plan:
+    plan: Fp8Plan = job.kept["fp8"]
+    return plan
+
+
+# A precision has a line here, its limits in `parity.THRESHOLDS`, and its flag in `precision_arguments.PRECISION_FLAGS`.
 PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision(runs_on=("cpu", "cuda"), write=lambda job, _: _write_traced("fp32", job)),
     "fp16": Precision(
@@ -174,5 +199,15 @@ PRECISIONS: Mapping[str, Precision] = {
         runs_on=("cpu",),
         write=_write_int8,
         facts=lambda job: {"quantization": _int8_plan(job).to_json()},
+    ),
+    # Only to build engines from: nothing else multiplies in float8.
+    "fp8": Precision(
+        runs_on=("tensorrt",),
+        write=_write_fp8,
+        open=float16_runner,
+        facts=lambda job: {
+            "least_compute_capability": FP8_CAPABILITY,
+            "quantization": _fp8_plan(job).to_json(),
+        },
     ),
 }

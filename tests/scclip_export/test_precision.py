@@ -1,10 +1,15 @@
-"""fp16 and bf16 encoders: what computes in which dtype, and the numbers, with tokens of 500 times the median norm."""
+"""fp16, bf16 and fp8 encoders: what computes in which dtype, and the numbers, with tokens of 500 × the median norm."""
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -27,6 +32,11 @@ from scclip_export.sessions import float16_runner, onnx_runner, rounding_runner
 from scclip_export.source import Source
 from scclip_export.writers import GridPlan
 from scclip_kernels.plugin_table import PLUGINS
+from scclip_rt.backends import open_backend
+from scclip_rt.backends.choice import choose
+from scclip_rt.bundle import Bundle
+from scclip_rt.engines import Engine, read_engines
+from scclip_rt.errors import BackendError
 from synthetic import scene
 
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -81,7 +91,16 @@ def narrow_bundle(
     folder = tmp_path_factory.mktemp("narrow")
     save_file(massive_state, folder / "massive.safetensors")
     bundle = folder / "massive.scclip"
-    options = ("--fusion-layers", "1:3", "--fp16", "--bf16", "--opset23")
+    options = (
+        "--fusion-layers",
+        "1:3",
+        "--fp16",
+        "--bf16",
+        "--opset23",
+        "--fp8",
+        "--calibration-windows",
+        "12",
+    )
     assert export_cli("--checkpoint", folder / "massive.safetensors", "--output", bundle, *options) == 0
     return bundle
 
@@ -142,6 +161,92 @@ def test_a_file_in_another_precision_than_its_name_is_refused(
         check_dtypes(path, POLICIES[asked])
 
 
+def test_fp8_is_the_fp16_file_with_float8_blocks(narrow_bundle: Path) -> None:
+    model, types = load(narrow_bundle, "fp8"), tensor_types(load(narrow_bundle, "fp8"))
+    counts = operators_of(model)
+    products, inputs = 3 * 6 + 3, 3 * 4 + 2
+    assert (counts["QuantizeLinear"], counts["DequantizeLinear"]) == (inputs, inputs + products)
+    rest = counts - Counter(QuantizeLinear=inputs, DequantizeLinear=inputs + products)
+    assert rest == operators_of(load(narrow_bundle, "fp16"))
+    quantised = {types[node.output[0]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert quantised == {TensorProto.FLOAT8E4M3FN}
+    assert {types[node.input[0]] for node in model.graph.node if node.op_type == "Gemm"} == {
+        TensorProto.FLOAT16
+    }
+    # A quarter of float32's weights, beside what it takes from the fp16 file.
+    size = {p: (narrow_bundle / f"encoder.{p}.onnx.data").stat().st_size for p in ("fp8", "fp16")}
+    assert size["fp8"] < 0.5 * size["fp16"]
+    stored = {t.external_data[0].value for t in model.graph.initializer if t.external_data}
+    assert stored == {"encoder.fp8.onnx.data", "encoder.fp16.onnx.data"}
+
+
+def test_the_record_of_fp8_says_what_it_is_for(narrow_bundle: Path) -> None:
+    document = json.loads((narrow_bundle / "bundle.json").read_text())
+    schema = json.loads((resources.files("scclip_rt") / "schema/bundle.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    (entry,) = [encoder for encoder in document["encoders"] if encoder["precision"] == "fp8"]
+    assert (entry["file"], entry["runs_on"]) == ("encoder.fp8.onnx", ["tensorrt"])
+    assert entry["least_compute_capability"] == "8.9"
+    said = entry["quantization"]
+    assert (said["fp8_layers"], said["float_layers"]) == (3 * 4 + 2, [])
+    assert said["calibration_windows"] == 12
+    assert entry["parity"]["labels_agreement"] >= entry["parity"]["thresholds"]["labels"] == 0.7
+    assert entry["inputs"] == document["encoders"][0]["inputs"]
+
+
+@pytest.mark.parametrize("asked", ["auto", "fast"])
+def test_no_runtime_takes_the_fp8_file_by_itself(narrow_bundle: Path, asked: str) -> None:
+    assert choose(Bundle.open(narrow_bundle), device="cpu", precision=asked).precision == "fp32"
+    with pytest.raises(
+        BackendError, match=r"no window encoder in precision 'fp8' for cpu; the bundle has: .*fp8 for "
+    ):
+        open_backend(Bundle.open(narrow_bundle), precision="fp8", device="cpu")
+
+
+@pytest.mark.tensorrt
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx-cu13 is not installed")
+def test_an_fp8_engine_multiplies_float8(
+    narrow_bundle: Path, export_cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT-RTX builds it here and says what the layers became; running it needs a GPU."""
+    bundle = Path(shutil.copytree(narrow_bundle, tmp_path / "massive.scclip"))
+    options = ("--tensorrt-rtx", "--engine-precision", "fp8", "--no-gpu-kernels", "--compute-capability")
+    assert export_cli("--bundle", bundle, *options, "8.6,8.9") == 2
+    assert "an fp8 engine needs compute capability 8.9 or later; 8.6 was asked for" in capsys.readouterr().err
+    assert not (bundle / "engines").exists()
+    assert export_cli("--bundle", bundle, *options, "8.9,12.0") == 0
+    (engine,) = read_engines(Bundle.open(bundle))
+    assert isinstance(engine, Engine)
+    assert (engine.precision, engine.compute_capabilities) == ("fp8", ("8.9", "12.0"))
+    network = engine.layer_precisions["network"]["MATRIX_MULTIPLY"]
+    assert network == {"FP8": 3 * 6 + 3, "HALF": 2 + 3 * 2 + 2 + 1 + 2, "FLOAT": 5}
+    products = engine.layer_precisions["engine"]["products"]
+    # q, k and v may be joined to one product, attention's two are one.
+    assert 3 * 4 + 2 <= products["FP8"] <= network["FP8"]
+    assert products["HALF"] <= network["HALF"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fp8",), "--fp8 is made from the float16 encoder; pass --fp16 as well"),
+        (("--fp8", "--fp16", "--opset", "18"), "--fp8 needs --opset 19 or later, which has float8; got 18"),
+        (("--fp8", "--fp16", "--int8-sensitivity"), "--int8-sensitivity needs --int8"),
+        (("--calibration-windows", "4"), "--calibration-windows needs --int8 or --fp8"),
+    ],
+)
+def test_fp8_without_what_it_needs_is_refused(
+    options: tuple[str, ...],
+    message: str,
+    export_cli: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert export_cli("--backbone", "vitb16", "--output", tmp_path / "a.scclip", *options) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_massive_tokens_are_500_times_the_median(massive_state: dict[str, Tensor]) -> None:
     norms = last_norms(massive_state)
     ratios = norms[list(MASSIVE)] / norms.median()
@@ -156,12 +261,12 @@ def windows() -> np.ndarray:
     return np.stack(cut)
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp16", 0.99), ("bf16", 0.95)])
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 0.99), ("bf16", 0.95), ("fp8", 0.88)])
 def test_massive_tokens_change_neither_outliers_nor_labels(
     narrow_bundle: Path, windows: np.ndarray, precision: str, least: float
 ) -> None:
     text = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
-    opened = {"fp16": float16_runner, "bf16": rounding_runner}[precision]
+    opened = rounding_runner if precision == "bf16" else float16_runner
     run = opened(narrow_bundle / f"encoder.{precision}.onnx")
     reference = onnx_runner(narrow_bundle / "encoder.fp32.onnx")
     equal, labels = [], []

@@ -182,9 +182,23 @@ def test_fp16_comes_before_fp32_and_bf16_before_it_under_fast_alone(own_bundle: 
     assert "--engine-precision" not in refusal(own_bundle, precision="fast", batch=99)
 
 
-def test_every_precision_has_a_place_in_both_orders() -> None:
-    known = set(get_args(Precision))
+def test_every_precision_but_fp8_has_a_place_in_both_orders() -> None:
+    known = set(get_args(Precision)) - {"fp8"}
     assert {name: set(order) for name, order in engines.PREFERENCE.items()} == {"auto": known, "fast": known}
+
+
+@pytest.mark.parametrize("asked", ["auto", "fast"])
+def test_only_who_names_fp8_gets_it(own_bundle: Path, asked: str) -> None:
+    add_engine(own_bundle, "fp8", precision="fp8")
+    assert "is fp8, which only --precision fp8 takes" in refusal(own_bundle, precision=asked)
+    assert chosen(own_bundle, precision="fp8") == "engines/fp8.engine"
+    add_engine(own_bundle, "fp32")
+    assert chosen(own_bundle, precision=asked) == "engines/fp32.engine"
+    assert chosen(own_bundle, precision="fp8") == "engines/fp8.engine"
+    bundle = Bundle.open(own_bundle)
+    for engine in read_engines(bundle):  # it fits the machine all the same
+        assert isinstance(engine, engines.Engine)
+        assert engines.misfit(bundle, engine, L4) is None
 
 
 def test_among_several_the_precision_then_the_exact_then_the_closest_batch_wins(own_bundle: Path) -> None:

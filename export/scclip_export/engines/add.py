@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scclip_export.engines.build import BuildError, engine_from_onnx
-from scclip_export.engines.libraries import EngineLibrary, Target, open_library
+from scclip_export.engines.libraries import EngineLibrary, Target, narrowed, open_library
 from scclip_export.engines.plugins import check_plugins, has_plugins, plugin_graph, table_prefers
 from scclip_export.engines.request import (
     ENGINE_PRECISIONS,
@@ -62,7 +62,9 @@ def check_requests(
     """
     for request in requests:
         library = open_library(request.library)
-        library.target(request)
+        target = library.target(request)
+        for precision in request.precisions:
+            narrowed(target, precision, request.library)
         if request.plugins:
             check_plugins(library.trt)
         for precision in request.precisions:
@@ -137,7 +139,7 @@ def _jobs(bundle: Bundle, request: EngineRequest) -> list[_Job]:
                     bundle=bundle,
                     request=request,
                     library=library,
-                    target=target,
+                    target=narrowed(target, precision, request.library),
                     grid=grid,
                     profile=request.profile(same[0].grid),
                     # Opset 23 has attention as one node, which TensorRT plans as a whole.

@@ -67,7 +67,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         type=_names,
         metavar="LIST",
         help=f"of the encoders to build from: {', '.join(ENGINE_PRECISIONS)} "
-        "(default: the first of these that the bundle holds)",
+        "(default: the first of these that the bundle holds; with --fp8 fp16 and fp8)",
     )
     group.add_argument(
         "--engine-grid",
@@ -155,7 +155,8 @@ def requests_from(args: argparse.Namespace) -> tuple[EngineRequest, ...]:
 def _request(library: Library, args: argparse.Namespace) -> EngineRequest:
     return EngineRequest(
         library=library,
-        precisions=args.engine_precision or (),
+        # An fp8 encoder is there for nothing else than an engine.
+        precisions=args.engine_precision or (("fp16", "fp8") if args.fp8 else ()),
         grids=args.engine_grid or (),
         compute_capabilities=args.compute_capability or (),
         min_batch=1 if args.min_batch is None else args.min_batch,

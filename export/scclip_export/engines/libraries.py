@@ -7,13 +7,14 @@ caches are no-ops; deserialising, and so the engine inspector, needs a GPU.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from scclip_export.engines.precisions import logged_layers
 from scclip_export.engines.request import EngineRequest
 from scclip_export.errors import ExportError
-from scclip_rt.engines import Library, library_module
+from scclip_rt.engines import Library, library_module, supports
 from scclip_rt.errors import BackendError
 from scclip_rt.files import atomic_path, cache_directory
 from scclip_rt.gpus import find_gpu
@@ -25,6 +26,35 @@ class Target:
 
     compute_capabilities: tuple[str, ...]
     device: str | None = None
+
+
+# The least compute capability that multiplies float8.
+FP8_CAPABILITY = "8.9"
+
+
+def narrowed(target: Target, precision: str, library: Library) -> Target:
+    """Return what an engine of a precision can run on, of a request's target.
+
+    TensorRT-RTX's portable engine leaves out GPUs that lack a type of its network: with float8 it is for 8.9 and later
+    (NVIDIA, support matrix of TensorRT-RTX).
+
+    Raises:
+        ExportError: fp8, for a GPU without it.
+    """
+    if precision != "fp8":
+        return target
+    if library == "tensorrt-rtx" and target.compute_capabilities == ("8.0+",):
+        return replace(target, compute_capabilities=(f"{FP8_CAPABILITY}+",))
+    lacking = [name for name in target.compute_capabilities if not supports((f"{FP8_CAPABILITY}+",), name)]
+    if lacking:
+        mend = "leave it out of --compute-capability" if library == "tensorrt-rtx" else "build on another GPU"
+        if target.compute_capabilities == ("8.0+",):
+            mend = "leave out --hardware-compatible"
+        raise ExportError(
+            f"an fp8 engine needs compute capability {FP8_CAPABILITY} or later; {', '.join(lacking)} was asked for: "
+            f"{mend}, or take another precision (--engine-precision fp16)"
+        )
+    return target
 
 
 class EngineLibrary(Protocol):
@@ -50,7 +80,7 @@ class EngineLibrary(Protocol):
         ...
 
     def inspect(self, plan: Any, logger: Any, *, host_code: bool) -> dict[str, Any] | None:
-        """The engine inspector's JSON for a built engine, or None where this machine can't load it."""
+        """The engine inspector's JSON for a built engine, or as much of it as is known; None where nothing is."""
         ...
 
 
@@ -125,6 +155,8 @@ class TensorrtRtx:
         own_memory = getattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
         if own_memory is not None:
             config.set_flag(own_memory)
+        # The builder's log then tells the layers, which the inspector could only do where a GPU is.
+        config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
         config.num_compute_capabilities = len(request.compute_capabilities)
         for index, capability in enumerate(request.compute_capabilities):
             member = getattr(self.trt.ComputeCapability, "SM" + capability.replace(".", ""))
@@ -137,11 +169,11 @@ class TensorrtRtx:
         """Nothing: timing caches are no-ops since TensorRT-RTX 1.2."""
 
     def inspect(self, plan: Any, logger: Any, *, host_code: bool) -> dict[str, Any] | None:  # noqa: ARG002
-        """The inspector where there is a GPU to load the engine on; elsewhere None."""
+        """The inspector where there is a GPU to load the engine on; elsewhere what the builder logged."""
         try:
             find_gpu()
         except BackendError:
-            return None
+            return logged_layers(logger.layers) if logger.layers else None
         return _inspector_json(self.trt, self.trt.Runtime(logger).deserialize_cuda_engine(plan))
 
 

@@ -7,12 +7,14 @@ from scclip_export.engines.request import Progress
 
 _HEARTBEAT_SECONDS = 10.0
 _MAX_WARNINGS, _MAX_LENGTH = 8, 300
+_LAYERS = "Layers:"
 
 
 def make_logger(trt: Any, progress: Progress) -> Any:
     """An ILogger of the library `trt` that passes warnings and errors on, each once, and keeps INFO and above.
 
-    Its `lines` holds (severity, message); `errors()` gives the messages of errors.
+    Its `lines` holds (severity, message); `errors()` gives the messages of errors. `layers` is the list of an engine's
+    layers that TensorRT-RTX logs where its configuration asks for details, else "".
     """
     shown_from = trt.ILogger.Severity.WARNING
 
@@ -20,11 +22,14 @@ def make_logger(trt: Any, progress: Progress) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.lines: list[tuple[str, str]] = []
+            self.layers = ""
             self._shown: set[str] = set()
 
         def log(self, severity: Any, message: str) -> None:
             # Called from the builder's threads: appending to a list is safe there.
             if int(severity) > int(trt.ILogger.Severity.INFO):
+                if message.startswith(_LAYERS):
+                    self.layers = message
                 return
             message = " ".join(message.split())
             self.lines.append((severity.name, message))

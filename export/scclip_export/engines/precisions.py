@@ -1,10 +1,12 @@
 """In which precision an engine computes, read back: an fp16 engine with fp32 matrix products is an error.
 
 Two readings. The parsed, strongly typed network is there on every machine, and TensorRT may not change its types. The
-engine inspector needs a GPU to load the engine; where it answers, its layers are held against the network's.
+layers of the engine come from the engine inspector, which needs a GPU to load it, or from TensorRT-RTX's builder, which
+prints them into its log; they are held against the network's.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,8 @@ from scclip_export.errors import ExportError
 Counts = dict[str, dict[str, int]]
 
 # Names of TensorRT's DataType by the precision of docs/bundle.md.
-_DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+_DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "fp8": "FP8"}
+_PRECISIONS = {dtype: precision for precision, dtype in _DTYPES.items()}
 _WEIGHTED = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _COUNTED = (
     *_WEIGHTED,
@@ -31,6 +34,8 @@ _PASSING = frozenset({"SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE", "SL
 # The share of weights in products of the engine's own precision. What the policy keeps in fp32 (the last projection)
 # is under 1 % of a ViT-B/16's weights and 6 % of the packaged demo model's, the smallest CLIP here.
 _LEAST_SHARE = 0.9
+# In fp8 both projections at the ends stay fp16, and so may a tenth of the multiplications (quantize/fp8.py).
+_LEAST_FP8_SHARE = 0.75
 
 # The engine inspector: kinds of layer, or parts of a tactic's name, that are matrix products.
 _PRODUCT_TYPES = ("gemm", "matrixmultiply", "convolution", "conv", "fmha", "attention")
@@ -42,7 +47,15 @@ _INSPECTOR_DTYPES = {
     "fp32": "FLOAT",
     "fp16": "HALF",
     "bf16": "BF16",
+    "fp8": "FP8",
+    "e4m3": "FP8",
 }
+# A layer, and a tensor of it, in the builder's log.
+_LOGGED_LAYER = re.compile(
+    r"Name: (?P<name>\S+), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: "
+    r".*?, TacticName: (?P<tactic>[^,]*),"
+)
+_LOGGED_DTYPE = re.compile(r"Datatype: (\w+)")
 
 
 @dataclass(slots=True)
@@ -70,13 +83,22 @@ def network_precisions(network: Any) -> NetworkPrecisions:
         kind = layer.type.name
         if kind not in _COUNTED:
             continue
-        dtype = layer.get_input(0).dtype.name
+        dtype = _dtype(layer, producers)
         counts.setdefault(kind, Counter())[dtype] += 1
         if kind in _WEIGHTED and (size := _weights(layer, producers)):
             found.weights[dtype] += size
             found.products.setdefault(dtype, []).append(layer.name)
     found.layers = {kind: dict(counter) for kind, counter in sorted(counts.items())}
     return found
+
+
+def _dtype(layer: Any, producers: Mapping[str, Any]) -> str:
+    """What a layer computes in: its first input's type, or FP8 where both operands come out of float8."""
+    if layer.type.name == "MATRIX_MULTIPLY":
+        sources = [_origin(layer.get_input(index).name, producers) for index in range(2)]
+        if all(source is not None and source.type.name == "DEQUANTIZE" for source in sources):
+            return str(sources[0].get_input(0).dtype.name)
+    return str(layer.get_input(0).dtype.name)
 
 
 def _weights(layer: Any, producers: Mapping[str, Any]) -> int:
@@ -91,20 +113,26 @@ def _weights(layer: Any, producers: Mapping[str, Any]) -> int:
 
 
 def _is_constant(name: str, producers: Mapping[str, Any]) -> bool:
-    while (producer := producers.get(name)) is not None:
-        if producer.type.name == "CONSTANT":
-            return True
-        if producer.type.name not in _PASSING:
-            return False
-        name = producer.get_input(0).name
-    return False
+    producer = _origin(name, producers)
+    if producer is not None and producer.type.name == "DEQUANTIZE":
+        producer = _origin(producer.get_input(0).name, producers)
+    return producer is not None and producer.type.name == "CONSTANT"
+
+
+def _origin(name: str, producers: Mapping[str, Any]) -> Any:
+    """The layer that made a tensor, behind those that pass it on; None for an input of the network."""
+    producer = producers.get(name)
+    while producer is not None and producer.type.name in _PASSING:
+        producer = producers.get(producer.get_input(0).name)
+    return producer
 
 
 def check_network(found: NetworkPrecisions, precision: str, source: str) -> None:
     """Refuse a network that does not compute in the precision its file claims.
 
     Raises:
-        ExportError: no products with weights at all, or more than a tenth of the weights in another dtype (fp32: any).
+        ExportError: no products with weights at all, or more than a tenth of the weights in another dtype (fp32: any;
+            fp8: more than a quarter).
     """
     wanted, total = _DTYPES[precision], found.weights.total()
     if not total:
@@ -112,7 +140,7 @@ def check_network(found: NetworkPrecisions, precision: str, source: str) -> None
             f"{source}: no matrix product with weights was found in it; its precision can't be told"
         )
     share = found.weights[wanted] / total
-    if share < (1.0 if precision == "fp32" else _LEAST_SHARE):
+    if share < {"fp32": 1.0, "fp8": _LEAST_FP8_SHARE}.get(precision, _LEAST_SHARE):
         others = [
             f"{name} ({dtype})"
             for dtype, names in found.products.items()
@@ -123,6 +151,25 @@ def check_network(found: NetworkPrecisions, precision: str, source: str) -> None
             f"{source} claims {precision}, but {1 - share:.0%} of the weights of its matrix products are not: "
             f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''} ({len(others)} layers); no engine was built"
         )
+
+
+def logged_layers(text: str) -> dict[str, Any]:
+    """Return the layers that TensorRT-RTX's builder logs in the inspector's form.
+
+    Args:
+        text: the log message, its lines joined by spaces or line feeds. For several targets there is one list.
+    """
+    return {
+        "Layers": [
+            {
+                "Name": found["name"],
+                "LayerType": found["kind"],
+                "TacticName": found["tactic"].strip(),
+                "Inputs": [{"DataType": dtype} for dtype in _LOGGED_DTYPE.findall(found["inputs"])],
+            }
+            for found in _LOGGED_LAYER.finditer(text)
+        ]
+    }
 
 
 def engine_precisions(document: Mapping[str, Any]) -> Counts:
@@ -170,12 +217,18 @@ def check_engine(engine: Counts, network: NetworkPrecisions, precision: str, sou
         )
     if precision == "fp32":
         return
-    allowed = sum(
-        counts.get("FLOAT", 0) for kind, counts in network.layers.items() if kind in (*_WEIGHTED, "EINSUM")
-    )
-    if products and (products.get("FLOAT", 0) > allowed or not products.get(_DTYPES[precision])):
+    wanted = _DTYPES[precision]
+    wider = ("FLOAT", "HALF", "BF16") if precision == "fp8" else ("FLOAT",)
+    allowed = dict.fromkeys(wider, 0)
+    for kind, counts in network.layers.items():
+        if kind in (*_WEIGHTED, "EINSUM"):
+            for dtype in wider:
+                allowed[dtype] += counts.get(dtype, 0)
+    widened = [dtype for dtype in wider if products.get(dtype, 0) > allowed[dtype]]
+    if products and (widened or not products.get(wanted)):
+        dtype = (*widened, "FLOAT")[0]
         raise ExportError(
-            f"the engine of {source} has {products.get('FLOAT', 0)} matrix products in fp32 where its graph has "
-            f"{allowed}, and {products.get(_DTYPES[precision], 0)} in {precision}: the library has widened them. "
+            f"the engine of {source} has {products.get(dtype, 0)} matrix products in {_PRECISIONS[dtype]} where its "
+            f"graph has {allowed[dtype]}, and {products.get(wanted, 0)} in {precision}: the library has widened them. "
             "No engine was kept"
         )

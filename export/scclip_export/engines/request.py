@@ -14,8 +14,9 @@ Progress = Callable[[str], None]
 HardwareCompatibility = Literal["ampere+", "same-compute-capability"]
 Profile = dict[str, tuple[int, int, int]]
 
-# TensorRT takes weights of these types in a strongly typed network; int8 encoders are QDQ graphs for CPUs.
-ENGINE_PRECISIONS = ("fp16", "bf16", "fp32")
+# TensorRT takes weights of these types in a strongly typed network; int8 encoders are QDQ graphs for CPUs. The first
+# that a bundle holds is built by default: fp8, the last, is built where it is named.
+ENGINE_PRECISIONS = ("fp16", "bf16", "fp32", "fp8")
 # A 375×500 photo has six windows; a whole image goes through alone.
 _OPT_BATCH = {"window": 6, "fixed": 1}
 _OPT_QUERIES = 150
@@ -28,7 +29,7 @@ class EngineRequest:
 
     Attributes:
         library: which of the two builds.
-        precisions: of the encoders to build from; empty: the narrowest of fp16, bf16 and fp32 that the bundle holds.
+        precisions: of the encoders to build from; empty: the first of fp16, bf16 and fp32 that the bundle holds.
         grids: `window` or `HxW` in pixels; empty: the windows and every fixed size.
         compute_capabilities: `8.9`, …, for TensorRT-RTX; empty: its portable engine, for 8.0 and later.
         opt_batch: the batch to tune for; None: six windows, one whole image.

@@ -1,6 +1,7 @@
-"""Int8 encoders: calibrated, static, with QuantizeLinear and DequantizeLinear around the big matrix products.
+"""8-bit encoders: calibrated, static, with QuantizeLinear and DequantizeLinear around the big matrix products.
 
-`quantize_encoder` is all of it on files; `make_plan` and `write_int8` are its two steps.
+Int8 for CPUs: `quantize_encoder` is all of it on files; `make_plan` and `write_int8` are its two steps. Float8 for
+GPUs: `plan_fp8` and `write_fp8`.
 """
 
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_export.quantize.fp8 import Fp8Plan, plan_fp8, write_fp8
 from scclip_export.quantize.images import CALIBRATION_OPTION, calibration_windows
 from scclip_export.quantize.options import METHODS, Int8Options, Progress
 from scclip_export.quantize.plan import Plan, make_plan
@@ -17,13 +19,16 @@ from scclip_export.quantize.sensitivity import measure_sensitivity, sensitivity_
 __all__ = [
     "CALIBRATION_OPTION",
     "METHODS",
+    "Fp8Plan",
     "Int8Options",
     "Plan",
     "calibration_windows",
     "make_plan",
     "measure_sensitivity",
+    "plan_fp8",
     "quantize_encoder",
     "sensitivity_table",
+    "write_fp8",
     "write_int8",
 ]
 

@@ -1,4 +1,4 @@
-"""The matrix products of an encoder's ONNX graph that can run in int8, under the names of their modules."""
+"""The matrix products of an encoder's ONNX graph that can run in 8 bits, under the names of their modules."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Layer:
 
     Attributes:
         name: such as `blocks.3.fc`, or `blocks.3.qkv` for several.
-        source: their input x, float32 (…, K).
+        source: their input x (…, K), in the graph's own float type.
         products: in the graph's order; taken together their weight is (K, all columns).
         norm: the LayerNormalization's (gain, bias) initializers if x is its output and nobody else reads it.
         shape: (K, all columns).
@@ -113,7 +113,11 @@ class _Graph:
         if len(self.readers[source]) != readers:
             return None
         writer = self.writers.get(source)
-        while writer is not None and writer.op_type == "Reshape" and len(self.readers[writer.input[0]]) == 1:
+        while (
+            writer is not None
+            and writer.op_type in ("Reshape", "Cast")  # a cast: to the float16 of a narrow graph
+            and len(self.readers[writer.input[0]]) == 1
+        ):
             writer = self.writers.get(writer.input[0])
         if writer is None or writer.op_type != "LayerNormalization":
             return None

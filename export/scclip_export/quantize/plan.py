@@ -133,14 +133,30 @@ def keep_float(layers: dict[str, PlannedLayer], options: Int8Options) -> dict[st
             )
         for name in matched:
             layers[name] = replace(layers[name], keep_float="asked for")
-    spent = 0.0
-    for layer in sorted(layers.values(), key=lambda layer: -layer.quantized.error):
-        if layer.keep_float or layer.quantized.error <= options.error_limit:
-            continue
-        if spent + layer.cost <= options.float_share:
-            spent += layer.cost
-            layers[layer.name] = replace(layer, keep_float="output error")
+    open_layers = [layer for layer in layers.values() if not layer.keep_float]
+    for name in worst_layers(
+        {layer.name: (layer.quantized.error, layer.cost) for layer in open_layers},
+        limit=options.error_limit,
+        share=options.float_share,
+    ):
+        layers[name] = replace(layers[name], keep_float="output error")
     return layers
+
+
+def worst_layers(layers: Mapping[str, tuple[float, float]], *, limit: float, share: float) -> list[str]:
+    """Return which layers are off by more than `limit`, the worst first, as long as they cost at most `share`.
+
+    Args:
+        layers: by name, the relative error of the output and the share of all multiplications.
+        limit: largest error of a layer that nothing is said of.
+        share: largest sum of the costs of those returned; one that no longer fits is passed over.
+    """
+    chosen, spent = [], 0.0
+    for name, (error, cost) in sorted(layers.items(), key=lambda item: -item[1][0]):
+        if error > limit and spent + cost <= share:
+            spent += cost
+            chosen.append(name)
+    return chosen
 
 
 def value_producer(name: str) -> str | None:

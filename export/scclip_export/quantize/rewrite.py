@@ -53,7 +53,7 @@ def write_int8(source: Path, plan: Plan, target: Path) -> None:
     used = {name for node in nodes for name in node.input}
     kept = [t for t in model.graph.initializer if t.name not in dropped or t.name in used]
     added = [tensor for tensor in added if tensor.name in used]
-    _save(model, nodes, [_changed(tensor, arrays) for tensor in kept] + added, target)
+    save_graph(model, nodes, [_changed(tensor, arrays) for tensor in kept] + added, target)
 
 
 def rescale(model: ModelProto, layers: list[Layer], plan: Plan) -> Arrays:
@@ -153,7 +153,8 @@ def _changed(tensor: TensorProto, arrays: Mapping[str, NDArray[np.float32]]) -> 
     return numpy_helper.from_array(arrays[tensor.name].astype(np.float32), tensor.name)
 
 
-def _save(model: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto], target: Path) -> None:
+def save_graph(model: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto], target: Path) -> None:
+    """Write `model` with other nodes and initializers; weights go to `target` + ".data"."""
     graph = helper.make_graph(
         nodes, model.graph.name, list(model.graph.input), list(model.graph.output), tensors
     )

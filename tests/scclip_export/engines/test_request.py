@@ -9,9 +9,10 @@ import pytest
 from scclip_export.cli import build_parser
 from scclip_export.engines import EngineRequest
 from scclip_export.engines.arguments import requests_from
-from scclip_export.engines.libraries import parse_compute_capability
+from scclip_export.engines.libraries import Target, narrowed, parse_compute_capability
 from scclip_export.engines.request import rebuild_command
 from scclip_export.errors import ExportError
+from scclip_rt.engines import Library
 from scclip_rt.manifest import GridSpec
 
 WINDOW, FIXED = GridSpec(kind="window", rows=14, columns=14), GridSpec(kind="fixed", rows=8, columns=12)
@@ -40,7 +41,7 @@ def test_without_a_library_nothing_is_asked_for() -> None:
         ("--tensorrt --max-queries 0", "--max-queries must be at least 1"),
         ("--tensorrt --builder-level 6", "--builder-level must be in 0..5; got 6"),
         ("--tensorrt --workspace 0", "--workspace must be at least 1 MiB"),
-        ("--tensorrt --engine-precision int8", "--engine-precision takes fp16, bf16, fp32; got 'int8'"),
+        ("--tensorrt --engine-precision int8", "--engine-precision takes fp16, bf16, fp32, fp8; got 'int8'"),
     ],
 )
 def test_contradictions_are_refused(line: str, message: str) -> None:
@@ -101,3 +102,48 @@ def test_the_command_of_a_sidecar_asks_for_the_same_engine(options: dict[str, An
     assert (again.precisions, again.grids) == (("fp16",), ("window",))
     for name in options:
         assert getattr(again, name) == getattr(request, name)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--fp16 --fp8 --tensorrt-rtx", ("fp16", "fp8")),
+        ("--fp16 --fp8 --tensorrt-rtx --engine-precision fp8", ("fp8",)),
+        ("--fp16 --tensorrt-rtx", ()),
+    ],
+)
+def test_an_export_with_fp8_builds_its_engine_too(line: str, expected: tuple[str, ...]) -> None:
+    (request,) = parse(line)
+    assert request.precisions == expected
+
+
+@pytest.mark.parametrize(
+    ("library", "asked", "given"),
+    [
+        ("tensorrt-rtx", ("8.0+",), ("8.9+",)),  # the portable engine leaves out what lacks float8
+        ("tensorrt-rtx", ("8.9", "12.0"), ("8.9", "12.0")),
+        ("tensorrt", ("9.0",), ("9.0",)),
+    ],
+)
+def test_fp8_engines_are_for_gpus_that_have_it(
+    library: Library, asked: tuple[str, ...], given: tuple[str, ...]
+) -> None:
+    target = Target(compute_capabilities=asked, device="a GPU")
+    assert narrowed(target, "fp8", library) == Target(compute_capabilities=given, device="a GPU")
+    assert narrowed(target, "fp16", library) is target
+
+
+@pytest.mark.parametrize(
+    ("library", "asked", "message"),
+    [
+        ("tensorrt-rtx", ("8.6", "8.9"), "8.6 was asked for: leave it out of --compute-capability, or"),
+        ("tensorrt", ("8.0",), "8.0 was asked for: build on another GPU, or take another precision"),
+        ("tensorrt", ("8.0+",), "8.0+ was asked for: leave out --hardware-compatible, or"),
+    ],
+)
+def test_an_fp8_engine_for_an_older_gpu_is_refused(
+    library: Library, asked: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ExportError) as error:
+        narrowed(Target(compute_capabilities=asked), "fp8", library)
+    assert f"an fp8 engine needs compute capability 8.9 or later; {message}" in str(error.value)

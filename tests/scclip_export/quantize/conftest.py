@@ -24,6 +24,6 @@ def demo_int8(tmp_path_factory: pytest.TempPathFactory, demo_windows: np.ndarray
     return path, quantize_encoder(DEMO, path, demo_windows, Int8Options())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def demo_fp32() -> Path:
     return DEMO
