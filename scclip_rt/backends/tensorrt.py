@@ -176,8 +176,8 @@ class TensorRtGraph:
         """Keep what TensorRT-RTX compiled for this GPU, so that the next process starts at once."""
         if self._cache is None:
             return
-        with self._cache.serialize() as memory:
-            content = bytes(memory)
+        memory = self._cache.serialize()
+        content = b"" if memory is None else bytes(memory)
         path = self._cache_path()
         if not content or (path.is_file() and path.stat().st_size == len(content)):
             return
