@@ -7,6 +7,7 @@ caches are no-ops; deserialising, and so the engine inspector, needs a GPU.
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -238,7 +239,9 @@ class Tensorrt:
     def _timing_cache(self, request: EngineRequest) -> Path:
         if request.timing_cache is not None:
             return request.timing_cache
-        name = f"{self.trt.__version__}-sm{self.capability.replace('.', '')}.timing"
+        # TensorRT refuses the measurements of another GPU, also of one with the same compute capability.
+        gpu = re.sub(r"[^a-z0-9]+", "-", (self.gpu or "").lower()).strip("-")
+        name = f"{self.trt.__version__}-sm{self.capability.replace('.', '')}-{gpu}.timing"
         return cache_directory() / "tensorrt" / name
 
     def inspect(self, plan: Any, logger: Any, *, host_code: bool) -> dict[str, Any] | None:

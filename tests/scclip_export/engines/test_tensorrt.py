@@ -108,7 +108,7 @@ def test_the_timing_cache_lives_in_the_cache_folder(bundle: Path, install: Insta
     install()
     add_engines(bundle, [request()])
     add_engines(bundle, [request()])
-    assert (cache_directory() / "tensorrt/10.14.1.48-sm89.timing").read_bytes().endswith(b"++")
+    assert (cache_directory() / "tensorrt/10.14.1.48-sm89-nvidia-l4.timing").read_bytes().endswith(b"++")
 
 
 def test_windows_and_fixed_sizes_get_engines_the_dynamic_grid_none(bundle: Path, install: Install) -> None:
