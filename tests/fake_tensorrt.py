@@ -136,8 +136,8 @@ def encoder_layers(trunk: DataType) -> list[Layer]:
     ]
 
 
-def gemm(dtype: str, *, version: int = 11, tactic: str = "sm80_xmma_gemm_f16f16_f16f32") -> dict[str, Any]:
-    """A layer as the inspector of TensorRT 10 or 11 describes it."""
+def gemm(dtype: str, *, version: int = 11, tactic: str = "_gemm_mha_v2_0x0123") -> dict[str, Any]:
+    """A layer as the inspector of TensorRT 10 or 11 describes it, by a kernel whose name says no dtype."""
     formats = {
         "Half": "Row major linear FP16 format",
         "Float": "Row major linear FP32 format",

@@ -40,6 +40,15 @@ _LEAST_FP8_SHARE = 0.75
 # The engine inspector: kinds of layer, or parts of a tactic's name, that are matrix products.
 _PRODUCT_TYPES = ("gemm", "matrixmultiply", "convolution", "conv", "fmha", "attention")
 _PRODUCT_TACTICS = ("gemm", "fmha", "xmma", "cutlass", "fprop", "mha")
+# Kernels by parts of their names, in lower case; the first that is found counts. `h16816` is a tensor core's shape with
+# narrow sums; `s16816`, with wide ones, is fp16's and bf16's alike.
+_TACTIC_DTYPES = (
+    (r"tf32", "TF32"),
+    (r"e4m3|fp8", "FP8"),
+    (r"bf16", "BF16"),
+    (r"f16f16|fp16|[_x]f16_|h16816|h1688|hgemm|hmma", "HALF"),
+    (r"f32f32|sgemm|simt", "FLOAT"),
+)
 _INSPECTOR_DTYPES = {
     "float": "FLOAT",
     "half": "HALF",
@@ -173,10 +182,12 @@ def logged_layers(text: str) -> dict[str, Any]:
 
 
 def engine_precisions(document: Mapping[str, Any]) -> Counts:
-    """Count an engine's matrix products by dtype of their input, from the inspector's JSON.
+    """Count an engine's matrix products by dtype, from the inspector's JSON.
 
-    TensorRT 10 gives `Format/Datatype` of each tensor, 11 gives `DataType` and `Format`. Layers of other kinds, and
-    inspectors that give names only, count nothing.
+    The name of a tactic says what it multiplies (`sm80_xmma_gemm_f16f16_f16f32_…`), where it says anything: a product
+    that does a cast of its input on the way is listed with the wide one. Else the input's dtype counts: TensorRT 10
+    gives `Format/Datatype` of each tensor, 11 gives `DataType` and `Format`. Layers of other kinds, and inspectors that
+    give names only, count nothing.
     """
     counter: Counter[str] = Counter()
     for layer in document.get("Layers", ()):
@@ -188,9 +199,13 @@ def engine_precisions(document: Mapping[str, Any]) -> Counts:
             word in tactic for word in _PRODUCT_TACTICS
         ):
             continue
-        dtype = next(_dtypes(layer), "UNKNOWN")
-        counter["TF32" if "tf32" in tactic else dtype] += 1
+        counter[_tactic_dtype(tactic) or next(_dtypes(layer), "UNKNOWN")] += 1
     return {"products": dict(sorted(counter.items()))} if counter else {}
+
+
+def _tactic_dtype(tactic: str) -> str | None:
+    """What a kernel of TensorRT, cuBLAS or CUTLASS multiplies, by its name; None where that does not say."""
+    return next((dtype for pattern, dtype in _TACTIC_DTYPES if re.search(pattern, tactic)), None)
 
 
 def _dtypes(layer: Mapping[str, Any]) -> Iterator[str]:

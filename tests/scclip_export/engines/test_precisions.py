@@ -84,6 +84,28 @@ def test_an_engine_that_was_widened_is_refused(products: dict[str, int]) -> None
         check_engine({"products": products}, network(DataType.HALF), "fp16", "encoder.fp16.onnx")
 
 
+@pytest.mark.parametrize(
+    ("tactic", "dtype"),
+    [
+        ("sm80_xmma_gemm_f16f16_f16f16_f16_nn_n_tilesize32x32x64_stage6_warpsize2x2x1_tensor16x8x16", "HALF"),
+        ("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize64x64x64", "BF16"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_simt_tilesize64x64x8", "FLOAT"),
+        ("sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize64x64x8", "TF32"),
+        ("ampere_h16816gemm_128x128_ldg8_stages_32x5_tn", "HALF"),
+        ("ampere_bf16_s16816gemm_bf16_128x128_ldg8_f2f_stages_32x5_tn", "BF16"),
+        ("ampere_sgemm_128x64_tn", "FLOAT"),
+        ("sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize64x64x64", "FP8"),
+        ("cutlass_80_tensorop_f16_s16816gemm_f16_128x64_64x4_nn_align8", "HALF"),
+        ("_gemm_mha_v2_0x0123456789abcdef", "FLOAT"),  # says nothing: the input's
+    ],
+)
+def test_a_products_precision_is_what_its_kernel_multiplies(tactic: str, dtype: str) -> None:
+    """TensorRT does the cast before a product in the product: its input is wide, the product is not."""
+    tensor = {"Name": "x", "Format/Datatype": "Row major linear FP32"}
+    document = {"Layers": [{"Name": "p", "LayerType": "gemm", "Inputs": [tensor], "TacticName": tactic}]}
+    assert engine_precisions(document) == {"products": {dtype: 1}}
+
+
 def test_tf32_in_an_engine_is_refused() -> None:
     document = {"Layers": [gemm("Float", tactic="sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n")]}
     with pytest.raises(ExportError, match="1 products in TF32"):
