@@ -100,8 +100,10 @@ def _from_dlpack(value: Any, stream: Stream) -> DeviceArray:
         if hasattr(value, "__cuda_array_interface__"):
             return _from_interface(value, stream)
         raise BackendError("arrays come by DLPack through cuda-core: pip install cuda-core") from error
+    # By its constructor in cuda.core before 0.5, which newer ones deprecate.
+    make = getattr(StridedMemoryView, "from_any_interface", StridedMemoryView)
     try:
-        view = StridedMemoryView.from_any_interface(value, stream_ptr=stream.address)
+        view = make(value, stream_ptr=stream.address)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise BackendError(
             f"this {type(value).__name__} can't be shared: {' '.join(str(error).split())}"

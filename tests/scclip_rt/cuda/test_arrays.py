@@ -1,6 +1,8 @@
 """Arrays of others: both protocols, their streams, and what is refused."""
 
 import ctypes
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -116,6 +118,24 @@ def test_dlpack_is_seen_in_place_and_given_our_stream(device: Device) -> None:
     assert foreign.streams == [stream.address]
     del array
     assert foreign.deleted == 1
+
+
+def test_dlpack_through_the_cuda_core_of_2025(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions 0.3 and 0.4 have the constructor alone, in another module."""
+    from cuda.core.utils import StridedMemoryView
+
+    class Older:
+        def __new__(cls, obj: Any = None, stream_ptr: int | None = None) -> Any:
+            return StridedMemoryView.from_dlpack(obj, stream_ptr)
+
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", None)
+    older = ModuleType("cuda.core.experimental.utils")
+    older.StridedMemoryView = Older  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda.core.experimental", ModuleType("cuda.core.experimental"))
+    monkeypatch.setitem(sys.modules, "cuda.core.experimental.utils", older)
+    foreign, stream = DlpackArray(IMAGE), Stream(device)
+    assert image_array(foreign, stream).pointer == IMAGE.ctypes.data
+    assert foreign.streams == [stream.address]
 
 
 def test_rows_may_be_apart(device: Device) -> None:
