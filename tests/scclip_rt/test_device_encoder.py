@@ -221,6 +221,31 @@ def test_a_stream_of_images_waits_for_what_made_them(segment: Segmenter, fake: F
         np.testing.assert_array_equal(result.labels, labels)
 
 
+def test_instances_in_threads_do_not_disturb_each_other(
+    segment: Segmenter, own_bundle: Path, fake: FakeDriver
+) -> None:
+    """Each captures its graphs and then closes while the other works on the same GPU."""
+    options: dict[str, Any] = {"classes": ["red", "blue"], "templates": "none", "backend": "tensorrt"}
+    images = [blocks_image(150 + 10 * (i % 2), 220, i) for i in range(6)]
+    wanted = [segment(image).labels for image in images]
+    ready, log = threading.Barrier(2), list[str]()
+
+    def work() -> None:
+        own = Segmenter(own_bundle, **options)
+        ready.wait(600)
+        for image, labels in zip(images, wanted, strict=True):
+            np.testing.assert_array_equal(own(image).labels, labels)
+        assert encoder_of(own).describe()["details"]["cuda_graphs"] == 2
+        encoder_of(own).close()
+
+    threads = [started(work, log, "equal") for _ in range(2)]
+    for thread in threads:
+        thread.join()
+    assert log == ["equal", "equal"]
+    encoder_of(segment).close()
+    assert fake.used == 0
+
+
 def test_an_image_that_is_refused_is_its_own_outcome(segment: Segmenter, fake: FakeDriver) -> None:
     good = ForeignArray(fake, blocks_image())
     bad = ForeignArray(fake, blocks_image().astype(np.float32))
