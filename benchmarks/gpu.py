@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         finish(run)
         return NOT_FINISHED
     except ContextLostError:
-        start_again(list(sys.argv))
+        start_again(list(sys.argv), run.seconds_left())
     return finish(run)
 
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from synthetic import scene
 
+COMPILATION = 60.0
+"""Seconds left for a compilation, with the minute that every row has: a row that is cut off in it counts as failed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
@@ -25,6 +28,7 @@ class Contender:
         method: `scclip`, or `none` for the plain encoder.
         batches: numbers of windows that it is timed at.
         photo: whether whole images are timed too.
+        needs: seconds that a row may take beyond what every row does; see `Run.wants`.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Contender:
     method: str = "scclip"
     batches: tuple[int, ...]
     photo: bool = True
+    needs: float = 0.0
 
 
 @dataclass(slots=True)
@@ -125,7 +130,15 @@ def compiled_contenders(subject: Subject) -> Iterator[Contender]:
     for name, method, options, sizes in kinds:
         make = partial(_compiled, subject, precision, method, options)
         photo = method == "scclip" and on_gpu
-        yield Contender(name=name, precision=precision, method=method, make=make, batches=sizes, photo=photo)
+        yield Contender(
+            name=name,
+            precision=precision,
+            method=method,
+            make=make,
+            batches=sizes,
+            photo=photo,
+            needs=COMPILATION if on_gpu else 0.0,
+        )
 
 
 def _eager(subject: Subject, precision: str, method: str, options: Row) -> Encoder:

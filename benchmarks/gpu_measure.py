@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def measure_contender(subject: Subject, contender: Contender) -> None:
             built.append(contender.make())
         return built[0]
 
-    run.attempt(gate, lambda: _check_labels(subject, contender, encode()))
+    run.attempt(gate, lambda: _check_labels(subject, contender, encode()), contender.needs)
     told = run.found(gate)
     if told is None or not told.get("sound"):
         if told is not None and "labels_as_fp32" in told:
@@ -116,7 +117,7 @@ def measure_contender(subject: Subject, contender: Contender) -> None:
             )
         return
     for row, graph, time_it in jobs:
-        run.attempt(row, partial(time_it, encode, graph))
+        run.attempt(row, partial(time_it, encode, graph), contender.needs)
     built.clear()
     if run.clock.on_gpu:
         torch.cuda.empty_cache()
@@ -218,12 +219,24 @@ def measure_runtime(subject: Subject) -> None:
         return overhead_row(subject, queries, *setting()[1:])
 
     common = {"arch": subject.arch, "method": "scclip", "windows": windows}
+    here = _cuda_python()
     for queries in subject.text:
-        base = common | {"question": "runtime", "contender": "without the encoder", "queries": queries}
-        run.attempt(base, partial(overhead, queries))
-        base = common | {"question": "image", "contender": "runtime over torch fp16", "queries": queries}
-        base["precision"] = "fp16"
-        run.attempt(base, partial(whole, base))
+        bare = common | {"question": "runtime", "contender": "without the encoder", "queries": queries}
+        full = common | {"question": "image", "contender": "runtime over torch fp16", "queries": queries}
+        full["precision"] = "fp16"
+        for base, work in ((bare, partial(overhead, queries)), (full, partial(whole, full))):
+            if here:
+                run.attempt(base, work)
+            elif run.found(base) is None:
+                run.add(base | {"skipped": "cuda-python is not here"})
+
+
+def _cuda_python() -> bool:
+    """Whether the runtime's way to CUDA is installed: torch brings it from 2.10 on, older ones don't."""
+    try:
+        return find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:  # not even a package `cuda`
+        return False
 
 
 def measure_naive(subject: Subject) -> None:

@@ -59,6 +59,7 @@ class Run:
     _done: set[tuple[Any, ...]] = field(default_factory=set)
     _under_way: Row | None = None
     _deadline: float = float("inf")
+    _begun: int = 0
 
     def __post_init__(self) -> None:
         if self.args.budget is not None:
@@ -72,23 +73,37 @@ class Run:
         name = self.environment.get("gpu", {}).get("name", "cpu")
         return Path(self.args.results) / f"gpu-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()}.json"
 
-    def wants(self, base: Row) -> bool:
+    def wants(self, base: Row, needs: float = 0.0) -> bool:
         """Whether a row is still to be measured.
+
+        Args:
+            base: names it.
+            needs: seconds that it may take beyond what every row does; none that needs some is begun when less is left,
+                unless it is the first of this call.
 
         Raises:
             OutOfTimeError: it is, but the time is up.
         """
         if identity(base) in self._done:
             return False
-        if time.monotonic() > self._deadline:
+        if time.monotonic() + (needs if self._begun else 0.0) > self._deadline:
             raise OutOfTimeError
         return True
 
-    def attempt(self, base: Row, work: Callable[[], Row]) -> Row | None:
+    def seconds_left(self) -> float:
+        """Of --budget; infinite without one."""
+        return max(self._deadline - time.monotonic(), 0.0)
+
+    def attempt(self, base: Row, work: Callable[[], Row], needs: float = 0.0) -> Row | None:
         """Measure a row if it is wanted; `base` names it, `work` gives the rest.
 
         Whatever a compiler, a library or a driver raises becomes the row's `failed`: one contender's trouble does not
         end the others' turn.
+
+        Args:
+            base: what the row is known by.
+            work: measures it.
+            needs: see `wants`.
 
         Returns:
             The row; None if an earlier call had it.
@@ -97,8 +112,9 @@ class Run:
             ContextLostError: the GPU is of no more use to this process.
             OutOfTimeError: the time is up.
         """
-        if not self.wants(base):
+        if not self.wants(base, needs):
             return None
+        self._begun += 1
         self._under_way = base
         self.save()
         try:
@@ -211,8 +227,10 @@ def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     return gpu.get("name"), gpu.get("cuda"), environment.get("git_revision"), str(versions)
 
 
-def start_again(arguments: list[str]) -> None:
-    """Replace this process by a new one that goes on where this one stopped."""
+def start_again(arguments: list[str], seconds_left: float = float("inf")) -> None:
+    """Replace this process by a new one that goes on where this one stopped, in what is left of the time."""
     print("the GPU's context is lost; going on in a new process", file=sys.stderr, flush=True)
     kept = [argument for argument in arguments if argument != "--fresh"]
+    if seconds_left < float("inf"):
+        kept += ["--budget", f"{seconds_left:.0f}"]  # the last one counts
     os.execv(sys.executable, [sys.executable, *kept])

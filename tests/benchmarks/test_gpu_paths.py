@@ -1,6 +1,7 @@
 """What benchmarks/gpu.py does on a GPU alone: CUDA graphs, the runtime's device path; resuming; errors as rows."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from gpu_clock import Clock, CudaGraph
-from gpu_contenders import Contender, Subject, eager_contenders
-from gpu_run import ContextLostError, OutOfTimeError, Run
+from gpu_contenders import COMPILATION, Contender, Subject, compiled_contenders, eager_contenders
+from gpu_run import ContextLostError, OutOfTimeError, Run, start_again
 from gpu_torch import logits_of
 
 import fake_torch_cuda
@@ -187,6 +188,58 @@ def test_the_budget_ends_a_run_between_rows(tmp_path: Path) -> None:
     assert not json.loads(late.path.read_text())["complete"]
 
 
+def test_a_row_that_may_take_long_is_not_begun_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut off in a compilation counts as failed: the next call has the time for it."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    first = make_run(tmp_path, "--budget", "100")
+    first.attempt(base(1), timed, 60)
+    now = 50.0
+    with pytest.raises(OutOfTimeError):
+        first.attempt(base(2), timed, 60)
+    first.attempt(base(3), timed)
+    assert [row["windows"] for row in first.rows] == [1, 3]
+    # A budget that is too short for it still gets there.
+    second = make_run(tmp_path, "--budget", "30")
+    assert second.attempt(base(2), timed, 60) is not None
+
+
+def test_what_is_compiled_has_time_for_it(tmp_path: Path, on_gpu: list[str]) -> None:
+    del on_gpu
+    subject = Subject(make_run(tmp_path), MICRO)
+    assert {contender.needs for contender in compiled_contenders(subject)} == {COMPILATION}
+    assert {contender.needs for contender in eager_contenders(subject)} == {0.0}
+    asked: list[float] = []
+    contender = Contender(
+        name="slow", precision="fp16", make=lambda: None, batches=(2,), photo=False, needs=7
+    )  # type: ignore[arg-type,return-value]
+    run = SimpleNamespace(
+        found=lambda row: {"sound": True} if row["question"] == "labels" else None,
+        wants=lambda _: True,
+        attempt=lambda _row, _work, needs=0.0: asked.append(needs),
+        clock=subject.run.clock,
+        args=subject.run.args,
+    )
+    subject.run = run  # type: ignore[assignment]
+    gpu_measure.measure_contender(subject, contender)
+    assert asked == [7, 7, 7]  # labels, a batch, the same as a CUDA graph
+
+
+def test_a_new_process_has_what_is_left_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    run = make_run(tmp_path, "--budget", "540")
+    now = 500.0
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, arguments: started.append(arguments[1:]))
+    command = ["benchmarks/gpu.py", "--budget", "540", "--fresh", "--results", str(tmp_path)]
+    start_again(command, run.seconds_left())
+    args = gpu.parse(started[0][1:])
+    assert (args.budget, args.fresh) == (40.0, False)
+    start_again(["benchmarks/gpu.py"], make_run(tmp_path).seconds_left())
+    assert gpu.parse(started[1][1:]).budget is None
+
+
 def test_a_lost_context_is_told_from_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
 
@@ -251,6 +304,18 @@ def test_the_runtime_around_a_torch_encoder(tmp_path: Path, driver: Any) -> None
 
     gc.collect()
     assert fake.used == 0
+
+
+def test_without_cuda_python_the_runtime_is_left_out_and_nothing_fails(
+    tmp_path: Path, on_gpu: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del on_gpu
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    run = make_run(tmp_path)
+    gpu_measure.measure_runtime(Subject(run, MICRO))
+    assert [row["skipped"] for row in run.rows] == ["cuda-python is not here"] * 2
+    assert run.failures == []
 
 
 def test_a_tensor_over_memory_is_that_memory() -> None:
