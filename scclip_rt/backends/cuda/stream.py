@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from scclip_rt.backends.cuda.device import Device
+from scclip_rt.backends.cuda.driver import CudaError
 
 
 class Stream:
@@ -47,7 +48,15 @@ class Stream:
         copy.srcDevice, copy.srcPitch = source, source_pitch
         copy.dstDevice, copy.dstPitch = target, target_pitch
         copy.WidthInBytes, copy.Height = width, rows
-        self.device.driver("cuMemcpy2DAsync", copy, self.handle)
+        try:
+            self.device.driver("cuMemcpy2DAsync", copy, self.handle)
+        except CudaError as error:
+            # CUDA: within a device it "may fail for pitches not computed by cuMemAllocPitch()", and rows of an image
+            # have the image's own.
+            if error.status != "CUDA_ERROR_INVALID_VALUE":
+                raise
+            for row in range(rows):
+                self.copy(target + row * target_pitch, source + row * source_pitch, width)
 
     def zero(self, pointer: int, size: int) -> None:
         """Set `size` bytes to 0."""

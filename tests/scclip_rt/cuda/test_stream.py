@@ -11,7 +11,11 @@ from fake_cuda import FakeDriver
 from scclip_rt.backends.cuda import CudaError, Device, DeviceBuffer, Event, Ledger, PinnedBuffer, Stream
 
 
-def test_rows_are_cut_out_of_rows(device: Device, fake: FakeDriver) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_rows_are_cut_out_of_rows(device: Device, fake: FakeDriver, refused: bool) -> None:
+    """Also where CUDA wants pitches of its own making, which it says it may."""
+    if refused:
+        fake.faults["cuMemcpy2DAsync"] = "INVALID_VALUE"
     image = np.arange(60, dtype=np.uint8).reshape(6, 10)
     ledger, stream = Ledger(device), Stream(device)
     source = DeviceBuffer.of(ledger, image, "a test")
