@@ -147,6 +147,10 @@ void Stream::Download(void* to, CUdeviceptr from, std::size_t bytes) const {
     gpu_.Check(gpu_.Driver().cuMemcpyDtoHAsync(to, from, bytes, stream_), "cuMemcpyDtoHAsync");
 }
 
+void Stream::Copy(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) const {
+    gpu_.Check(gpu_.Driver().cuMemcpyDtoDAsync(to, from, bytes, stream_), "cuMemcpyDtoDAsync");
+}
+
 void Stream::CopyRows(CUdeviceptr to, std::size_t to_pitch, CUdeviceptr from, std::size_t from_pitch, std::size_t width,
                       std::size_t rows) const {
     CUDA_MEMCPY2D copy{};
@@ -157,7 +161,10 @@ void Stream::CopyRows(CUdeviceptr to, std::size_t to_pitch, CUdeviceptr from, st
     copy.dstPitch = to_pitch;
     copy.WidthInBytes = width;
     copy.Height = rows;
-    gpu_.Check(gpu_.Driver().cuMemcpy2DAsync(&copy, stream_), "cuMemcpy2DAsync");
+    const CUresult result = gpu_.Driver().cuMemcpy2DAsync(&copy, stream_);
+    // CUDA: within a device it "may fail for pitches not computed by cuMemAllocPitch()", and an image has its own.
+    if (result != CUDA_ERROR_INVALID_VALUE) return gpu_.Check(result, "cuMemcpy2DAsync");
+    for (std::size_t row = 0; row < rows; ++row) Copy(to + row * to_pitch, from + row * from_pitch, width);
 }
 
 void Stream::Zero(CUdeviceptr at, std::size_t bytes) const {

@@ -21,8 +21,8 @@ namespace scclip {
     X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxSetCurrent) X(cuStreamCreate) \
     X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamBeginCapture) X(cuStreamEndCapture) \
     X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuMemAlloc) \
-    X(cuMemFree) X(cuMemAllocHost) X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuMemcpy2DAsync) \
-    X(cuMemsetD8Async) X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute) \
+    X(cuMemFree) X(cuMemAllocHost) X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuMemcpyDtoDAsync) \
+    X(cuMemcpy2DAsync) X(cuMemsetD8Async) X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute) \
     X(cuLaunchKernel)
 // clang-format on
 
@@ -105,6 +105,7 @@ class Stream {
     const Gpu& gpu() const { return gpu_; }
     void Upload(CUdeviceptr to, const void* from, std::size_t bytes) const;
     void Download(void* to, CUdeviceptr from, std::size_t bytes) const;
+    void Copy(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) const;  ///< within the device
     void CopyRows(CUdeviceptr to, std::size_t to_pitch, CUdeviceptr from, std::size_t from_pitch, std::size_t width,
                   std::size_t rows) const;
     void Zero(CUdeviceptr at, std::size_t bytes) const;

@@ -139,10 +139,6 @@ class SegmentPlan {
     int Most() const { return shape_.tiling.size() + least_ - 1; }
     std::size_t CosineBytes() const { return 4 * Size(shape_.patches) * Size(shape_.queries); }
 
-    void Copy(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) const {
-        stream_.CopyRows(to, bytes, from, bytes, bytes, 1);
-    }
-
     void Cut() {
         CUdeviceptr to = windows_.at();
         const std::size_t row = Size(shape_.tiling.width) * 3, width = Size(shape_.tiling.window_width) * 3;
@@ -162,13 +158,13 @@ class SegmentPlan {
             const std::size_t first = Size(batch) * Size(shape_.batch);
             const CUdeviceptr windows = windows_.at(first * shape_.window_bytes());
             const CUdeviceptr cosines = cosines_.at(first * CosineBytes());
-            if (staged_windows_) Copy(staged_windows_->at(), windows, Size(Run(batch)) * shape_.window_bytes());
+            if (staged_windows_) stream_.Copy(staged_windows_->at(), windows, Size(Run(batch)) * shape_.window_bytes());
             calls_.at(Run(batch))
                 ->Enqueue(staged_windows_ ? staged_windows_->at() : windows, text_.at(), features_.at(),
                           staged_cosines_ ? staged_cosines_->at() : cosines, stream_.handle());
             if (staged_cosines_) {
                 const int count = std::min(shape_.batch, shape_.tiling.size() - batch * shape_.batch);
-                Copy(cosines, staged_cosines_->at(), Size(count) * CosineBytes());
+                stream_.Copy(cosines, staged_cosines_->at(), Size(count) * CosineBytes());
             }
         }
         decode_.Queue(stream_, cosines_.at());

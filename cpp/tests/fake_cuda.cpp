@@ -191,6 +191,7 @@ CUresult LaunchGraph(CUgraphExec executable, CUstream stream) {
 }
 
 CUresult Copy2D(const CUDA_MEMCPY2D* given, CUstream stream) {
+    if (Counts().refuse_pitches) return CUDA_ERROR_INVALID_VALUE;
     return Queue(stream, [copy = *given] {
         for (std::size_t row = 0; row < copy.Height; ++row) {
             std::memcpy(Address(copy.dstDevice + row * copy.dstPitch), Address(copy.srcDevice + row * copy.srcPitch),
@@ -261,6 +262,9 @@ scclip::CudaDriver Make() {
     };
     driver.cuMemsetD8Async = [](CUdeviceptr to, unsigned char value, std::size_t bytes, CUstream stream) {
         return Queue(stream, [=] { std::memset(Address(to), value, bytes); });
+    };
+    driver.cuMemcpyDtoDAsync = [](CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
+        return Queue(stream, [=] { std::memcpy(Address(to), Address(from), bytes); });
     };
     driver.cuMemcpy2DAsync = Copy2D;
     driver.cuModuleLoadData = LoadModule;

@@ -9,6 +9,7 @@ namespace fake {
 struct State {
     long allocations = 0;  ///< alive
     int captures = 0, graph_launches = 0;
+    bool refuse_pitches = false;    ///< as a driver that wants pitches of its own making
     bool refuse_capture = false;    ///< as a stream on which capture is not permitted
     std::size_t memory = SIZE_MAX;  ///< bytes that one allocation may have
 };

@@ -271,6 +271,17 @@ TEST_CASE("where capture is not permitted the work is queued call by call") {
     fake::Counts() = {};
 }
 
+TEST_CASE("windows are cut row by row where the driver refuses an image's pitches") {
+    const Device device;
+    fake::Counts() = {};
+    fake::Counts().refuse_pitches = true;
+    {
+        const auto encoder = device.Encoder(1, 16);
+        Task(70, 90, 9, 5).Check(*encoder);
+    }
+    fake::Counts() = {};
+}
+
 TEST_CASE("more shapes than are kept, and threads, on one encoder") {
     const Device device;
     {
