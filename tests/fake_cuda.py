@@ -98,7 +98,7 @@ class FakeDriver:
 
     @property
     def used(self) -> int:
-        return sum(len(block) for block in self.device_memory.values())
+        return sum(len(block) for block in list(self.device_memory.values()))  # other threads allocate
 
     def view(self, pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Device memory as an array, for fake kernels: the address must be inside one allocation."""
@@ -370,12 +370,15 @@ class FakeDriver:
 
     def _refuse_while_capturing(self) -> None:
         mine = threading.get_ident()
-        if any(s.capturing is not None and s.thread == mine for s in self._streams.values()):
+        if any(s.capturing is not None and s.thread == mine for s in list(self._streams.values())):
             raise Fault("STREAM_CAPTURE_UNSUPPORTED")
 
     def _queue(self, stream: Any, work: Work) -> None:
         found = self._streams[int(stream)]
-        (found.queue if found.capturing is None else found.capturing).append(work)
+        with (
+            self._lock
+        ):  # the default stream is every thread's: nothing may go into a queue that is being run
+            (found.queue if found.capturing is None else found.capturing).append(work)
 
     def _run(self, stream: FakeStream) -> None:
         with self._lock:
