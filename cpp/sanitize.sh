@@ -29,8 +29,8 @@ for sanitizers in "$@"; do
     folder=$build/${sanitizers//,/-}
     mkdir -p "$folder"
     { cmake -S cpp -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g1" -DSCCLIP_SANITIZE="$sanitizers" \
-        -DSCCLIP_BUILD_TESTS=ON -DSCCLIP_BUILD_EXAMPLES=OFF "-DSCCLIP_FIXTURES=$build/fixtures" "${same[@]}" &&
+        -DSCCLIP_BUILD_TESTS=ON -DSCCLIP_BUILD_EXAMPLES=OFF -DSCCLIP_TEST_TIMEOUT=7200 "-DSCCLIP_FIXTURES=$build/fixtures" "${same[@]}" &&
         cmake --build "$folder"; } >"$folder/log" 2>&1 || { tail -n 30 "$folder/log" >&2; exit 1; }
-    ctest --test-dir "$folder" --timeout 3600 --output-on-failure >"$folder/log" 2>&1 || { tail -n 60 "$folder/log" >&2; exit 1; }
+    ctest --test-dir "$folder" --output-on-failure >"$folder/log" 2>&1 || { tail -n 60 "$folder/log" >&2; exit 1; }
     printf '%-20s %s\n' "$sanitizers" "$(grep 'tests passed' "$folder/log")"
 done
