@@ -106,6 +106,11 @@ const CudaDriver& Gpu::Driver() const {
     return driver_;
 }
 
+const CudaDriver& Gpu::DriverToFree() const noexcept {
+    driver_.cuCtxSetCurrent(context_);
+    return driver_;
+}
+
 void Gpu::Check(CUresult result, const char* function, std::size_t bytes, const char* purpose) const {
     if (result == CUDA_SUCCESS) return;
     const std::string device = "cuda:" + std::to_string(index_) + (name_.empty() ? "" : " (" + name_ + ")");
@@ -121,7 +126,7 @@ DeviceBuffer::DeviceBuffer(const Gpu& gpu, std::size_t bytes, const char* purpos
     gpu.Check(gpu.Driver().cuMemAlloc(&pointer_, bytes_), "cuMemAlloc", bytes_, purpose);
 }
 
-DeviceBuffer::~DeviceBuffer() { gpu_.Driver().cuMemFree(pointer_); }
+DeviceBuffer::~DeviceBuffer() { gpu_.DriverToFree().cuMemFree(pointer_); }
 
 PinnedBuffer::PinnedBuffer(const Gpu& gpu, std::size_t bytes) : gpu_(gpu), bytes_(std::max<std::size_t>(bytes, 1)) {
     void* data = nullptr;
@@ -129,14 +134,14 @@ PinnedBuffer::PinnedBuffer(const Gpu& gpu, std::size_t bytes) : gpu_(gpu), bytes
     data_ = static_cast<std::uint8_t*>(data);
 }
 
-PinnedBuffer::~PinnedBuffer() { gpu_.Driver().cuMemFreeHost(data_); }
+PinnedBuffer::~PinnedBuffer() { gpu_.DriverToFree().cuMemFreeHost(data_); }
 
 Stream::Stream(const Gpu& gpu, CUstream callers) : gpu_(gpu), stream_(callers), own_(callers == nullptr) {
     if (own_) gpu.Check(gpu.Driver().cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
 
 Stream::~Stream() {
-    if (own_) gpu_.Driver().cuStreamDestroy(stream_);
+    if (own_) gpu_.DriverToFree().cuStreamDestroy(stream_);
 }
 
 void Stream::Upload(CUdeviceptr to, const void* from, std::size_t bytes) const {
@@ -189,7 +194,7 @@ Kernel::Kernel(const Gpu& gpu, KernelSpec spec, const std::string& cubin) : gpu_
     }
 }
 
-Kernel::~Kernel() { gpu_.Driver().cuModuleUnload(module_); }
+Kernel::~Kernel() { gpu_.DriverToFree().cuModuleUnload(module_); }
 
 void Kernel::Launch(const Stream& stream, unsigned blocks_x, unsigned blocks_y,
                     const std::vector<Argument>& arguments) const {
@@ -219,7 +224,7 @@ void Kernel::Launch(const Stream& stream, unsigned blocks_x, unsigned blocks_y,
 }
 
 Replay::~Replay() {
-    if (graph_ != nullptr) stream_.gpu().Driver().cuGraphExecDestroy(graph_);
+    if (graph_ != nullptr) stream_.gpu().DriverToFree().cuGraphExecDestroy(graph_);
 }
 
 void Replay::Run() {
@@ -237,7 +242,7 @@ void Replay::Capture() {
     bool sound = true;
     try {
         work_();
-    } catch (const Error&) {
+    } catch (...) {  // of any kind: no stream is left capturing, and what failed besides fails again below
         sound = false;
     }
     CUgraph graph = nullptr;

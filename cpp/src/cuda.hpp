@@ -52,6 +52,10 @@ class Gpu {
     int minor() const { return minor_; }
     const CudaDriver& Driver() const;  ///< for a call in this GPU's context
 
+    /// The same for destructors, which must not throw: after a fault on the GPU, or while the driver shuts down, its
+    /// functions refuse, and what they would have freed goes with the process.
+    const CudaDriver& DriverToFree() const noexcept;
+
     /// Throws Error(kBackend) for a result that is no success; `bytes` and `purpose` are for messages about memory.
     void Check(CUresult result, const char* function, std::size_t bytes = 0, const char* purpose = "") const;
 

@@ -213,7 +213,7 @@ class DeviceEncoder::Lane {
         : stream(gpu, callers), graph(std::move(graph)) {}
     ~Lane() {
         // What an interrupted run left on the stream must not find its buffers gone.
-        stream.gpu().Driver().cuStreamSynchronize(stream.handle());
+        stream.gpu().DriverToFree().cuStreamSynchronize(stream.handle());
     }
     Lane(const Lane&) = delete;
     Lane& operator=(const Lane&) = delete;
@@ -228,6 +228,7 @@ class DeviceEncoder::Lane {
 class DeviceEncoder::Lease {
   public:
     explicit Lease(const DeviceEncoder& owner) : owner_(owner) {
+        owner.gpu_->Driver();  // a library works in the context that is current, and any thread may call
         if (owner.callers_ != nullptr) callers_ = std::unique_lock<std::mutex>(owner.callers_mutex_);
         {
             const std::lock_guard<std::mutex> lock(owner.mutex_);
@@ -265,7 +266,7 @@ DeviceEncoder::DeviceEncoder(std::shared_ptr<const Gpu> gpu, std::unique_ptr<Ker
     idle_.push_back(std::make_unique<Lane>(*gpu_, callers_, std::move(first)));
 }
 
-DeviceEncoder::~DeviceEncoder() = default;
+DeviceEncoder::~DeviceEncoder() { gpu_->DriverToFree(); }  // for the library, which frees in the current context
 
 void DeviceEncoder::Features(const std::uint8_t* windows, int count, int height, int width, float* out) const {
     const int patches = Patches(height, width);

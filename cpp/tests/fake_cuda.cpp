@@ -232,7 +232,10 @@ scclip::CudaDriver Make() {
     driver.cuDeviceGetAttribute = Attribute;
     driver.cuDevicePrimaryCtxRetain = [](CUcontext*, CUdevice) { return CUDA_SUCCESS; };
     driver.cuDevicePrimaryCtxRelease = [](CUdevice) { return CUDA_SUCCESS; };
-    driver.cuCtxSetCurrent = [](CUcontext) { return CUDA_SUCCESS; };
+    driver.cuCtxSetCurrent = [](CUcontext) {
+        Current() = !Counts().lost;
+        return Counts().lost ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
+    };
     driver.cuStreamCreate = [](CUstream* stream, unsigned) {
         return *stream = reinterpret_cast<CUstream>(new FakeStream), CUDA_SUCCESS;
     };
@@ -280,6 +283,11 @@ scclip::CudaDriver Make() {
 State& Counts() {
     static State state;
     return state;
+}
+
+bool& Current() {
+    static thread_local bool current = false;
+    return current;
 }
 
 const scclip::CudaDriver& Driver() {

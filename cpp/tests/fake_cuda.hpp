@@ -11,10 +11,14 @@ struct State {
     int captures = 0, graph_launches = 0;
     bool refuse_pitches = false;    ///< as a driver that wants pitches of its own making
     bool refuse_capture = false;    ///< as a stream on which capture is not permitted
+    bool lost = false;              ///< as after a fault on the GPU: contexts can't be made current
     std::size_t memory = SIZE_MAX;  ///< bytes that one allocation may have
 };
 
 State& Counts();
+
+/// Whether this thread has made a context current.
+bool& Current();
 
 /// The driver of one GPU of compute capability 8.9.
 const scclip::CudaDriver& Driver();

@@ -96,6 +96,7 @@ struct FakeEngine final : DeviceGraph {
         CHECK(batch >= min_batch);
         CHECK(batch <= max_batch);
         CHECK(queries >= min_queries);
+        CHECK(fake::Current());  // as TensorRT, which makes its contexts in whatever is current
         return std::make_unique<FakeCall>(batch, height, width, queries, broken);
     }
 };
@@ -105,7 +106,11 @@ struct Device {
     std::shared_ptr<const Gpu> gpu = std::make_shared<const Gpu>(fake::Driver(), 0);
 
     std::unique_ptr<DeviceEncoder> Encoder(int least, int most, CUstream stream = nullptr, bool broken = false) const {
-        const GraphMaker make = [=] {
+        const std::shared_ptr<int> loaded(new int(0), [](const int* engine) {
+            CHECK((fake::Current() || fake::Counts().lost));  // its memory is freed in whatever is current
+            delete engine;
+        });
+        const GraphMaker make = [least, most, broken, loaded] {
             auto engine = std::make_unique<FakeEngine>(least, most);
             engine->broken = broken;
             return engine;
@@ -280,6 +285,50 @@ TEST_CASE("windows are cut row by row where the driver refuses an image's pitche
         Task(70, 90, 9, 5).Check(*encoder);
     }
     fake::Counts() = {};
+}
+
+TEST_CASE("an exception of any kind within a capture ends it, and the work is queued call by call") {
+    const Device device;
+    fake::Counts() = {};
+    const Stream stream(*device.gpu, nullptr);
+    const DeviceBuffer memory(*device.gpu, 4, "a number");
+    int runs = 0;
+    Replay replay(stream, [&] {
+        if (++runs == 2) throw std::bad_alloc();
+        stream.Zero(memory.at(), 4);
+    });
+    auto* const number = reinterpret_cast<std::int32_t*>(memory.at());
+    for (int i = 0; i < 3; ++i) {
+        *number = 1;
+        CHECK_NOTHROW(replay.Run());
+        CHECK(*number == 0);
+    }
+    CHECK_FALSE(replay.captured());
+}
+
+TEST_CASE("a GPU that was lost is an error, and giving its memory back does not end the process") {
+    const Device device;
+    const Task task(70, 90, 9, 5);
+    {
+        const auto encoder = device.Encoder(1, 16);
+        task.Check(*encoder);
+        fake::Counts().lost = true;  // CUDA: cuCtxSetCurrent may return the errors of earlier launches
+        CHECK_THROWS_WITH_AS(encoder->Segment(task.image, task.input, [&] { return task.Plan(); }),
+                             doctest::Contains("failed on cuda:0 (Fake L4)"), Error);
+    }
+    fake::Counts() = {};
+}
+
+TEST_CASE("in any thread the library finds the GPU's context current, also to be freed in") {
+    const Device device;
+    const Task task(70, 90, 9, 5);
+    const auto encoder = device.Encoder(1, 16);
+    std::vector<float> features(36 * kEmbed);
+    std::thread([&] { encoder->Features(task.image.windows.data(), 1, 96, 96, features.data()); }).join();
+    CHECK(std::equal(features.begin(), features.end(), task.features.begin()));
+    auto broken = device.Encoder(1, 16, nullptr, true);  // its failure leaves no lane
+    CHECK_THROWS_AS(broken->Segment(task.image, task.input, [&] { return task.Plan(); }), Error);
+    std::thread([&] { broken.reset(); }).join();
 }
 
 TEST_CASE("more shapes than are kept, and threads, on one encoder") {
