@@ -111,6 +111,10 @@ const CudaDriver& Gpu::DriverToFree() const noexcept {
     return driver_;
 }
 
+CallersContext::CallersContext(const Gpu& gpu) noexcept : driver_(gpu.driver_) { driver_.cuCtxGetCurrent(&context_); }
+
+CallersContext::~CallersContext() { driver_.cuCtxSetCurrent(context_); }
+
 void Gpu::Check(CUresult result, const char* function, std::size_t bytes, const char* purpose) const {
     if (result == CUDA_SUCCESS) return;
     const std::string device = "cuda:" + std::to_string(index_) + (name_.empty() ? "" : " (" + name_ + ")");

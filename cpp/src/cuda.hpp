@@ -18,8 +18,8 @@ namespace scclip {
 // clang-format off
 #define SCCLIP_CUDA_FUNCTIONS(X) \
     X(cuInit) X(cuGetErrorName) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute) \
-    X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxSetCurrent) X(cuStreamCreate) \
-    X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamBeginCapture) X(cuStreamEndCapture) \
+    X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxGetCurrent) X(cuCtxSetCurrent) \
+    X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamBeginCapture) X(cuStreamEndCapture) \
     X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuMemAlloc) \
     X(cuMemFree) X(cuMemAllocHost) X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuMemcpyDtoDAsync) \
     X(cuMemcpy2DAsync) X(cuMemsetD8Async) X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute) \
@@ -60,11 +60,26 @@ class Gpu {
     void Check(CUresult result, const char* function, std::size_t bytes = 0, const char* purpose = "") const;
 
   private:
+    friend class CallersContext;
     const CudaDriver& driver_;
     CUdevice device_ = 0;
     CUcontext context_ = nullptr;
     std::string name_;
     int index_, major_ = 0, minor_ = 0;
+};
+
+/// Gives a thread the context back that was current when this was made: the program around the library may be at work
+/// on another GPU, or in a context of its own.
+class CallersContext {
+  public:
+    explicit CallersContext(const Gpu& gpu) noexcept;
+    ~CallersContext();
+    CallersContext(const CallersContext&) = delete;
+    CallersContext& operator=(const CallersContext&) = delete;
+
+  private:
+    const CudaDriver& driver_;
+    CUcontext context_ = nullptr;
 };
 
 /// Memory of the GPU, or pinned memory of the host.

@@ -227,7 +227,7 @@ class DeviceEncoder::Lane {
 /// A lane for one call; given back only by Done, so that one whose run was interrupted is dropped.
 class DeviceEncoder::Lease {
   public:
-    explicit Lease(const DeviceEncoder& owner) : owner_(owner) {
+    explicit Lease(const DeviceEncoder& owner) : callers_context_(*owner.gpu_), owner_(owner) {
         owner.gpu_->Driver();  // a library works in the context that is current, and any thread may call
         if (owner.callers_ != nullptr) callers_ = std::unique_lock<std::mutex>(owner.callers_mutex_);
         {
@@ -246,6 +246,7 @@ class DeviceEncoder::Lease {
     }
 
   private:
+    CallersContext callers_context_;  // first, so that it is undone last
     const DeviceEncoder& owner_;
     std::unique_lock<std::mutex> callers_;
     std::unique_ptr<Lane> lane_;
@@ -266,7 +267,10 @@ DeviceEncoder::DeviceEncoder(std::shared_ptr<const Gpu> gpu, std::unique_ptr<Ker
     idle_.push_back(std::make_unique<Lane>(*gpu_, callers_, std::move(first)));
 }
 
-DeviceEncoder::~DeviceEncoder() { gpu_->DriverToFree(); }  // for the library, which frees in the current context
+DeviceEncoder::~DeviceEncoder() {
+    callers_context_.emplace(*gpu_);
+    gpu_->DriverToFree();  // for the library, which frees in the current context
+}
 
 void DeviceEncoder::Features(const std::uint8_t* windows, int count, int height, int width, float* out) const {
     const int patches = Patches(height, width);

@@ -6,6 +6,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,8 @@ class DeviceEncoder final : public Encoder {
   private:
     class Lane;
     class Lease;
+    std::optional<CallersContext>
+        callers_context_;  // of the thread that destroys this; first, so that it is undone last
     std::shared_ptr<const Gpu> gpu_;
     std::unique_ptr<KernelSet> kernels_;
     GraphMaker make_;

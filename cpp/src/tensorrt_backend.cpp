@@ -228,6 +228,7 @@ std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest
     const Machine machine = MachineOf(*gpu);
     const Engine engine = ChooseForGrids(bundle, machine, options.precision, options.whole_image);
     const EncoderSpec& spec = EncoderOf(bundle, engine);
+    const CallersContext callers_context(*gpu);
     gpu->Driver();  // TensorRT works in the context that is current
     const auto loaded = std::make_shared<const LoadedEngine>(bundle, engine);
     const GraphMaker make = [loaded, gpu] {

@@ -230,10 +230,11 @@ scclip::CudaDriver Make() {
     driver.cuDeviceGet = [](CUdevice* device, int index) { return *device = index, CUDA_SUCCESS; };
     driver.cuDeviceGetName = [](char* name, int, CUdevice) { return std::strcpy(name, "Fake L4"), CUDA_SUCCESS; };
     driver.cuDeviceGetAttribute = Attribute;
-    driver.cuDevicePrimaryCtxRetain = [](CUcontext*, CUdevice) { return CUDA_SUCCESS; };
+    driver.cuDevicePrimaryCtxRetain = [](CUcontext* context, CUdevice) { return *context = Primary(), CUDA_SUCCESS; };
     driver.cuDevicePrimaryCtxRelease = [](CUdevice) { return CUDA_SUCCESS; };
-    driver.cuCtxSetCurrent = [](CUcontext) {
-        Current() = !Counts().lost;
+    driver.cuCtxGetCurrent = [](CUcontext* context) { return *context = Current(), CUDA_SUCCESS; };
+    driver.cuCtxSetCurrent = [](CUcontext context) {
+        if (!Counts().lost) Current() = context;
         return Counts().lost ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
     };
     driver.cuStreamCreate = [](CUstream* stream, unsigned) {
@@ -285,8 +286,13 @@ State& Counts() {
     return state;
 }
 
-bool& Current() {
-    static thread_local bool current = false;
+CUcontext Primary() {
+    static int context;
+    return reinterpret_cast<CUcontext>(&context);
+}
+
+CUcontext& Current() {
+    static thread_local CUcontext current = nullptr;
     return current;
 }
 

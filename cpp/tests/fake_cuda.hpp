@@ -17,8 +17,9 @@ struct State {
 
 State& Counts();
 
-/// Whether this thread has made a context current.
-bool& Current();
+/// The GPU's primary context, and the one that is current in this thread.
+CUcontext Primary();
+CUcontext& Current();
 
 /// The driver of one GPU of compute capability 8.9.
 const scclip::CudaDriver& Driver();

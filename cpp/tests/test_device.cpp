@@ -96,7 +96,7 @@ struct FakeEngine final : DeviceGraph {
         CHECK(batch >= min_batch);
         CHECK(batch <= max_batch);
         CHECK(queries >= min_queries);
-        CHECK(fake::Current());  // as TensorRT, which makes its contexts in whatever is current
+        CHECK(fake::Current() == fake::Primary());  // as TensorRT, which makes its contexts in whatever is current
         return std::make_unique<FakeCall>(batch, height, width, queries, broken);
     }
 };
@@ -107,7 +107,8 @@ struct Device {
 
     std::unique_ptr<DeviceEncoder> Encoder(int least, int most, CUstream stream = nullptr, bool broken = false) const {
         const std::shared_ptr<int> loaded(new int(0), [](const int* engine) {
-            CHECK((fake::Current() || fake::Counts().lost));  // its memory is freed in whatever is current
+            CHECK((fake::Current() == fake::Primary() ||
+                   fake::Counts().lost));  // its memory is freed in whatever is current
             delete engine;
         });
         const GraphMaker make = [least, most, broken, loaded] {
@@ -329,6 +330,28 @@ TEST_CASE("in any thread the library finds the GPU's context current, also to be
     auto broken = device.Encoder(1, 16, nullptr, true);  // its failure leaves no lane
     CHECK_THROWS_AS(broken->Segment(task.image, task.input, [&] { return task.Plan(); }), Error);
     std::thread([&] { broken.reset(); }).join();
+}
+
+TEST_CASE("a thread keeps the context that it came with") {
+    const Device device;
+    const Task task(70, 90, 9, 5);
+    auto encoder = device.Encoder(1, 16);
+    auto broken = device.Encoder(1, 16, nullptr, true);
+    int another = 0;
+    for (const auto callers : {reinterpret_cast<CUcontext>(&another), CUcontext{nullptr}}) {
+        fake::Current() = callers;
+        task.Check(*encoder);
+        CHECK(fake::Current() == callers);
+        std::vector<float> features(36 * kEmbed);
+        encoder->Features(task.image.windows.data(), 1, 96, 96, features.data());
+        CHECK(fake::Current() == callers);
+        CHECK_THROWS_AS(broken->Segment(task.image, task.input, [&] { return task.Plan(); }), Error);
+        CHECK(fake::Current() == callers);
+    }
+    fake::Current() = reinterpret_cast<CUcontext>(&another);
+    encoder.reset();
+    CHECK(fake::Current() == reinterpret_cast<CUcontext>(&another));
+    fake::Current() = nullptr;
 }
 
 TEST_CASE("more shapes than are kept, and threads, on one encoder") {
