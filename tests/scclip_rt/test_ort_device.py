@@ -15,12 +15,14 @@ from fake_kernels import add_kernels
 from scclip_rt import Segmenter
 from scclip_rt.backends import cuda, onnxruntime, open_backend, ort_device, ort_graphs, ort_session
 from scclip_rt.backends.cuda import device as device_module
+from scclip_rt.backends.device_encoder import DeviceEncoder
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError
 from tiny_bundle import blocks_image
 
 OPENED: list["FakeGpuSession"] = []
 REFUSED: list[str] = []
+WITH_GRAPHS: list[DeviceEncoder] = []
 CLASSES = ["red; green, lawn", "blue", "grey, black", "orange"]
 
 
@@ -105,6 +107,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     monkeypatch.setattr(onnxruntime, "create_session", create)
     monkeypatch.setattr(ort_session, "_check_installed", lambda _: None)
     yield driver
+    for encoder in WITH_GRAPHS:
+        encoder.close()  # a thread each
+    WITH_GRAPHS.clear()
     device_module._OPEN.clear()
 
 
@@ -162,7 +167,10 @@ def graphs_of(segment: Segmenter) -> object:
 
 def with_graphs(root: Path, fake: FakeDriver, **options: Any) -> Segmenter:
     add_kernels(root, fake)
-    return Segmenter(root, classes=CLASSES, templates="none", ort_provider="cuda-graphs", **options)
+    segment = Segmenter(root, classes=CLASSES, templates="none", ort_provider="cuda-graphs", **options)
+    if isinstance(segment.backend, DeviceEncoder):
+        WITH_GRAPHS.append(segment.backend)
+    return segment
 
 
 def test_onnxruntimes_own_graphs_replay_each_shape(own_bundle: Path, fake: FakeDriver) -> None:

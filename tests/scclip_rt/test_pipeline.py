@@ -52,7 +52,20 @@ class Recorder:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("scclip")]
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("scclip") and thread not in OTHERS
+    ]
+
+
+OTHERS: list[threading.Thread] = []
+"""Of what earlier tests left to the collector."""
+
+
+@pytest.fixture(autouse=True)
+def _note_others() -> None:
+    OTHERS[:] = threading.enumerate()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 64])
