@@ -8,7 +8,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -26,6 +26,7 @@ from scclip_rt.gpus import Gpu, find_gpu
 from scclip_rt.manifest import EncoderSpec, GridSpec, Precision
 
 __all__ = [
+    "RTX_CAPABILITIES",
     "Engine",
     "Library",
     "Machine",
@@ -52,6 +53,8 @@ PREFERENCE: Mapping[str, tuple[Precision, ...]] = {
     "auto": ("fp16", "fp32", "bf16", "int8"),
     "fast": ("fp16", "bf16", "int8", "fp32"),
 }
+# What TensorRT-RTX's portable engine runs on: its 1.7.1 refuses an H100 (9.0), and names these.
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0+")
 # What `command` of a sidecar says in place of the bundle's path.
 BUNDLE_PLACEHOLDER = "BUNDLE"
 
@@ -264,8 +267,15 @@ def _refusal(bundle: Bundle, machine: Machine, wanted: Wanted, refused: list[tup
         found = "; ".join(f"{sidecar} {reason}" for sidecar, reason in refused)
     return (
         f"no engine in {bundle.path} fits ({machine}): {found}. "
-        f"Build one with `{_build_command(bundle, machine, wanted)}`, or use --backend onnxruntime"
+        f"{_mend(bundle, machine, wanted)}, or use --backend onnxruntime"
     )
+
+
+def _mend(bundle: Bundle, machine: Machine, wanted: Wanted) -> str:
+    if machine.library == "tensorrt-rtx" and not supports(RTX_CAPABILITIES, machine.compute_capability):
+        build = _build_command(bundle, replace(machine, library="tensorrt"), wanted)
+        return f"TensorRT-RTX does not run on such a GPU: build one with `{build}`"
+    return f"Build one with `{_build_command(bundle, machine, wanted)}`"
 
 
 def _build_command(bundle: Bundle, machine: Machine, wanted: Wanted) -> str:

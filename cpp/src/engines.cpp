@@ -17,6 +17,9 @@ namespace {
 using Preference = std::array<const char*, 4>;
 constexpr Preference kAuto = {"fp16", "fp32", "bf16", "int8"}, kFast = {"fp16", "bf16", "int8", "fp32"};
 
+// What TensorRT-RTX's portable engine runs on, as in Python.
+const std::vector<std::string> kRtxCapabilities = {"8.0", "8.6", "8.9", "12.0+"};
+
 const Preference& Order(const std::string& precision) { return precision == "fast" ? kFast : kAuto; }
 
 bool IsNamed(const std::string& precision) { return precision != "auto" && precision != "fast"; }
@@ -148,6 +151,16 @@ std::string BuildCommand(const Bundle& bundle, const Machine& machine, const Wan
     return line;
 }
 
+/// What to do about a machine that no engine fits.
+std::string Mend(const Bundle& bundle, const Machine& machine, const Wanted& wanted) {
+    if (machine.library == "tensorrt-rtx" && !Supports(kRtxCapabilities, machine.compute_capability)) {
+        Machine other = machine;
+        other.library = "tensorrt";
+        return "TensorRT-RTX does not run on such a GPU: build one with `" + BuildCommand(bundle, other, wanted) + "`";
+    }
+    return "Build one with `" + BuildCommand(bundle, machine, wanted) + "`";
+}
+
 }  // namespace
 
 std::string Machine::ToString() const {
@@ -175,8 +188,8 @@ Engine ChooseEngine(const Bundle& bundle, const Machine& machine, const Wanted& 
         refused.push_back(engine.sidecar + " " + problem);
     }
     ThrowBackend("no engine in " + bundle.path() + " fits (" + machine.ToString() +
-                 "): " + (refused.empty() ? "the bundle holds no engine" : Join(refused, "; ")) + ". Build one with `" +
-                 BuildCommand(bundle, machine, wanted) + "`, or use --backend onnxruntime");
+                 "): " + (refused.empty() ? "the bundle holds no engine" : Join(refused, "; ")) + ". " +
+                 Mend(bundle, machine, wanted) + ", or use --backend onnxruntime");
 }
 
 const EncoderSpec& EncoderOf(const Bundle& bundle, const Engine& engine) {

@@ -29,6 +29,7 @@ L4 = Machine(library="tensorrt", version="10.14.1.48", compute_capability="8.9",
 MACHINES = (
     L4,
     Machine(library="tensorrt-rtx", version="1.7.1.116", compute_capability="12.0"),
+    Machine(library="tensorrt-rtx", version="1.7.1.116", compute_capability="9.0"),
     Machine(library="tensorrt", version="10.15.0.1", compute_capability="9.0", device="NVIDIA H100"),
 )
 WANTED: tuple[dict[str, Any], ...] = (

@@ -216,6 +216,18 @@ def test_among_several_the_precision_then_the_exact_then_the_closest_batch_wins(
     assert chosen(own_bundle, precision="fp32", batch=6) == "engines/exact.engine"
 
 
+def test_where_tensorrt_rtx_does_not_run_tensorrt_is_named(own_bundle: Path) -> None:
+    add_engine(
+        own_bundle, "portable", library="tensorrt-rtx", compute_capabilities=list(engines.RTX_CAPABILITIES)
+    )
+    h100 = Machine(library="tensorrt-rtx", version="10.14.1.48", compute_capability="9.0")
+    with pytest.raises(BackendError) as error:
+        choose_engine(Bundle.open(own_bundle), h100)
+    assert "is for compute capability 8.0, 8.6, 8.9, 12.0+; this GPU has 9.0" in str(error.value)
+    command = f"scclip-export --bundle {own_bundle} --tensorrt`"
+    assert f"TensorRT-RTX does not run on such a GPU: build one with `{command}" in str(error.value)
+
+
 def test_a_damaged_engine_gives_way_to_a_sound_one(own_bundle: Path) -> None:
     add_engine(own_bundle, "best", precision="fp16")
     add_engine(own_bundle, "second")

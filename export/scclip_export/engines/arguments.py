@@ -60,7 +60,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--compute-capability",
         type=_capabilities,
         metavar="LIST",
-        help="targets of --tensorrt-rtx, such as 8.6,8.9,12.0 (default: one engine for 8.0 and later)",
+        help="targets of --tensorrt-rtx, such as 8.6,8.9,12.0 (default: one engine for 8.0, 8.6, 8.9, 12.0 and "
+        "later; 9.0 and 10.0 it does not know)",
     )
     group.add_argument(
         "--engine-precision",

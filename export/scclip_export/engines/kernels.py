@@ -61,6 +61,9 @@ def kernel_targets(capabilities: Iterable[str]) -> tuple[int, ...]:
         capabilities: of engines, `8.9` or `8.0+`; none means every target there is.
     """
     wanted = tuple(capabilities) or ("8.0+",)
+    if any(capability.endswith("+") for capability in wanted):
+        # What goes to later GPUs gets code for all from its lowest on: ONNX Runtime uses it where no engine runs.
+        wanted = (min(wanted, key=lambda capability: float(capability.rstrip("+"))).rstrip("+") + "+",)
     targets = [capability for capability in _PORTABLE if supports(wanted, capability)]
     targets += [
         capability for capability in wanted if not capability.endswith("+") and capability not in targets

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from scclip_export.engines.precisions import logged_layers
 from scclip_export.engines.request import EngineRequest
 from scclip_export.errors import ExportError
-from scclip_rt.engines import Library, library_module, supports
+from scclip_rt.engines import RTX_CAPABILITIES, Library, library_module, supports
 from scclip_rt.errors import BackendError
 from scclip_rt.files import atomic_path, cache_directory
 from scclip_rt.gpus import find_gpu
@@ -36,17 +36,18 @@ FP8_CAPABILITY = "8.9"
 def narrowed(target: Target, precision: str, library: Library) -> Target:
     """Return what an engine of a precision can run on, of a request's target.
 
-    TensorRT-RTX's portable engine leaves out GPUs that lack a type of its network: with float8 it is for 8.9 and later
-    (NVIDIA, support matrix of TensorRT-RTX).
+    TensorRT-RTX's portable engine leaves out GPUs that lack a type of its network, such as float8 (NVIDIA, support
+    matrix of TensorRT-RTX).
 
     Raises:
         ExportError: fp8, for a GPU without it.
     """
     if precision != "fp8":
         return target
-    if library == "tensorrt-rtx" and target.compute_capabilities == ("8.0+",):
-        return replace(target, compute_capabilities=(f"{FP8_CAPABILITY}+",))
     lacking = [name for name in target.compute_capabilities if not supports((f"{FP8_CAPABILITY}+",), name)]
+    if target.compute_capabilities == RTX_CAPABILITIES:
+        kept = tuple(name for name in RTX_CAPABILITIES if name not in lacking)
+        return replace(target, compute_capabilities=kept)
     if lacking:
         mend = "leave it out of --compute-capability" if library == "tensorrt-rtx" else "build on another GPU"
         if target.compute_capabilities == ("8.0+",):
@@ -123,6 +124,7 @@ class TensorrtRtx:
 
     trt: Any
     name: Library = "tensorrt-rtx"
+    capabilities: tuple[str, ...] = ()
 
     def target(self, request: EngineRequest) -> Target:
         """Refuse compute capabilities the library has no target for; none named means its portable engine."""
@@ -136,11 +138,12 @@ class TensorrtRtx:
             if capability not in known:
                 raise ExportError(
                     f"--compute-capability {capability}: TensorRT-RTX {self.trt.__version__} builds for "
-                    f"{', '.join(known)}; leave the option out for an engine that runs on 8.0 and later, or use "
-                    "--tensorrt on that machine"
+                    f"{', '.join(known)}; leave the option out for an engine that runs on "
+                    f"{' and '.join((', '.join(RTX_CAPABILITIES[:-1]), '12.0 or later'))}, or use --tensorrt on that "
+                    "machine"
                 )
-        # NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines": by default 8.0, 8.6, 8.9, 12.0 and later.
-        return Target(compute_capabilities=request.compute_capabilities or ("8.0+",))
+        self.capabilities = request.compute_capabilities or RTX_CAPABILITIES
+        return Target(compute_capabilities=self.capabilities)
 
     def _known(self) -> list[str]:
         names = [name for name in self.trt.ComputeCapability.__members__ if name.startswith("SM")]
@@ -170,10 +173,12 @@ class TensorrtRtx:
         """Nothing: timing caches are no-ops since TensorRT-RTX 1.2."""
 
     def inspect(self, plan: Any, logger: Any, *, host_code: bool) -> dict[str, Any] | None:  # noqa: ARG002
-        """The inspector where there is a GPU to load the engine on; elsewhere what the builder logged."""
+        """The inspector where there is a GPU that loads the engine; elsewhere what the builder logged."""
         try:
-            find_gpu()
+            loads = supports(self.capabilities, find_gpu().capability)
         except BackendError:
+            loads = False
+        if not loads:
             return logged_layers(logger.layers) if logger.layers else None
         return _inspector_json(self.trt, self.trt.Runtime(logger).deserialize_cuda_engine(plan))
 

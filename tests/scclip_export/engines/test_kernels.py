@@ -11,6 +11,7 @@ from engine_files import add_engine
 from scclip_export.engines import add_kernels, kernels
 from scclip_export.errors import ExportError
 from scclip_rt.bundle import Bundle
+from scclip_rt.engines import RTX_CAPABILITIES
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,8 @@ from scclip_rt.bundle import Bundle
         (("12.1",), (121,)),
         (("7.5",), (75,)),
         (("9.0+",), (90, 100, 120)),
+        (RTX_CAPABILITIES, (80, 90, 100, 120)),
+        (("8.9", "12.0+"), (80, 90, 100, 120)),
     ],
 )
 def test_targets_follow_the_engines(capabilities: Sequence[str], expected: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from scclip_export.engines.arguments import requests_from
 from scclip_export.engines.libraries import Target, narrowed, parse_compute_capability
 from scclip_export.engines.request import rebuild_command
 from scclip_export.errors import ExportError
-from scclip_rt.engines import Library
+from scclip_rt.engines import RTX_CAPABILITIES, Library
 from scclip_rt.manifest import GridSpec
 
 WINDOW, FIXED = GridSpec(kind="window", rows=14, columns=14), GridSpec(kind="fixed", rows=8, columns=12)
@@ -120,7 +120,11 @@ def test_an_export_with_fp8_builds_its_engine_too(line: str, expected: tuple[str
 @pytest.mark.parametrize(
     ("library", "asked", "given"),
     [
-        ("tensorrt-rtx", ("8.0+",), ("8.9+",)),  # the portable engine leaves out what lacks float8
+        (
+            "tensorrt-rtx",
+            RTX_CAPABILITIES,
+            ("8.9", "12.0+"),
+        ),  # the portable engine leaves out what lacks float8
         ("tensorrt-rtx", ("8.9", "12.0"), ("8.9", "12.0")),
         ("tensorrt", ("9.0",), ("9.0",)),
     ],
