@@ -75,7 +75,7 @@ def measure_model(run: Run, arch: str) -> None:
     subject = Subject(run, arch)
     for contender in eager_contenders(subject):
         measure_contender(subject, contender)
-    measure_runtime(subject)
+    measure_overhead(subject)
     measure_naive(subject)
     measure_decode(subject)
 
@@ -146,6 +146,10 @@ def _jobs(subject: Subject, contender: Contender, base: Row) -> Iterator[tuple[R
         for count in subject.text if contender.photo else ():
             row = own | {"question": "image", "windows": windows, "queries": count}
             yield row, graph, partial(_time_image, subject, row)
+    for count in subject.text if contender.runtime else ():
+        named = base | {"contender": f"runtime over {contender.name}"}
+        row = named | {"question": "image", "windows": windows, "queries": count}
+        yield row, True, partial(_time_runtime, subject, row)
 
 
 def _time_encoder(subject: Subject, base: Row, encode: Callable[[], Encoder], graph: bool) -> Row:
@@ -190,45 +194,33 @@ def _time_image(subject: Subject, base: Row, encode: Callable[[], Encoder], grap
     }
 
 
-def measure_runtime(subject: Subject) -> None:
-    """The runtime's own device path (cuda-python, compiled kernels) around a torch encoder: no TensorRT needed."""
-    run, windows = subject.run, len(subject.photo.tiling)
+def measure_overhead(subject: Subject) -> None:
+    """The runtime's own device path (cuda-python, compiled kernels) without an encoder."""
+    run = subject.run
     if not run.clock.on_gpu:
         return
-    kept: list[Any] = []
-
-    def setting() -> tuple[Any, Any, Any]:
-        """Encoder, GPU and kernels."""
-        if not kept:
-            from gpu_runtime import Device, compiled_kernels
-
-            device = Device.open(subject.device.index or 0)
-            device.make_current()
-            encode = logits_of(subject.module("fp16", kernels="triton"))
-            kept.extend((encode, device, compiled_kernels(device)))
-        return kept[0], kept[1], kept[2]
-
-    def whole(base: Row) -> Row:
-        from gpu_runtime import runtime_row
-
-        return runtime_row(subject, base, *setting())
-
-    def overhead(queries: int) -> Row:
-        from gpu_runtime import overhead_row
-
-        return overhead_row(subject, queries, *setting()[1:])
-
-    common = {"arch": subject.arch, "method": "scclip", "windows": windows}
-    here = _cuda_python()
+    common = {"question": "runtime", "arch": subject.arch, "contender": "without the encoder"}
     for queries in subject.text:
-        bare = common | {"question": "runtime", "contender": "without the encoder", "queries": queries}
-        full = common | {"question": "image", "contender": "runtime over torch fp16", "queries": queries}
-        full["precision"] = "fp16"
-        for base, work in ((bare, partial(overhead, queries)), (full, partial(whole, full))):
-            if here:
-                run.attempt(base, work)
-            elif run.found(base) is None:
-                run.add(base | {"skipped": "cuda-python is not here"})
+        base = common | {"method": "scclip", "windows": len(subject.photo.tiling), "queries": queries}
+        if _cuda_python():
+            run.attempt(base, partial(_time_overhead, subject, queries))
+        elif run.found(base) is None:
+            run.add(base | {"skipped": "cuda-python is not here"})
+
+
+def _time_overhead(subject: Subject, queries: int) -> Row:
+    from gpu_runtime import overhead_row
+
+    return overhead_row(subject, queries)
+
+
+def _time_runtime(subject: Subject, base: Row, encode: Callable[[], Encoder], _: bool) -> Row:
+    """One photo through the runtime's own path around a torch encoder: no TensorRT needed."""
+    if not _cuda_python():
+        return {"skipped": "cuda-python is not here"}
+    from gpu_runtime import runtime_row
+
+    return runtime_row(subject, base["queries"], encode())
 
 
 def _cuda_python() -> bool:

@@ -242,9 +242,19 @@ class RuntimePath:
         self._lane.close()
 
 
-def runtime_row(subject: Any, base: Row, encode: Encoder, device: Device, kernels: KernelSet) -> Row:
+def this_gpu(subject: Any) -> tuple[Device, KernelSet]:
+    """The GPU, current in this thread, and the runtime's kernels for it."""
+    device = Device.open(subject.device.index or 0)
+    device.make_current()
+    return device, compiled_kernels(device)
+
+
+def runtime_row(
+    subject: Any, queries: int, encode: Encoder, setting: tuple[Device, KernelSet] | None = None
+) -> Row:
     """One photo from host to host; the labels are those of the encoder's own logits, from the host and the device."""
-    run, photo, text = subject.run, subject.photo, subject.text[base["queries"]]
+    run, photo, text = subject.run, subject.photo, subject.text[queries]
+    device, kernels = setting or this_gpu(subject)
     rows, columns = photo.plan.grid
     sizes = Sizes(patches=rows * columns, embed_dim=text.shape[1])
     path = RuntimePath(device, kernels, TorchGraph(encode, sizes, subject.device), photo, text)
@@ -266,12 +276,13 @@ def runtime_row(subject: Any, base: Row, encode: Encoder, device: Device, kernel
         path.close()
 
 
-def overhead_row(subject: Any, queries: int, device: Device, kernels: KernelSet) -> Row:
+def overhead_row(subject: Any, queries: int, setting: tuple[Device, KernelSet] | None = None) -> Row:
     """The runtime without an encoder, as one CUDA graph: upload, windows, decode, download.
 
     Labels first, call by call, captured and replayed, then with confidence and the area rule: all as on the CPU.
     """
     photo = subject.photo
+    device, kernels = setting or this_gpu(subject)
     text = subject.text[queries].cpu().numpy()
     features = np.random.default_rng(0).standard_normal(
         (len(photo.tiling), photo.plan.grid[0] * photo.plan.grid[1], text.shape[1]), np.float32

@@ -60,7 +60,10 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fake_torch_cuda.install(monkeypatch)
 
 
-def test_every_torch_contender_runs_and_can_be_captured(tmp_path: Path, on_gpu: list[str]) -> None:
+def test_every_torch_contender_runs_and_can_be_captured(
+    tmp_path: Path, on_gpu: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)  # the runtime's path has tests of its own
     run = make_run(tmp_path)
     with torch.inference_mode():
         subject = Subject(run, MICRO)
@@ -77,6 +80,11 @@ def test_every_torch_contender_runs_and_can_be_captured(tmp_path: Path, on_gpu: 
     assert {("encode", name) for name in both} <= rows
     images = {("image", name) for name in both if not name.startswith("plain")}
     assert images | {("image", "naive eager fp16"), ("decode", "decode, torch")} <= rows
+    (runtime,) = (row for row in run.rows if row["contender"].startswith("runtime"))
+    assert (runtime["contender"], runtime["skipped"]) == (
+        "runtime over eager fp16",
+        "cuda-python is not here",
+    )
     # A batch and a photo for each calibrated encoder, a batch for each plain one, the decode.
     assert len(on_gpu) == 2 * 3 + 2 + 1
 
@@ -291,11 +299,11 @@ def test_the_runtime_around_a_torch_encoder(tmp_path: Path, driver: Any) -> None
     with torch.inference_mode():
         subject = Subject(run, MICRO)
         encode = logits_of(subject.module("fp32"))
-        row = runtime_row(subject, {"queries": 5}, encode, device, kernels)
+        row = runtime_row(subject, 5, encode, (device, kernels))
         assert row["labels_as_fp32"] == 1.0
         assert row["milliseconds"]["runs"] == 2
         before = fake.count("cuGraphLaunch")
-        overhead = overhead_row(subject, 5, device, kernels)
+        overhead = overhead_row(subject, 5, (device, kernels))
     assert overhead["milliseconds"]["runs"] == 2
     assert (
         fake.count("cuGraphLaunch") - before >= 2 + 2 + 2
@@ -313,8 +321,8 @@ def test_without_cuda_python_the_runtime_is_left_out_and_nothing_fails(
     monkeypatch.setitem(sys.modules, "cuda", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     run = make_run(tmp_path)
-    gpu_measure.measure_runtime(Subject(run, MICRO))
-    assert [row["skipped"] for row in run.rows] == ["cuda-python is not here"] * 2
+    gpu_measure.measure_overhead(Subject(run, MICRO))
+    assert [row["skipped"] for row in run.rows] == ["cuda-python is not here"]
     assert run.failures == []
 
 
