@@ -17,7 +17,6 @@ from gpu_torch import (
     Photo,
     TorchSegmenter,
     fused_decode,
-    logits_of,
     windows_of,
 )
 from torch import Tensor
