@@ -19,6 +19,10 @@ GOALS = (
 )
 
 
+REASON = 240
+"""Most characters of a reason."""
+
+
 def figure(milliseconds: float) -> str:
     """Three figures."""
     return f"{milliseconds:.3g}" if milliseconds < 1000 else f"{milliseconds:,.0f}"
@@ -80,41 +84,59 @@ def label_table(rows: Sequence[Row]) -> str:
 
 
 def image_table(rows: Sequence[Row]) -> str:
-    """Milliseconds per image, with the labels' agreement."""
-    lines = [
-        [
-            f"{row.get('arch', row.get('bundle', ''))}, {row['contender']}",
-            str(row.get("queries", "")),
-            *_times(row),
-            "" if row.get("labels_as_fp32") is None else f"{row['labels_as_fp32']:.3%}",
-        ]
-        for row in rows
-    ]
-    header = ("contender", "queries", "p50 ms", "p99 ms", "min ms", "labels as fp32")
-    return markdown(header, lines)
+    """Milliseconds per image by number of queries; the labels' agreement where it is least."""
+    return _by_size(rows, "queries", last=_agreement, header=("labels as fp32",)) + _reasons(rows)
 
 
 def encode_table(rows: Sequence[Row]) -> str:
-    """Milliseconds per batch of windows."""
-    lines = [
-        [
-            f"{row['arch']}, {row['contender']}",
-            str(row["windows"]),
-            *_times(row),
-            "" if "windows_per_second" not in row else f"{row['windows_per_second']:,.0f}",
-            _share(row.get("of_gemm_ceiling")),
-            _share(row.get("of_own_products")),
-        ]
-        for row in rows
-    ]
-    shares = ("of the GEMM ceiling", "own products alone")
-    return markdown(("contender", "windows", "p50 ms", "p99 ms", "min ms", "windows/s", *shares), lines)
+    """Milliseconds per batch of windows, p50; p99, throughput and shares of the largest batch."""
+    header = ("windows/s", "of the GEMM ceiling", "own products alone")
+    return _by_size(rows, "windows", last=_throughput, header=header) + _reasons(rows)
 
 
 def host_table(rows: Sequence[Row]) -> str:
-    """The same with transfers, through the runtime."""
-    lines = [[f"{row['bundle']}, {row['contender']}", str(row["windows"]), *_times(row)] for row in rows]
-    return markdown(("contender", "windows", "p50 ms", "p99 ms", "min ms"), lines)
+    """The same with transfers, through the runtime; why a backend is not here stands below the images."""
+    return _by_size(rows, "windows", last=lambda _: [])
+
+
+def _by_size(
+    rows: Sequence[Row], axis: str, *, last: Callable[[Sequence[Row]], list[str]], header: Sequence[str] = ()
+) -> str:
+    """A line for each contender that was timed: p50 of each size, p99 of the largest, then what `last` makes of it."""
+    sizes = sorted({row[axis] for row in rows if axis in row})
+    lines = []
+    for name in dict.fromkeys(map(_subject, rows)):
+        timed = {row.get(axis): row for row in rows if _subject(row) == name and "milliseconds" in row}
+        if timed:
+            own = [timed[size] for size in sizes if size in timed]
+            cells = [figure(timed[size]["milliseconds"]["p50"]) if size in timed else "–" for size in sizes]
+            lines.append([name, *cells, figure(own[-1]["milliseconds"]["p99"]), *last(own)])
+    columns = [f"{size} {axis}, ms" for size in sizes]
+    return markdown(("p50", *columns, "p99 of the last", *header), lines) + "\n" if lines else ""
+
+
+def _reasons(rows: Sequence[Row]) -> str:
+    """Why there is no time, a line for each contender and reason."""
+    untimed = [row for row in rows if "milliseconds" not in row]
+    said = dict.fromkeys(
+        (_subject(row), row.get("skipped") or row.get("failed") or "unsound: not timed") for row in untimed
+    )
+    return "".join(f"\n- {name}: {reason[:REASON]}" for name, reason in said)
+
+
+def _subject(row: Row) -> str:
+    return f"{row.get('arch', row.get('bundle', ''))}, {row['contender']}"
+
+
+def _agreement(rows: Sequence[Row]) -> list[str]:
+    shares = [row["labels_as_fp32"] for row in rows if row.get("labels_as_fp32") is not None]
+    return [f"{min(shares):.2%}" if shares else ""]
+
+
+def _throughput(rows: Sequence[Row]) -> list[str]:
+    row = rows[-1]
+    rate = f"{row['windows_per_second']:,.0f}" if "windows_per_second" in row else ""
+    return [rate, _share(row.get("of_gemm_ceiling")), _share(row.get("of_own_products"))]
 
 
 def decode_table(rows: Sequence[Row]) -> str:

@@ -172,7 +172,7 @@ def test_tables_say_what_is_missing_and_why() -> None:
     }
     report = {"environment": {}, "rows": [row("image", 2.0, contender="eager fp16", queries=20), skipped]}
     text = tables(report)
-    assert "| vitb16, TensorRT fp16 |  | not installed |" in text
+    assert "- vitb16, TensorRT fp16: not installed\n" in text
     assert "not measured" in text
     assert "CPU (no timing worth quoting)" in text
 

@@ -74,8 +74,12 @@ def test_the_gpu_page_gets_everything_also_what_failed(results: Path) -> None:
     text = summary.tables(results)["gpu-all"]
     for part in (
         "| vitb16, eager bf16 | RuntimeError: out of memory | not timed |",
-        "| vitb16, TensorRT fp16 | 150 | TensorRT is not installed |",
-        "| vitb16, without the encoder | 150 | 0.3 |",
+        "| p50 | 20 queries, ms | 150 queries, ms | p99 of the last | labels as fp32 |",
+        "| vitb16, eager fp16 | 19 | 20 | 40 | 99.61% |",
+        "| vitb16, eager fp16, CUDA graph | – | 2 | 4 | 99.61% |",
+        "- vitb16, TensorRT fp16: TensorRT is not installed",
+        "| vitb16, without the encoder | 0.3 | 0.6 |",
+        "| vitb16, eager fp16 | 4 | 10 | 20 | 3,200 | 50.0% | 70.0% |",
         "| vitb16, decode, triton | 150 | 0.2 | 0.4 | 0.2 | 0.05 | 10.0% |",
         "| attention, fp16, 6 × 196 patches | OutOfResources: shared memory |",
         "| all | not here: No module named 'triton' |",
