@@ -43,9 +43,9 @@ template <typename T>
 using Owned = std::unique_ptr<T, Release>;
 
 /// The message of a failed call, in one line; empty for success.
-std::string Take(OrtStatus* status) {
+std::string Take(OrtStatus* status, std::size_t length = 300) {
     if (status == nullptr) return "";
-    std::string message = OneLine(Api().GetErrorMessage(status), 300);
+    std::string message = OneLine(Api().GetErrorMessage(status), length);
     Api().ReleaseStatus(status);
     return message.empty() ? "an error without a message" : message;
 }
@@ -117,32 +117,43 @@ Provider ChooseProvider(const std::string& asked, const std::string& device) {
     return {name, std::stoi(number)};
 }
 
+/// For the calls that set a provider up: whichever is the first loads its library.
+void CheckLoaded(const std::string& provider, OrtStatus* status) {
+    const std::string message = Take(status, 2000);
+    if (message.empty()) return;
+    ThrowBackend(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " can't load its provider " +
+                 provider + " (" + OneLine(LoaderReason(message), 300) +
+                 "); install the CUDA, cuDNN or TensorRT that it was built for, name their folders in LD_LIBRARY_PATH, "
+                 "or use --device cpu");
+}
+
 void AppendCuda(OrtSessionOptions* options, int device) {
     OrtCUDAProviderOptionsV2* raw = nullptr;
-    Check(Api().CreateCUDAProviderOptions(&raw));
+    CheckLoaded("cuda", Api().CreateCUDAProviderOptions(&raw));
     const Owned<OrtCUDAProviderOptionsV2> cuda(raw);
     const std::string number = std::to_string(device);
     // TF32 has the mantissa of fp16; anomaly detection and the norms are defined in fp32.
     const char* keys[] = {"device_id", "use_tf32"};
     const char* values[] = {number.c_str(), "0"};
-    Check(Api().UpdateCUDAProviderOptions(raw, keys, values, 2));
-    Check(Api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, raw));
+    CheckLoaded("cuda", Api().UpdateCUDAProviderOptions(raw, keys, values, 2));
+    CheckLoaded("cuda", Api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, raw));
 }
 
 void AppendTensorRt(OrtSessionOptions* options, int device) {
     // The TensorRT provider has no switch for TF32, only NVIDIA's own, read when the libraries load.
     ::setenv("NVIDIA_TF32_OVERRIDE", "0", 0);
     OrtTensorRTProviderOptionsV2* raw = nullptr;
-    Check(Api().CreateTensorRTProviderOptions(&raw));
+    CheckLoaded("tensorrt", Api().CreateTensorRTProviderOptions(&raw));
     const Owned<OrtTensorRTProviderOptionsV2> tensorrt(raw);
     const std::string number = std::to_string(device);
     const char* keys[] = {"device_id"};
     const char* values[] = {number.c_str()};
-    Check(Api().UpdateTensorRTProviderOptions(raw, keys, values, 1));
-    Check(Api().SessionOptionsAppendExecutionProvider_TensorRT_V2(options, raw));
+    CheckLoaded("tensorrt", Api().UpdateTensorRTProviderOptions(raw, keys, values, 1));
+    CheckLoaded("tensorrt", Api().SessionOptionsAppendExecutionProvider_TensorRT_V2(options, raw));
 }
 
 Owned<OrtSessionOptions> SessionOptions(const Provider& provider, int threads) {
+    Env();  // a provider logs while it is loaded, and without an environment its own reason is lost
     OrtSessionOptions* raw = nullptr;
     Check(Api().CreateSessionOptions(&raw));
     Owned<OrtSessionOptions> options(raw);

@@ -136,6 +136,13 @@ std::string OneLine(const std::string& text, std::size_t length) {
     return First(out, length);
 }
 
+std::string LoaderReason(const std::string& message) {
+    // ONNX Runtime: "FILE:LINE FUNCTION [ONNXRuntimeError] : 1 : FAIL : Failed to load library PATH with error: ..."
+    const std::string before = " with error: ";
+    const std::size_t at = message.find(before);
+    return at == std::string::npos ? message : message.substr(at + before.size());
+}
+
 std::string Shorten(const std::string& name) {
     if (Characters(name) <= 40) return name;
     std::string cut = First(name, 39);

@@ -59,6 +59,13 @@ TEST_CASE("words are formatted as Python formats them") {
     CHECK(Last("äöü", 2) == "öü");
 }
 
+TEST_CASE("of a library's words about a missing library those of the loader are kept") {
+    CHECK(LoaderReason("provider_bridge_ort.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
+                       "/opt/libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared object") ==
+          "libcudnn.so.9: cannot open shared object");
+    CHECK(LoaderReason("no more than this") == "no more than this");
+}
+
 TEST_CASE("resizing equals OpenCV's to the last bit") {
     int wrong = 0;
     for (const auto& item : Fixtures()["resize"]) {
