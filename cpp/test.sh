@@ -5,7 +5,7 @@
 #
 # PYTHON_ENVIRONMENT (or $PYTHON: an interpreter or an environment; default: .venv) has this package with the extras
 # `export` and `dev`. BUNDLE is the golden tests' bundle; without it the tiny model is exported once and kept.
-# The build is in build/cpp, or $SCCLIP_CPP_BUILD.
+# The build is in build/cpp, or $SCCLIP_CPP_BUILD. On a GPU: $SCCLIP_GPU_BUNDLE (README.md, "On your GPU").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -66,7 +66,8 @@ quietly "configuring" cmake -S cpp -B "$build/release" -G Ninja -DCMAKE_BUILD_TY
     -DSCCLIP_BUILD_TESTS=ON "-DSCCLIP_FIXTURES=$fixtures" "-DONNXRUNTIME_INCLUDE_DIR=$include" \
     "-DONNXRUNTIME_LIBRARY=$library" "-DCMAKE_INSTALL_PREFIX=$build/installed" \
     "-DSCCLIP_WITH_OPENVINO=$([[ -n $openvino ]] && echo ON || echo OFF)" "-DOpenVINO_DIR=$openvino" -DSCCLIP_WITH_TENSORRT=ON \
-    "-DTENSORRT_INCLUDE_DIR=${gpu_headers[0]}" "-DCUDA_INCLUDE_DIR=${gpu_headers[1]}"
+    "-DTENSORRT_INCLUDE_DIR=${gpu_headers[0]}" "-DCUDA_INCLUDE_DIR=${gpu_headers[1]}" \
+    "-DSCCLIP_GPU_BUNDLE=${SCCLIP_GPU_BUNDLE:-}" "-DSCCLIP_GPU_VOCABULARY=${SCCLIP_GPU_VOCABULARY:-}"
 quietly "building" cmake --build "$build/release"
 built=$SECONDS
 

@@ -4,84 +4,43 @@
 #include <thread>
 
 #include "device_encoder.hpp"
+#include "device_task.hpp"
 #include "error.hpp"
 #include "fake_cuda.hpp"
 #include "fixtures.hpp"
 #include "text.hpp"
 
 using namespace scclip;
+using namespace device_task;
 
 namespace {
-
-constexpr int kPatch = 16, kEmbed = 8;
-
-/// Unit features of a window's patches from the mean colour, some of them made up.
-std::vector<float> PatchFeatures(const std::uint8_t* window, int height, int width) {
-    std::vector<float> features;
-    for (int top = 0; top < height; top += kPatch) {
-        for (int left = 0; left < width; left += kPatch) {
-            double sums[3] = {}, length = 0, values[kEmbed];
-            for (int i = 0; i < kPatch * kPatch * 3; ++i) {
-                const int y = top + i / (kPatch * 3), x = left * 3 + i % (kPatch * 3);
-                sums[i % 3] += window[y * width * 3 + x];
-            }
-            for (int e = 0; e < kEmbed; ++e) {
-                values[e] = std::sin(sums[e % 3] / 3000 + e);
-                length += values[e] * values[e];
-            }
-            for (const double value : values) features.push_back(static_cast<float>(value / std::sqrt(length)));
-        }
-    }
-    return features;
-}
 
 class FakeCall final : public GraphCall {
   public:
     FakeCall(int batch, int height, int width, int queries, bool broken)
-        : batch_(batch), height_(height), width_(width), queries_(queries), broken_(broken) {}
+        : graph_{batch, height, width, queries, broken} {}
 
     void Enqueue(CUdeviceptr windows, CUdeviceptr text, CUdeviceptr features, CUdeviceptr cosines,
                  CUstream stream) override {
         // NvInferRuntime.h, setTensorAddress: "The pointer must have at least 256-byte alignment."
         for (const CUdeviceptr address : {windows, text, features, cosines}) CHECK(address % 256 == 0);
         // Through the driver, so that a capture records it: one copy whose source is written when it runs.
-        auto* work = new FakeCall(*this);
-        work->windows_ = reinterpret_cast<const std::uint8_t*>(windows);
-        work->text_ = reinterpret_cast<const float*>(text);
-        work->features_ = reinterpret_cast<float*>(features);
-        work->cosines_ = reinterpret_cast<float*>(cosines);
-        kept_.emplace_back(work);
+        kept_.push_back(std::make_unique<HostGraph>(graph_));
+        HostGraph* work = kept_.back().get();
+        work->windows = reinterpret_cast<const std::uint8_t*>(windows);
+        work->text = reinterpret_cast<const float*>(text);
+        work->features = reinterpret_cast<float*>(features);
+        work->cosines = reinterpret_cast<float*>(cosines);
         void* arguments[] = {&work, nullptr};
         fake::Driver().cuLaunchKernel(reinterpret_cast<CUfunction>(&FakeCall::Launch), 1, 1, 1, 1, 1, 1, 0, stream,
                                       arguments, nullptr);
     }
 
   private:
-    int batch_, height_, width_, queries_;
-    bool broken_;
-    const std::uint8_t* windows_ = nullptr;
-    const float* text_ = nullptr;
-    float *features_ = nullptr, *cosines_ = nullptr;
-    std::vector<std::shared_ptr<FakeCall>> kept_;
+    HostGraph graph_;
+    std::vector<std::unique_ptr<HostGraph>> kept_;
 
-    static void Launch(void* const* arguments) { (*static_cast<FakeCall* const*>(arguments[0]))->Compute(); }
-
-    void Compute() {
-        const std::size_t window = static_cast<std::size_t>(height_ * width_ * 3);
-        float *feature = features_, *cosine = cosines_;
-        for (int w = 0; w < batch_; ++w) {
-            const auto values = PatchFeatures(windows_ + static_cast<std::size_t>(w) * window, height_, width_);
-            feature = std::copy(values.begin(), values.end(), feature);
-            for (std::size_t patch = 0; patch < values.size(); patch += kEmbed) {
-                for (int q = 0; q < queries_; ++q) {
-                    float sum = broken_ ? std::nanf("") : 0;
-                    for (int e = 0; e < kEmbed; ++e)
-                        sum += values[patch + static_cast<std::size_t>(e)] * text_[q * kEmbed + e];
-                    *cosine++ = sum;
-                }
-            }
-        }
-    }
+    static void Launch(void* const* arguments) { (*static_cast<HostGraph* const*>(arguments[0]))->Compute(); }
 };
 
 struct FakeEngine final : DeviceGraph {
@@ -121,80 +80,6 @@ struct Device {
         info.encoder = "engines/fake.engine";
         return std::make_unique<DeviceEncoder>(gpu, std::make_unique<KernelSet>(bundle, *gpu), make, make(),
                                                EncoderSpec{}, info, kEmbed, kPatch, stream);
-    }
-};
-
-/// An image with its windows, a vocabulary, and what the decode on the host makes of them.
-struct Task {
-    PreparedImage image;
-    std::vector<float> text;
-    std::vector<std::int64_t> query_class;
-    DecodeInput input;
-    std::vector<float> features;
-
-    Task(int height, int width, int queries, int classes, std::uint64_t id = 1) {
-        Preparation prepare{{"window", 6, 6}, kPatch, 128, 512, 96, 48, 1000000, 100};
-        const auto pixels = Pattern(static_cast<std::size_t>(height * width * 3), id);
-        std::vector<std::uint8_t> smooth(pixels);
-        for (std::size_t i = 0; i < smooth.size(); ++i)
-            smooth[i] = static_cast<std::uint8_t>(i / 977 * 41 + pixels[i] / 8);
-        image = prepare({smooth.data(), height, width, 0, PixelFormat::kRgb});
-        for (int q = 0; q < queries; ++q) {
-            query_class.push_back(q % classes);
-            double length = 0, values[kEmbed];
-            for (int e = 0; e < kEmbed; ++e) {
-                values[e] = std::sin(q * 7.1 * (e + 1) + e * 1.3);
-                length += values[e] * values[e];
-            }
-            for (const double value : values) text.push_back(static_cast<float>(value / std::sqrt(length)));
-        }
-        const std::size_t window = 96 * 96 * 3;
-        for (int w = 0; w < image.tiling.size(); ++w) {
-            const auto part = PatchFeatures(image.windows.data() + static_cast<std::size_t>(w) * window, 96, 96);
-            features.insert(features.end(), part.begin(), part.end());
-        }
-        input.features = features.data();
-        input.text = text.data();
-        input.text_id = id;
-        input.embed_dim = kEmbed;
-        input.query_class = &query_class;
-        input.num_classes = classes;
-        input.threads = 1;
-    }
-    Task(const Task&) = delete;
-
-    DecodePlan Plan() const {
-        const Tiling& t = image.tiling;
-        return {static_cast<int>(t.rows.size()),
-                static_cast<int>(t.columns.size()),
-                6,
-                6,
-                InterpolationAxis(t.rows, 96, 6, t.height, image.height, 32),
-                InterpolationAxis(t.columns, 96, 6, t.width, image.width, 64)};
-    }
-
-    void Check(const DeviceEncoder& encoder) const {
-        const Decoded expected = Decode(input, Plan());
-        REQUIRE(encoder.CanSegment(input));
-        for (int run = 0; run < 3; ++run) {  // call by call, captured, replayed
-            const Decoded found = encoder.Segment(image, input, [&] { return Plan(); });
-            REQUIRE(found.labels.size() == expected.labels.size());
-            REQUIRE(found.wide_labels.size() == expected.wide_labels.size());
-            REQUIRE(found.confidence.size() == expected.confidence.size());
-            CHECK(found.unlabelled == expected.unlabelled);
-            std::size_t wrong = 0;
-            for (std::size_t i = 0; i < found.labels.size(); ++i) wrong += found.labels[i] != expected.labels[i];
-            for (std::size_t i = 0; i < found.wide_labels.size(); ++i) {
-                wrong += found.wide_labels[i] != expected.wide_labels[i];
-            }
-            // The kernels of the tests add in double precision: pixels where two classes tie may differ.
-            CHECK(wrong <= (expected.labels.size() + expected.wide_labels.size()) / 500);
-            float gap = 0;
-            for (std::size_t i = 0; i < found.confidence.size(); ++i) {
-                gap = std::max(gap, std::abs(found.confidence[i] - expected.confidence[i]));
-            }
-            CHECK(gap < 1e-4F);
-        }
     }
 };
 
