@@ -45,6 +45,17 @@ std::string NameOf(const CudaDriver& driver, CUresult result) {
 
 std::string Megabytes(std::size_t bytes) { return std::to_string((bytes + (1U << 20U) - 1) >> 20U) + " MiB"; }
 
+/// What is left to free of a context that is gone.
+CudaDriver FreesNothing() {
+    CudaDriver driver;
+    driver.cuMemFree = [](CUdeviceptr) { return CUDA_ERROR_CONTEXT_IS_DESTROYED; };
+    driver.cuMemFreeHost = [](void*) { return CUDA_ERROR_CONTEXT_IS_DESTROYED; };
+    driver.cuStreamDestroy = driver.cuStreamSynchronize = [](CUstream) { return CUDA_ERROR_CONTEXT_IS_DESTROYED; };
+    driver.cuModuleUnload = [](CUmodule) { return CUDA_ERROR_CONTEXT_IS_DESTROYED; };
+    driver.cuGraphExecDestroy = [](CUgraphExec) { return CUDA_ERROR_CONTEXT_IS_DESTROYED; };
+    return driver;
+}
+
 /// One argument's bytes, as the parameter's Triton type has them.
 void Store(const std::string& type, const Argument& argument, std::uint8_t* to) {
     if (type == "fp32") {
@@ -101,19 +112,35 @@ std::string Gpu::ToString() const {
 
 Gpu::~Gpu() { driver_.cuDevicePrimaryCtxRelease(device_); }
 
+bool Gpu::Gone() const noexcept {
+    unsigned flags = 0;
+    int active = 1;
+    return driver_.cuDevicePrimaryCtxGetState(device_, &flags, &active) == CUDA_SUCCESS && active == 0;
+}
+
+void Gpu::CheckPresent() const {
+    if (Gone()) ThrowBackend("the program has reset " + ToString() + " since the bundle was opened; open it again");
+}
+
 const CudaDriver& Gpu::Driver() const {
     Check(driver_.cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     return driver_;
 }
 
 const CudaDriver& Gpu::DriverToFree() const noexcept {
+    static const CudaDriver nothing = FreesNothing();
+    if (Gone()) return nothing;
     driver_.cuCtxSetCurrent(context_);
     return driver_;
 }
 
-CallersContext::CallersContext(const Gpu& gpu) noexcept : driver_(gpu.driver_) { driver_.cuCtxGetCurrent(&context_); }
+CallersContext::CallersContext(const Gpu& gpu) noexcept : gpu_(gpu) {
+    if (!gpu_.Gone()) gpu_.driver_.cuCtxGetCurrent(&context_);
+}
 
-CallersContext::~CallersContext() { driver_.cuCtxSetCurrent(context_); }
+CallersContext::~CallersContext() {
+    if (!gpu_.Gone()) gpu_.driver_.cuCtxSetCurrent(context_);
+}
 
 void Gpu::Check(CUresult result, const char* function, std::size_t bytes, const char* purpose) const {
     if (result == CUDA_SUCCESS) return;

@@ -18,7 +18,7 @@ namespace scclip {
 // clang-format off
 #define SCCLIP_CUDA_FUNCTIONS(X) \
     X(cuInit) X(cuGetErrorName) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute) \
-    X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxGetCurrent) X(cuCtxSetCurrent) \
+    X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuDevicePrimaryCtxGetState) X(cuCtxGetCurrent) X(cuCtxSetCurrent) \
     X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamBeginCapture) X(cuStreamEndCapture) \
     X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuMemAlloc) \
     X(cuMemFree) X(cuMemAllocHost) X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuMemcpyDtoDAsync) \
@@ -53,8 +53,14 @@ class Gpu {
     const CudaDriver& Driver() const;  ///< for a call in this GPU's context
 
     /// The same for destructors, which must not throw: after a fault on the GPU, or while the driver shuts down, its
-    /// functions refuse, and what they would have freed goes with the process.
+    /// functions refuse, and what they would have freed goes with the process. Functions that do nothing if the context
+    /// is gone.
     const CudaDriver& DriverToFree() const noexcept;
+
+    /// Whether the program has reset the device, and with that destroyed the context and all that was in it: the
+    /// driver crashes where it is given something of it.
+    bool Gone() const noexcept;
+    void CheckPresent() const;  ///< throws Error(kBackend): it is gone
 
     /// Throws Error(kBackend) for a result that is no success; `bytes` and `purpose` are for messages about memory.
     void Check(CUresult result, const char* function, std::size_t bytes = 0, const char* purpose = "") const;
@@ -78,7 +84,7 @@ class CallersContext {
     CallersContext& operator=(const CallersContext&) = delete;
 
   private:
-    const CudaDriver& driver_;
+    const Gpu& gpu_;
     CUcontext context_ = nullptr;
 };
 

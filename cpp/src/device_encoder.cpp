@@ -227,7 +227,7 @@ class DeviceEncoder::Lane {
 /// A lane for one call; given back only by Done, so that one whose run was interrupted is dropped.
 class DeviceEncoder::Lease {
   public:
-    explicit Lease(const DeviceEncoder& owner) : callers_context_(*owner.gpu_), owner_(owner) {
+    explicit Lease(const DeviceEncoder& owner) : callers_context_(Present(*owner.gpu_)), owner_(owner) {
         owner.gpu_->Driver();  // a library works in the context that is current, and any thread may call
         if (owner.callers_ != nullptr) callers_ = std::unique_lock<std::mutex>(owner.callers_mutex_);
         {
@@ -250,6 +250,11 @@ class DeviceEncoder::Lease {
     const DeviceEncoder& owner_;
     std::unique_lock<std::mutex> callers_;
     std::unique_ptr<Lane> lane_;
+
+    static const Gpu& Present(const Gpu& gpu) {
+        gpu.CheckPresent();
+        return gpu;
+    }
 };
 
 DeviceEncoder::DeviceEncoder(std::shared_ptr<const Gpu> gpu, std::unique_ptr<KernelSet> kernels, GraphMaker make,

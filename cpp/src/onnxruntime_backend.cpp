@@ -118,38 +118,43 @@ Provider ChooseProvider(const std::string& asked, const std::string& device) {
 }
 
 /// For the calls that set a provider up: whichever is the first loads its library.
-void CheckLoaded(const std::string& provider, OrtStatus* status) {
+void CheckProvider(const std::string& provider, int device, OrtStatus* status) {
     const std::string message = Take(status, 2000);
     if (message.empty()) return;
-    ThrowBackend(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " can't load its provider " +
-                 provider + " (" + OneLine(LoaderReason(message), 300) +
-                 "); install the CUDA, cuDNN or TensorRT that it was built for, name their folders in LD_LIBRARY_PATH, "
-                 "or use --device cpu");
+    const std::string reason = OneLine(OrtReason(message), 300);
+    const std::string version = OrtGetApiBase()->GetVersionString();
+    if (message.find("Failed to load library") == std::string::npos) {
+        ThrowBackend("ONNX Runtime " + version + " can't use its provider " + provider +
+                     " on cuda:" + std::to_string(device) + " (" + reason + ")");
+    }
+    ThrowBackend("ONNX Runtime " + version + " can't load its provider " + provider + " (" + reason +
+                 "); install the CUDA, cuDNN or TensorRT that it was built for, name their folders in "
+                 "LD_LIBRARY_PATH, or use --device cpu");
 }
 
 void AppendCuda(OrtSessionOptions* options, int device) {
     OrtCUDAProviderOptionsV2* raw = nullptr;
-    CheckLoaded("cuda", Api().CreateCUDAProviderOptions(&raw));
+    CheckProvider("cuda", device, Api().CreateCUDAProviderOptions(&raw));
     const Owned<OrtCUDAProviderOptionsV2> cuda(raw);
     const std::string number = std::to_string(device);
     // TF32 has the mantissa of fp16; anomaly detection and the norms are defined in fp32.
     const char* keys[] = {"device_id", "use_tf32"};
     const char* values[] = {number.c_str(), "0"};
-    CheckLoaded("cuda", Api().UpdateCUDAProviderOptions(raw, keys, values, 2));
-    CheckLoaded("cuda", Api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, raw));
+    CheckProvider("cuda", device, Api().UpdateCUDAProviderOptions(raw, keys, values, 2));
+    CheckProvider("cuda", device, Api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, raw));
 }
 
 void AppendTensorRt(OrtSessionOptions* options, int device) {
     // The TensorRT provider has no switch for TF32, only NVIDIA's own, read when the libraries load.
     ::setenv("NVIDIA_TF32_OVERRIDE", "0", 0);
     OrtTensorRTProviderOptionsV2* raw = nullptr;
-    CheckLoaded("tensorrt", Api().CreateTensorRTProviderOptions(&raw));
+    CheckProvider("tensorrt", device, Api().CreateTensorRTProviderOptions(&raw));
     const Owned<OrtTensorRTProviderOptionsV2> tensorrt(raw);
     const std::string number = std::to_string(device);
     const char* keys[] = {"device_id"};
     const char* values[] = {number.c_str()};
-    CheckLoaded("tensorrt", Api().UpdateTensorRTProviderOptions(raw, keys, values, 1));
-    CheckLoaded("tensorrt", Api().SessionOptionsAppendExecutionProvider_TensorRT_V2(options, raw));
+    CheckProvider("tensorrt", device, Api().UpdateTensorRTProviderOptions(raw, keys, values, 1));
+    CheckProvider("tensorrt", device, Api().SessionOptionsAppendExecutionProvider_TensorRT_V2(options, raw));
 }
 
 Owned<OrtSessionOptions> SessionOptions(const Provider& provider, int threads) {

@@ -136,11 +136,14 @@ std::string OneLine(const std::string& text, std::size_t length) {
     return First(out, length);
 }
 
-std::string LoaderReason(const std::string& message) {
-    // ONNX Runtime: "FILE:LINE FUNCTION [ONNXRuntimeError] : 1 : FAIL : Failed to load library PATH with error: ..."
-    const std::string before = " with error: ";
-    const std::size_t at = message.find(before);
-    return at == std::string::npos ? message : message.substr(at + before.size());
+std::string OrtReason(const std::string& message) {
+    // "FILE:LINE FUNCTION [ONNXRuntimeError] : 1 : FAIL : Failed to load library PATH with error: REASON", or
+    // "FILE:LINE FUNCTION CONDITION was false. REASON"
+    for (const std::string before : {" with error: ", " was false. "}) {
+        const std::size_t at = message.rfind(before);
+        if (at != std::string::npos) return message.substr(at + before.size());
+    }
+    return message;
 }
 
 std::string Shorten(const std::string& name) {

@@ -29,8 +29,8 @@ std::string Join(const std::vector<std::string>& parts, const char* separator = 
 /// White space collapsed, at most `length` characters (of UTF-8, never cut inside one).
 std::string OneLine(const std::string& text, std::size_t length);
 
-/// What the loader of shared libraries said, out of a library's words around it; all of them if it said nothing.
-std::string LoaderReason(const std::string& message);
+/// The reason at the end of an error of ONNX Runtime's, without its files, functions and conditions.
+std::string OrtReason(const std::string& message);
 
 /// A name that fits a message: the first characters and "…" if it has more than 40.
 std::string Shorten(const std::string& name);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <set>
 
 namespace fake {
 namespace {
@@ -22,6 +23,27 @@ struct FakeGraph {
 };
 
 std::recursive_mutex mutex;  // the real driver may be called from any thread
+
+std::set<const void*>& Kept() {
+    static std::set<const void*> kept;
+    return kept;
+}
+
+/// What was made and not unmade: a reset leaves some behind, which is no leak of the library's.
+template <typename T>
+T* Keep(T* made) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex);
+    Kept().insert(made);
+    return made;
+}
+
+template <typename T>
+T* Drop(T* kept) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex);
+    Counts().crashes += Counts().reset;
+    Kept().erase(kept);
+    return kept;
+}
 
 FakeStream& Of(CUstream stream) { return *reinterpret_cast<FakeStream*>(stream); }
 
@@ -40,14 +62,14 @@ void* Address(CUdeviceptr pointer) { return reinterpret_cast<void*>(pointer); }
 CUresult Allocate(void** pointer, std::size_t bytes) {
     const std::lock_guard<std::recursive_mutex> lock(mutex);
     if (bytes > Counts().memory) return CUDA_ERROR_OUT_OF_MEMORY;
-    *pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);  // as the driver's memory is
+    *pointer = Keep(std::aligned_alloc(256, (bytes + 255) / 256 * 256));  // as the driver's memory is
     ++Counts().allocations;
     return CUDA_SUCCESS;
 }
 
 CUresult Free(void* pointer) {
     const std::lock_guard<std::recursive_mutex> lock(mutex);
-    std::free(pointer);
+    std::free(Drop(pointer));
     --Counts().allocations;
     return CUDA_SUCCESS;
 }
@@ -174,12 +196,12 @@ CUresult BeginCapture(CUstream stream, CUstreamCaptureMode) {
 
 CUresult EndCapture(CUstream stream, CUgraph* graph) {
     Of(stream).capturing = false;
-    *graph = reinterpret_cast<CUgraph>(new FakeGraph{Of(stream).recorded});
+    *graph = reinterpret_cast<CUgraph>(Keep(new FakeGraph{Of(stream).recorded}));
     return CUDA_SUCCESS;
 }
 
 CUresult Instantiate(CUgraphExec* executable, CUgraph graph, unsigned long long) {
-    *executable = reinterpret_cast<CUgraphExec>(new FakeGraph(*reinterpret_cast<FakeGraph*>(graph)));
+    *executable = reinterpret_cast<CUgraphExec>(Keep(new FakeGraph(*reinterpret_cast<FakeGraph*>(graph))));
     return CUDA_SUCCESS;
 }
 
@@ -201,7 +223,7 @@ CUresult Copy2D(const CUDA_MEMCPY2D* given, CUstream stream) {
 }
 
 CUresult LoadModule(CUmodule* module, const void* image) {
-    *module = reinterpret_cast<CUmodule>(new std::string(static_cast<const char*>(image)));
+    *module = reinterpret_cast<CUmodule>(Keep(new std::string(static_cast<const char*>(image))));
     return CUDA_SUCCESS;
 }
 
@@ -231,24 +253,33 @@ scclip::CudaDriver Make() {
     driver.cuDeviceGetName = [](char* name, int, CUdevice) { return std::strcpy(name, "Fake L4"), CUDA_SUCCESS; };
     driver.cuDeviceGetAttribute = Attribute;
     driver.cuDevicePrimaryCtxRetain = [](CUcontext* context, CUdevice) { return *context = Primary(), CUDA_SUCCESS; };
+    driver.cuDevicePrimaryCtxGetState = [](CUdevice, unsigned*, int* active) {
+        return *active = Counts().reset ? 0 : 1, CUDA_SUCCESS;
+    };
     driver.cuDevicePrimaryCtxRelease = [](CUdevice) { return CUDA_SUCCESS; };
-    driver.cuCtxGetCurrent = [](CUcontext* context) { return *context = Current(), CUDA_SUCCESS; };
+    driver.cuCtxGetCurrent = [](CUcontext* context) {
+        Counts().crashes += Counts().reset;
+        return *context = Current(), CUDA_SUCCESS;
+    };
     driver.cuCtxSetCurrent = [](CUcontext context) {
+        Counts().crashes += Counts().reset;
         if (!Counts().lost) Current() = context;
         return Counts().lost ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
     };
     driver.cuStreamCreate = [](CUstream* stream, unsigned) {
-        return *stream = reinterpret_cast<CUstream>(new FakeStream), CUDA_SUCCESS;
+        return *stream = reinterpret_cast<CUstream>(Keep(new FakeStream)), CUDA_SUCCESS;
     };
-    driver.cuStreamDestroy = [](CUstream stream) { return delete &Of(stream), CUDA_SUCCESS; };
+    driver.cuStreamDestroy = [](CUstream stream) { return delete Drop(&Of(stream)), CUDA_SUCCESS; };
     driver.cuStreamSynchronize = [](CUstream) { return CUDA_SUCCESS; };
     driver.cuStreamBeginCapture = BeginCapture;
     driver.cuStreamEndCapture = EndCapture;
     driver.cuGraphInstantiateWithFlags = Instantiate;
     driver.cuGraphLaunch = LaunchGraph;
-    driver.cuGraphDestroy = [](CUgraph graph) { return delete reinterpret_cast<FakeGraph*>(graph), CUDA_SUCCESS; };
+    driver.cuGraphDestroy = [](CUgraph graph) {
+        return delete Drop(reinterpret_cast<FakeGraph*>(graph)), CUDA_SUCCESS;
+    };
     driver.cuGraphExecDestroy = [](CUgraphExec graph) {
-        return delete reinterpret_cast<FakeGraph*>(graph), CUDA_SUCCESS;
+        return delete Drop(reinterpret_cast<FakeGraph*>(graph)), CUDA_SUCCESS;
     };
     driver.cuMemAlloc = [](CUdeviceptr* pointer, std::size_t bytes) {
         void* memory = nullptr;
@@ -272,7 +303,9 @@ scclip::CudaDriver Make() {
     };
     driver.cuMemcpy2DAsync = Copy2D;
     driver.cuModuleLoadData = LoadModule;
-    driver.cuModuleUnload = [](CUmodule module) { return delete reinterpret_cast<std::string*>(module), CUDA_SUCCESS; };
+    driver.cuModuleUnload = [](CUmodule module) {
+        return delete Drop(reinterpret_cast<std::string*>(module)), CUDA_SUCCESS;
+    };
     driver.cuModuleGetFunction = FindFunction;
     driver.cuFuncSetAttribute = [](CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; };
     driver.cuLaunchKernel = Launch;

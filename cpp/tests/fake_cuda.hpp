@@ -12,6 +12,8 @@ struct State {
     bool refuse_pitches = false;    ///< as a driver that wants pitches of its own making
     bool refuse_capture = false;    ///< as a stream on which capture is not permitted
     bool lost = false;              ///< as after a fault on the GPU: contexts can't be made current
+    bool reset = false;             ///< as after cudaDeviceReset: what is given to the driver crashes it
+    int crashes = 0;                ///< how often that would have been
     std::size_t memory = SIZE_MAX;  ///< bytes that one allocation may have
 };
 

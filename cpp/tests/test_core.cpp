@@ -59,11 +59,14 @@ TEST_CASE("words are formatted as Python formats them") {
     CHECK(Last("äöü", 2) == "öü");
 }
 
-TEST_CASE("of a library's words about a missing library those of the loader are kept") {
-    CHECK(LoaderReason("provider_bridge_ort.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
-                       "/opt/libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared object") ==
+TEST_CASE("of ONNX Runtime's words the reason is kept") {
+    CHECK(OrtReason("provider_bridge_ort.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
+                    "/opt/libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared object") ==
           "libcudnn.so.9: cannot open shared object");
-    CHECK(LoaderReason("no more than this") == "no more than this");
+    CHECK(OrtReason("cuda_execution_provider_info.cc:63 FromProviderOptions() 0 <= info.device_id && info.device_id < "
+                    "num_devices was false. Invalid device ID: 63, must be between 0 (inclusive) and 1 (exclusive).") ==
+          "Invalid device ID: 63, must be between 0 (inclusive) and 1 (exclusive).");
+    CHECK(OrtReason("no more than this") == "no more than this");
 }
 
 TEST_CASE("resizing equals OpenCV's to the last bit") {

@@ -66,8 +66,8 @@ struct Device {
 
     std::unique_ptr<DeviceEncoder> Encoder(int least, int most, CUstream stream = nullptr, bool broken = false) const {
         const std::shared_ptr<int> loaded(new int(0), [](const int* engine) {
-            CHECK((fake::Current() == fake::Primary() ||
-                   fake::Counts().lost));  // its memory is freed in whatever is current
+            CHECK((fake::Current() == fake::Primary() || fake::Counts().lost ||
+                   fake::Counts().reset));  // its memory is freed in whatever is current
             delete engine;
         });
         const GraphMaker make = [least, most, broken, loaded] {
@@ -203,6 +203,25 @@ TEST_CASE("a GPU that was lost is an error, and giving its memory back does not 
                              doctest::Contains("failed on cuda:0 (Fake L4)"), Error);
     }
     fake::Counts() = {};
+}
+
+TEST_CASE("where the program has reset the GPU calls are errors, and nothing of its context is touched") {
+    const Task task(70, 90, 9, 5);
+    {
+        const Device device;
+        const auto encoder = device.Encoder(1, 16);
+        task.Check(*encoder);
+        std::vector<float> features(36 * kEmbed);
+        fake::Counts().reset = true;
+        const char* expected =
+            "the program has reset cuda:0 (Fake L4, sm_89) since the bundle was opened; open it again";
+        CHECK_THROWS_WITH_AS(task.Segment(*encoder), expected, Error);
+        CHECK_THROWS_WITH_AS(encoder->Features(task.image.windows.data(), 1, 96, 96, features.data()), expected, Error);
+    }
+    CHECK(fake::Counts().crashes == 0);
+    fake::Counts() = {};
+    const Device again;
+    task.Check(*again.Encoder(1, 16));
 }
 
 TEST_CASE("in any thread the library finds the GPU's context current, also to be freed in") {

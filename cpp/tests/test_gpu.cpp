@@ -104,7 +104,7 @@ TEST_CASE("labels from the device are those from the host, call by call and as a
         Task wide(40, 60, 300, 300, 4);
         wide.Check(*encoder);
         wide.input.confidence = true;
-        wide.input.area_threshold = 0.004;
+        wide.input.area_threshold = 0.0294;  // between classes of 65 and of 76 pixels: no tie of a pixel decides
         wide.Check(*encoder);
         Task(375, 500, 150, 21, 5).Check(*encoder);
     }
@@ -316,12 +316,22 @@ TEST_SUITE("own process" * doctest::skip()) {
                       fault);
         const std::string after = Message([&] { task.Segment(*encoder); });
         CHECK_MESSAGE(after.find(" failed on " + device.Name() + ": CUDA_ERROR_") != std::string::npos, after);
-        MESSAGE("a call after a fault: " << after);
         std::vector<float> features(36 * kEmbed);
         CHECK_THROWS_AS(encoder->Features(task.image.windows.data(), 1, 96, 96, features.data()), Error);
     }
 
-    TEST_CASE("where the program resets the device calls are errors, and a bundle opened again works") {
+    TEST_CASE("a program may reset the device where no bundle is open, and open one again") {
+        const Task task(70, 90, 9, 5);
+        for (int time = 0; time < 2; ++time) {
+            {
+                const Device device;
+                task.Check(*device.Encoder());
+            }
+            REQUIRE(real::MoreOfDriver().cuDevicePrimaryCtxReset(0) == CUDA_SUCCESS);
+        }
+    }
+
+    TEST_CASE("where the program resets the device under a bundle calls are errors, and one opened again works") {
         const Task task(70, 90, 9, 5);
         {
             const Device device;
@@ -329,8 +339,7 @@ TEST_SUITE("own process" * doctest::skip()) {
             task.Check(*encoder);
             REQUIRE(real::MoreOfDriver().cuDevicePrimaryCtxReset(0) == CUDA_SUCCESS);
             const std::string message = Message([&] { task.Segment(*encoder); });
-            CHECK_MESSAGE(message.find(" failed on " + device.Name() + ": CUDA_ERROR_") != std::string::npos, message);
-            MESSAGE("a call after a reset: " << message);
+            CHECK_MESSAGE(StartsWith(message, "the program has reset " + device.gpu->ToString()), message);
         }
         const Device again;
         task.Check(*again.Encoder());
