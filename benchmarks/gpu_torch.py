@@ -56,10 +56,13 @@ def fused_decode(plan: DecodePlan, queries: int, device: torch.device) -> Decode
     """The Triton decode with every query a class; None where it is not installed."""
     try:
         from scclip_kernels.fused import AxisTables, decode
-        from scclip_rt._sparse_axis import sparse_plan
+        from scclip_kernels.fused.decoding import BLOCK_X, ROWS
+        from scclip_rt._band_axis import band_plan
     except ImportError:
         return None
-    rows, columns = (AxisTables.of(axis, device) for axis in sparse_plan(plan))
+    rows, columns = (
+        AxisTables.of(axis, device) for axis in band_plan(plan, rows=ROWS["BLOCK_Y"], columns=BLOCK_X)
+    )
     classes = torch.arange(queries, dtype=torch.int32, device=device)
 
     def run(logits: Tensor) -> Tensor:

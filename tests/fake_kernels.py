@@ -13,15 +13,8 @@ import numpy as np
 
 from fake_cuda import IMAGE, FakeDriver
 
-BLOCKS = {"BLOCK_X": 32, "BLOCK_Y": 8, "BLOCK_Q": 32, "BLOCK_C": 16}
-TABLES = [
-    ["row_rank", "*i32"],
-    ["row_weight", "*fp32"],
-    ["row_cells", "*i32"],
-    ["column_rank", "*i32"],
-    ["column_weight", "*fp32"],
-    ["column_cells", "*i32"],
-]
+COLUMNS = {"BLOCK_X": 32, "BLOCK_Q": 32}
+ROWS = {"BLOCK_X": 32, "BLOCK_Y": 4, "SLICES": 4, "FEW": 3, "MANY": 6, "UNROLL": 4}
 
 
 def kernel_list(capability: str = "9.0", labels: tuple[str, ...] = ("u8", "u16")) -> list[dict[str, Any]]:
@@ -45,12 +38,13 @@ def kernel_list(capability: str = "9.0", labels: tuple[str, ...] = ("u8", "u16")
             }
         )
 
+    add("decode_columns", COLUMN_PARAMETERS, COLUMNS)
     for kind in labels:
         for soft in (False, True):
             for masked in (False, True):
-                title = f"decode {kind}{' soft' * soft}{' masked' * masked}"
-                constants = {"SOFT": soft, "MASKED": masked, "labels": kind, **BLOCKS}
-                add(title, decode_parameters(kind), constants)
+                title = f"decode_rows {kind}{' soft' * soft}{' masked' * masked}"
+                constants = {"SOFT": soft, "MASKED": masked, "labels": kind, **ROWS}
+                add(title, row_parameters(kind), constants)
         counts = [["labels", f"*{kind}"], ["counts", "*i32"], ["num_pixels", "i32"], ["num_classes", "i32"]]
         add(f"count {kind}", counts, {"BLOCK": 4096, "CLASSES": 256, "labels": kind})
     keep = [["counts", "*i32"], ["area_threshold", "*fp64"], ["query_class", "*i32"], ["query_keep", "*u8"]]
@@ -66,18 +60,33 @@ def kernel_list(capability: str = "9.0", labels: tuple[str, ...] = ("u8", "u16")
     return items
 
 
-def decode_parameters(labels: str) -> list[list[str]]:
+COLUMN_PARAMETERS = [
+    ["logits", "*fp32"],
+    ["row_cells", "*i32"],
+    ["column_span", "*i32"],
+    ["column_band", "*fp32"],
+    ["column_cells", "*i32"],
+    ["strip", "*fp32"],
+    *[[name, "i32"] for name in ("first_block", "num_blocks", "num_cells", "num_queries", "band_cells")],
+    ["logit_scale", "fp32"],
+]
+
+
+def row_parameters(labels: str) -> list[list[str]]:
     return [
-        ["logits", "*fp32"],
-        *TABLES,
+        ["strip", "*fp32"],
+        ["row_span", "*i32"],
+        ["row_band", "*fp32"],
         ["query_class", "*i32"],
         ["query_keep", "*u8"],
         ["labels", f"*{labels}"],
         ["confidence", "*fp32"],
-        *[[name, "i32"] for name in ("height", "width", "num_queries", "row_taps", "column_taps")],
+        *[
+            [name, "i32"]
+            for name in ("first_block", "height", "width", "num_cells", "num_queries", "band_cells")
+        ],
         ["unlabelled", "i32"],
         ["fallback", "i32"],
-        ["logit_scale", "fp32"],
         ["prob_threshold", "fp32"],
     ]
 
@@ -115,47 +124,74 @@ def kernel_set(fake: FakeDriver, device: Any) -> Any:
 
 def _function(item: dict[str, Any]) -> Callable[..., None]:
     names = [name for name, _ in item["parameters"]]
-    kernels = {"decode": _decode, "count": _count, "keep": _keep, "finite": _finite}
-    work = (kernels | {"resize_windows": _resize})[item["name"]]
+    kernels = {
+        "decode_columns": _columns,
+        "decode_rows": _rows,
+        "count": _count,
+        "keep": _keep,
+        "finite": _finite,
+    }
+    work = (kernels | {"resize_windows": _resize}).get(item["name"])
 
     def run(fake: FakeDriver, grid: tuple[int, int, int], values: tuple[Any, ...]) -> None:
+        assert work is not None, f"this version launches no {item['name']}"
         assert all(value is None for value in values[len(names) :]), "hidden pointers must be null"
         work(fake, grid, item["constants"], dict(zip(names, values, strict=False)))
 
     return run
 
 
-def _decode(
+def _bands(fake: FakeDriver, a: dict[str, Any], axis: str, blocks: int, block: int) -> Any:
+    span = fake.view(a[f"{axis}_span"], (blocks, 2), np.int32)
+    return span, fake.view(a[f"{axis}_band"], (blocks, a["band_cells"], block), np.float32)
+
+
+def _columns(
     fake: FakeDriver, grid: tuple[int, int, int], constants: dict[str, Any], a: dict[str, Any]
 ) -> None:
-    height, width, queries = a["height"], a["width"], a["num_queries"]
-    assert grid == (-(-width // BLOCKS["BLOCK_X"]), -(-height // BLOCKS["BLOCK_Y"]), 1)
-    tables = {}
-    for axis, length in (("row", height), ("column", width)):
-        shape = (length, a[f"{axis}_taps"])
-        index = fake.view(a[f"{axis}_rank"], shape, np.int32)
-        weight = fake.view(a[f"{axis}_weight"], shape, np.float32)
-        cells = fake.view(a[f"{axis}_cells"], (int(index.max()) + 1,), np.int32)
-        tables[axis] = (index, weight, cells)
-    (row_rank, row_weight, row_cells), (column_rank, column_weight, column_cells) = tables.values()
-    places = row_cells[:, None].astype(np.int64) + column_cells[None]
+    queries, cells, block = a["num_queries"], a["num_cells"], constants["BLOCK_X"]
+    assert (grid[0], grid[2]) == (cells * -(-queries // constants["BLOCK_Q"]), 1)
+    span, band = _bands(fake, a, "column", a["num_blocks"], block)
+    strip = fake.view(a["strip"], (grid[1], queries, cells, block), np.float32)
+    row_cells = fake.view(a["row_cells"], (cells,), np.int32).astype(np.int64)
+    column_cells = fake.view(a["column_cells"], (int(span.sum(axis=1).max()),), np.int32)
+    places = row_cells[:, None] + column_cells
     logits = fake.view(a["logits"], (int(places.max()) + 1, queries), np.float32)
-    cells = logits[places]
-    across = np.einsum("xt,axtq->axq", column_weight, cells[:, column_rank])
-    values = np.einsum("yt,ytxq->yxq", row_weight, across[row_rank]) * np.float32(a["logit_scale"])
-    kept = values
-    if constants["MASKED"]:
-        kept = np.where(fake.view(a["query_keep"], (queries,), np.uint8) != 0, values, -np.inf)
-    best = kept.argmax(-1)
-    labels = fake.view(a["query_class"], (queries,), np.int32)[best]
-    labels = np.where(np.isneginf(kept.max(-1)), a["unlabelled"], labels)
-    if constants["SOFT"]:
-        peak = values.max(-1)
-        total = np.exp(values - peak[..., None]).sum(-1)
-        probability = np.exp(kept.max(-1) - peak) / total
-        labels = np.where(probability < np.float32(a["prob_threshold"]), a["fallback"], labels)
-        fake.view(a["confidence"], (height, width), np.float32)[...] = probability
-    fake.view(a["labels"], (height, width), np.dtype(f"uint{constants['labels'][1:]}"))[...] = labels
+    for index in range(min(grid[1], a["num_blocks"] - a["first_block"])):
+        first, count = span[a["first_block"] + index]
+        weights = band[a["first_block"] + index, :count]
+        values = np.einsum("bx,abq->qax", weights, logits[places[:, first : first + count]])
+        strip[index] = values * np.float32(a["logit_scale"])
+
+
+def _rows(fake: FakeDriver, grid: tuple[int, int, int], constants: dict[str, Any], a: dict[str, Any]) -> None:
+    height, width, queries = a["height"], a["width"], a["num_queries"]
+    across, down = constants["BLOCK_X"], constants["BLOCK_Y"]
+    assert grid[1:] == (-(-height // down), 1)
+    span, band = _bands(fake, a, "row", grid[1], down)
+    strip = fake.view(a["strip"], (grid[0], queries, a["num_cells"], across), np.float32)
+    classes = fake.view(a["query_class"], (queries,), np.int32)
+    all_labels = fake.view(a["labels"], (height, width), np.dtype(f"uint{constants['labels'][1:]}"))
+    for block in range(grid[1]):
+        for index in range(grid[0]):
+            y, x = block * down, (a["first_block"] + index) * across
+            if x >= width:
+                continue
+            first, count = span[block]
+            values = np.einsum("ay,qax->yxq", band[block, :count], strip[index, :, first : first + count])
+            values = values[: height - y, : width - x]
+            kept = values
+            if constants["MASKED"]:
+                kept = np.where(fake.view(a["query_keep"], (queries,), np.uint8) != 0, values, -np.inf)
+            labels = np.where(np.isneginf(kept.max(-1)), a["unlabelled"], classes[kept.argmax(-1)])
+            place = np.s_[y : y + down, x : x + across]
+            if constants["SOFT"]:
+                peak = values.max(-1)
+                total = np.exp(values - peak[..., None]).sum(-1)
+                probability = np.exp(kept.max(-1) - peak) / total
+                labels = np.where(probability < np.float32(a["prob_threshold"]), a["fallback"], labels)
+                fake.view(a["confidence"], (height, width), np.float32)[place] = probability
+            all_labels[place] = labels
 
 
 def _count(

@@ -1,8 +1,10 @@
 #include "device_decode.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <set>
 
 #include "error.hpp"
 
@@ -29,39 +31,48 @@ std::string ReadFile(const std::string& path) {
     return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
-SparseAxis Rows(const DecodePlan& plan) {
+BandAxis Rows(const DecodePlan& plan, unsigned block) {
     const int patches = plan.grid_rows * plan.grid_columns;
-    return MakeSparseAxis(plan.rows, plan.grid_rows, plan.window_columns * patches, plan.grid_columns);
+    return MakeBandAxis(plan.rows, static_cast<int>(block), plan.grid_rows, plan.window_columns * patches,
+                        plan.grid_columns);
 }
 
-SparseAxis Columns(const DecodePlan& plan) {
-    return MakeSparseAxis(plan.columns, plan.grid_columns, plan.grid_rows * plan.grid_columns, 1);
+BandAxis Columns(const DecodePlan& plan, unsigned block) {
+    return MakeBandAxis(plan.columns, static_cast<int>(block), plan.grid_columns, plan.grid_rows * plan.grid_columns,
+                        1);
+}
+
+/// How many blocks of columns are decoded at a time: strips of about equal width, one block where that is much already.
+int BlocksPerStrip(int blocks, std::size_t block_bytes, std::size_t strip_bytes) {
+    const auto all = static_cast<std::size_t>(blocks), fit = std::max<std::size_t>(strip_bytes / block_bytes, 1);
+    const std::size_t strips = (all + fit - 1) / fit;
+    return static_cast<int>((all + strips - 1) / strips);
 }
 
 }  // namespace
 
 KernelSet::KernelSet(const Bundle& bundle, const Gpu& gpu) : choice_(ChooseKernels(bundle, gpu.major(), gpu.minor())) {
     for (const KernelSpec& spec : choice_.kernels) {
-        const bool used = spec.name == "decode" || spec.name == "count" || spec.name == "keep" || spec.name == "finite";
-        if (!used) continue;
+        static const std::set<std::string> used = {"decode_columns", "decode_rows", "count", "keep", "finite"};
+        if (used.count(spec.name) == 0) continue;
         loaded_[&spec] = std::make_unique<Kernel>(gpu, spec, ReadFile(bundle.CheckedPath(spec.file)));
     }
 }
 
 std::string KernelSet::Missing(std::int64_t num_classes) const {
     if (!choice_.reason.empty()) return choice_.reason;
+    for (const char* name : {"decode_columns", "finite", "keep"}) {
+        if (choice_.Find(name) == nullptr) return std::string("the bundle has no '") + name + "' kernel";
+    }
     const std::map<std::string, std::string> labels = {{"labels", num_classes > 254 ? "*u16" : "*u8"}};
     for (const bool soft : {false, true}) {
         for (const bool masked : {false, true}) {
-            if (choice_.Find("decode", labels, {{"SOFT", soft}, {"MASKED", masked}}) == nullptr) {
-                return "the bundle has no 'decode' kernel for this many classes";
+            if (choice_.Find("decode_rows", labels, {{"SOFT", soft}, {"MASKED", masked}}) == nullptr) {
+                return "the bundle has no 'decode_rows' kernel for this many classes";
             }
         }
     }
     if (choice_.Find("count", labels) == nullptr) return "the bundle has no 'count' kernel";
-    for (const char* name : {"finite", "keep"}) {
-        if (choice_.Find(name) == nullptr) return std::string("the bundle has no '") + name + "' kernel";
-    }
     return "";
 }
 
@@ -70,17 +81,20 @@ const Kernel& KernelSet::Get(const std::string& name, const std::map<std::string
     return *loaded_.at(choice_.Find(name, types, constants));
 }
 
-DeviceDecode::Table::Table(const Gpu& gpu, const SparseAxis& axis)
-    : taps(axis.taps),
-      index(gpu, axis.index.size() * sizeof(std::int32_t), "tables"),
-      weight(gpu, axis.weight.size() * sizeof(float), "tables"),
-      cells(gpu, axis.cells.size() * sizeof(std::int32_t), "tables") {
-    Fill(gpu, index, axis.index);
-    Fill(gpu, weight, axis.weight);
-    Fill(gpu, cells, axis.cells);
+DeviceDecode::Table::Table(const Gpu& gpu, const BandAxis& axis)
+    : blocks(axis.blocks),
+      band_cells(axis.band_cells),
+      cells(static_cast<int>(axis.cells.size())),
+      span(gpu, axis.span.size() * sizeof(std::int32_t), "tables"),
+      band(gpu, axis.band.size() * sizeof(float), "tables"),
+      places(gpu, axis.cells.size() * sizeof(std::int32_t), "tables") {
+    Fill(gpu, span, axis.span);
+    Fill(gpu, band, axis.band);
+    Fill(gpu, places, axis.cells);
 }
 
-DeviceDecode::DeviceDecode(const KernelSet& kernels, const Gpu& gpu, const DecodeInput& input, const DecodePlan& plan)
+DeviceDecode::DeviceDecode(const KernelSet& kernels, const Gpu& gpu, const DecodeInput& input, const DecodePlan& plan,
+                           std::size_t strip_bytes)
     : kernels_(kernels),
       height_(plan.rows.length()),
       width_(plan.columns.length()),
@@ -97,8 +111,12 @@ DeviceDecode::DeviceDecode(const KernelSet& kernels, const Gpu& gpu, const Decod
       label_bytes_(static_cast<std::size_t>(height_) * static_cast<std::size_t>(width_) * (wide_ ? 2 : 1)),
       confidence_at_(RoundUp(kLabelsAt + label_bytes_)),
       copied_bytes_(confidence_ ? confidence_at_ + label_bytes_ / (wide_ ? 2 : 1) * 4 : kLabelsAt + label_bytes_),
-      rows_(gpu, Rows(plan)),
-      columns_(gpu, Columns(plan)),
+      rows_(gpu, Rows(plan, kernels.Get("decode_rows", LabelType()).spec().Constant("BLOCK_Y"))),
+      columns_(gpu, Columns(plan, kernels.Get("decode_columns").spec().Constant("BLOCK_X"))),
+      block_bytes_(static_cast<std::size_t>(kernels.Get("decode_columns").spec().Constant("BLOCK_X")) * sizeof(float) *
+                   static_cast<std::size_t>(rows_.cells) * static_cast<std::size_t>(queries_)),
+      strip_blocks_(BlocksPerStrip(columns_.blocks, block_bytes_, strip_bytes)),
+      strip_(gpu, static_cast<std::size_t>(strip_blocks_) * block_bytes_, "values between decoding kernels"),
       results_(gpu, confidence_at_ + (soft_ ? label_bytes_ / (wide_ ? 2 : 1) * 4 : 1), "labels"),
       query_class_(gpu, static_cast<std::size_t>(queries_) * 4, "tables"),
       query_keep_(gpu, static_cast<std::size_t>(queries_), "tables"),
@@ -112,10 +130,10 @@ DeviceDecode::DeviceDecode(const KernelSet& kernels, const Gpu& gpu, const Decod
 void DeviceDecode::Queue(const Stream& stream, CUdeviceptr cosines) const {
     CheckFinite(stream, cosines);
     if (area_threshold_ > 0) {
-        Label(stream, cosines, false, false);
+        LabelStrips(stream, cosines, false, false);
         MarkKeptQueries(stream);
     }
-    Label(stream, cosines, area_threshold_ > 0, true);
+    LabelStrips(stream, cosines, area_threshold_ > 0, true);
 }
 
 void DeviceDecode::CheckFinite(const Stream& stream, CUdeviceptr cosines) const {
@@ -125,29 +143,50 @@ void DeviceDecode::CheckFinite(const Stream& stream, CUdeviceptr cosines) const 
                   {{"values", cosines}, {"flag", results_.at()}, {"count", static_cast<CUdeviceptr>(cosines_)}});
 }
 
-void DeviceDecode::Label(const Stream& stream, CUdeviceptr cosines, bool masked, bool last) const {
-    const Kernel& kernel = kernels_.Get("decode", LabelType(), {{"SOFT", soft_ && last}, {"MASKED", masked}});
-    kernel.Launch(stream, Blocks(width_, kernel.spec().Constant("BLOCK_X")),
-                  Blocks(height_, kernel.spec().Constant("BLOCK_Y")),
+void DeviceDecode::LabelStrips(const Stream& stream, CUdeviceptr cosines, bool masked, bool last) const {
+    for (int first = 0; first < columns_.blocks; first += strip_blocks_) {
+        // With one strip alone it is still there the second time.
+        if (!masked || strip_blocks_ < columns_.blocks) InterpolateColumns(stream, cosines, first);
+        Label(stream, first, masked, last);
+    }
+}
+
+void DeviceDecode::InterpolateColumns(const Stream& stream, CUdeviceptr cosines, int first) const {
+    const Kernel& kernel = kernels_.Get("decode_columns");
+    kernel.Launch(stream, static_cast<unsigned>(rows_.cells) * Blocks(queries_, kernel.spec().Constant("BLOCK_Q")),
+                  static_cast<unsigned>(strip_blocks_),
                   {{"logits", cosines},
-                   {"row_rank", rows_.index.at()},
-                   {"row_weight", rows_.weight.at()},
-                   {"row_cells", rows_.cells.at()},
-                   {"column_rank", columns_.index.at()},
-                   {"column_weight", columns_.weight.at()},
-                   {"column_cells", columns_.cells.at()},
+                   {"row_cells", rows_.places.at()},
+                   {"column_span", columns_.span.at()},
+                   {"column_band", columns_.band.at()},
+                   {"column_cells", columns_.places.at()},
+                   {"strip", strip_.at()},
+                   {"first_block", first},
+                   {"num_blocks", columns_.blocks},
+                   {"num_cells", rows_.cells},
+                   {"num_queries", queries_},
+                   {"band_cells", columns_.band_cells},
+                   {"logit_scale", logit_scale_}});
+}
+
+void DeviceDecode::Label(const Stream& stream, int first, bool masked, bool last) const {
+    const Kernel& kernel = kernels_.Get("decode_rows", LabelType(), {{"SOFT", soft_ && last}, {"MASKED", masked}});
+    kernel.Launch(stream, static_cast<unsigned>(strip_blocks_), static_cast<unsigned>(rows_.blocks),
+                  {{"strip", strip_.at()},
+                   {"row_span", rows_.span.at()},
+                   {"row_band", rows_.band.at()},
                    {"query_class", query_class_.at()},
                    {"query_keep", query_keep_.at()},
                    {"labels", results_.at(kLabelsAt)},
                    {"confidence", results_.at(confidence_at_)},
+                   {"first_block", first},
                    {"height", height_},
                    {"width", width_},
+                   {"num_cells", rows_.cells},
                    {"num_queries", queries_},
-                   {"row_taps", rows_.taps},
-                   {"column_taps", columns_.taps},
+                   {"band_cells", rows_.band_cells},
                    {"unlabelled", unlabelled()},
                    {"fallback", background_ >= 0 ? background_ : unlabelled()},
-                   {"logit_scale", logit_scale_},
                    {"prob_threshold", last ? prob_threshold_ : 0.0}});
 }
 

@@ -6,9 +6,9 @@
 #include <memory>
 #include <string>
 
+#include "band_axis.hpp"
 #include "cuda.hpp"
 #include "decode.hpp"
-#include "sparse_axis.hpp"
 
 namespace scclip {
 
@@ -32,8 +32,10 @@ class KernelSet {
 /// flag (not 0: the cosines hold NaN or infinity), labels, confidence; one copy brings them to the host.
 class DeviceDecode {
   public:
-    /// `input`: features and text are not read.
-    DeviceDecode(const KernelSet& kernels, const Gpu& gpu, const DecodeInput& input, const DecodePlan& plan);
+    /// `input`: features and text are not read. Columns of pixels are decoded in strips whose intermediate values take
+    /// about `strip_bytes`, by default so many that they stay in a GPU's cache.
+    DeviceDecode(const KernelSet& kernels, const Gpu& gpu, const DecodeInput& input, const DecodePlan& plan,
+                 std::size_t strip_bytes = 64U << 20U);
 
     /// Queue the decoding of (windows · patches, queries) cosines.
     void Queue(const Stream& stream, CUdeviceptr cosines) const;
@@ -46,9 +48,9 @@ class DeviceDecode {
 
   private:
     struct Table {
-        Table(const Gpu& gpu, const SparseAxis& axis);
-        int taps;
-        DeviceBuffer index, weight, cells;
+        Table(const Gpu& gpu, const BandAxis& axis);
+        int blocks, band_cells, cells;
+        DeviceBuffer span, band, places;
     };
 
     const KernelSet& kernels_;
@@ -59,12 +61,17 @@ class DeviceDecode {
     int background_;  // or -1
     std::size_t label_bytes_, confidence_at_, copied_bytes_;
     Table rows_, columns_;
+    std::size_t block_bytes_;
+    int strip_blocks_;    // blocks of columns that are decoded at a time
+    DeviceBuffer strip_;  // what decode_columns leaves to decode_rows
     DeviceBuffer results_, query_class_, query_keep_, area_share_, counts_;
 
     int unlabelled() const { return wide_ ? 65535 : 255; }
     std::map<std::string, std::string> LabelType() const { return {{"labels", wide_ ? "*u16" : "*u8"}}; }
     void CheckFinite(const Stream& stream, CUdeviceptr cosines) const;
-    void Label(const Stream& stream, CUdeviceptr cosines, bool masked, bool last) const;
+    void LabelStrips(const Stream& stream, CUdeviceptr cosines, bool masked, bool last) const;
+    void InterpolateColumns(const Stream& stream, CUdeviceptr cosines, int first) const;
+    void Label(const Stream& stream, int first, bool masked, bool last) const;
     void MarkKeptQueries(const Stream& stream) const;
 };
 

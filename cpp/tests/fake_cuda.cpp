@@ -87,57 +87,88 @@ T* Pointer(void* const* arguments, std::size_t index) {
     return static_cast<T*>(Address(Get<CUdeviceptr>(arguments, index)));
 }
 
-void Finite(void* const* a) {
+struct Grid {
+    unsigned x, y;
+};
+
+void Finite(void* const* a, Grid) {
     const float* values = Pointer<float>(a, 0);
     for (std::int64_t i = 0; i < Get<std::int64_t>(a, 2); ++i) {
         if (!std::isfinite(values[i])) *Pointer<std::int32_t>(a, 1) = 1;
     }
 }
 
-/// One pixel after the other, in double precision: slow and independent of the decode on the host.
-template <typename Label, bool kSoft, bool kMasked>
-void Decode(void* const* a) {
-    const float* cosines = Pointer<float>(a, 0);
-    const auto height = Get<std::int32_t>(a, 11), width = Get<std::int32_t>(a, 12), queries = Get<std::int32_t>(a, 13);
-    const auto row_taps = Get<std::int32_t>(a, 14), column_taps = Get<std::int32_t>(a, 15);
-    const double scale = Get<float>(a, 18), threshold = Get<float>(a, 19);
-    for (int y = 0; y < height; ++y) {
-        for (int x = 0; x < width; ++x) {
-            double best = -std::numeric_limits<double>::infinity(), total = 0;
-            std::int32_t label = Get<std::int32_t>(a, 16);
-            for (int q = 0; q < queries; ++q) {
+// As the fixtures' kernels.json has them.
+constexpr int kBlockX = 32, kBlockY = 4;
+
+struct Band {
+    const std::int32_t* span;
+    const float* weights;
+    int cells, block;
+    double operator()(int pixel, int cell) const {
+        const int i = pixel / block, j = cell - span[2 * i];
+        return j < 0 || j >= span[2 * i + 1] ? 0 : weights[(i * cells + j) * block + pixel % block];
+    }
+};
+
+/// Slow, in double precision between loads and stores, and independent of the decode on the host.
+void DecodeColumns(void* const* a, Grid grid) {
+    const auto first = Get<std::int32_t>(a, 6), blocks = Get<std::int32_t>(a, 7), cells = Get<std::int32_t>(a, 8);
+    const auto queries = Get<std::int32_t>(a, 9);
+    const Band weight{Pointer<std::int32_t>(a, 2), Pointer<float>(a, 3), Get<std::int32_t>(a, 10), kBlockX};
+    for (int i = first; i < blocks && i < first + static_cast<int>(grid.y); ++i) {
+        for (int line = 0; line < queries * cells; ++line) {
+            const int q = line / cells, row = Pointer<std::int32_t>(a, 1)[line % cells];
+            for (int x = i * kBlockX; x < (i + 1) * kBlockX; ++x) {
                 double value = 0;
-                for (int i = 0; i < row_taps; ++i) {
-                    for (int j = 0; j < column_taps; ++j) {
-                        const int row = y * row_taps + i, column = x * column_taps + j;
-                        const std::int64_t patch = Pointer<std::int32_t>(a, 3)[Pointer<std::int32_t>(a, 1)[row]] +
-                                                   Pointer<std::int32_t>(a, 6)[Pointer<std::int32_t>(a, 4)[column]];
-                        value += static_cast<double>(Pointer<float>(a, 2)[row]) * Pointer<float>(a, 5)[column] *
-                                 cosines[patch * queries + q];
-                    }
+                for (int c = weight.span[2 * i]; c < weight.span[2 * i] + weight.span[2 * i + 1]; ++c) {
+                    const std::int64_t patch = row + Pointer<std::int32_t>(a, 4)[c];
+                    value += weight(x, c) * Pointer<float>(a, 0)[patch * queries + q];
                 }
-                value *= scale;
+                const std::int64_t place = (static_cast<std::int64_t>(i - first) * queries * cells + line) * kBlockX;
+                Pointer<float>(a, 5)[place + x % kBlockX] = static_cast<float>(value * Get<float>(a, 11));
+            }
+        }
+    }
+}
+
+template <typename Label, bool kSoft, bool kMasked>
+void DecodeRows(void* const* a, Grid grid) {
+    const auto first = Get<std::int32_t>(a, 7), height = Get<std::int32_t>(a, 8), width = Get<std::int32_t>(a, 9);
+    const auto cells = Get<std::int32_t>(a, 10), queries = Get<std::int32_t>(a, 11);
+    const Band weight{Pointer<std::int32_t>(a, 1), Pointer<float>(a, 2), Get<std::int32_t>(a, 12), kBlockY};
+    const double threshold = Get<float>(a, 15);
+    for (int y = 0; y < height; ++y) {
+        for (int x = first * kBlockX; x < width && x < (first + static_cast<int>(grid.x)) * kBlockX; ++x) {
+            double best = -std::numeric_limits<double>::infinity(), total = 0;
+            std::int32_t label = Get<std::int32_t>(a, 13);
+            for (int q = 0; q < queries; ++q) {
+                const std::int64_t line = (static_cast<std::int64_t>(x / kBlockX - first) * queries + q) * cells;
+                double value = 0;
+                for (int c = 0; c < cells; ++c) {
+                    value += weight(y, c) * Pointer<float>(a, 0)[(line + c) * kBlockX + x % kBlockX];
+                }
                 if (kSoft) total += std::exp(value - 100);
-                if (kMasked && Pointer<std::uint8_t>(a, 8)[q] == 0) continue;
-                if (value > best) best = value, label = Pointer<std::int32_t>(a, 7)[q];
+                if (kMasked && Pointer<std::uint8_t>(a, 4)[q] == 0) continue;
+                if (value > best) best = value, label = Pointer<std::int32_t>(a, 3)[q];
             }
             const int pixel = y * width + x;
             if (kSoft) {
                 const double probability = std::exp(best - 100) / total;
-                Pointer<float>(a, 10)[pixel] = static_cast<float>(probability);
-                if (probability < threshold) label = Get<std::int32_t>(a, 17);
+                Pointer<float>(a, 6)[pixel] = static_cast<float>(probability);
+                if (probability < threshold) label = Get<std::int32_t>(a, 14);
             }
-            Pointer<Label>(a, 9)[pixel] = static_cast<Label>(label);
+            Pointer<Label>(a, 5)[pixel] = static_cast<Label>(label);
         }
     }
 }
 
 template <typename Label>
-void Count(void* const* a) {
+void Count(void* const* a, Grid) {
     for (int i = 0; i < Get<std::int32_t>(a, 2); ++i) ++Pointer<std::int32_t>(a, 1)[Pointer<Label>(a, 0)[i]];
 }
 
-void Keep(void* const* a) {
+void Keep(void* const* a, Grid) {
     const auto classes = Get<std::int32_t>(a, 5), background = Get<std::int32_t>(a, 6);
     const std::int32_t* counts = Pointer<std::int32_t>(a, 0);
     std::int64_t all = 0;
@@ -149,28 +180,29 @@ void Keep(void* const* a) {
     }
 }
 
-using Function = void (*)(void* const*);
+using Function = void (*)(void* const*, Grid);
 
 const std::map<std::string, Function>& Kernels() {
     static const std::map<std::string, Function> kernels = {
         {"finite", Finite},
         {"keep", Keep},
+        {"decode_columns", DecodeColumns},
         {"count_u8", Count<std::uint8_t>},
         {"count_u16", Count<std::uint16_t>},
-        {"decode_u8", Decode<std::uint8_t, false, false>},
-        {"decode_u8_masked", Decode<std::uint8_t, false, true>},
-        {"decode_u8_soft", Decode<std::uint8_t, true, false>},
-        {"decode_u8_soft_masked", Decode<std::uint8_t, true, true>},
-        {"decode_u16", Decode<std::uint16_t, false, false>},
-        {"decode_u16_masked", Decode<std::uint16_t, false, true>},
-        {"decode_u16_soft", Decode<std::uint16_t, true, false>},
-        {"decode_u16_soft_masked", Decode<std::uint16_t, true, true>},
+        {"decode_rows_u8", DecodeRows<std::uint8_t, false, false>},
+        {"decode_rows_u8_masked", DecodeRows<std::uint8_t, false, true>},
+        {"decode_rows_u8_soft", DecodeRows<std::uint8_t, true, false>},
+        {"decode_rows_u8_soft_masked", DecodeRows<std::uint8_t, true, true>},
+        {"decode_rows_u16", DecodeRows<std::uint16_t, false, false>},
+        {"decode_rows_u16_masked", DecodeRows<std::uint16_t, false, true>},
+        {"decode_rows_u16_soft", DecodeRows<std::uint16_t, true, false>},
+        {"decode_rows_u16_soft_masked", DecodeRows<std::uint16_t, true, true>},
     };
     return kernels;
 }
 
-CUresult Launch(CUfunction function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                CUstream stream, void** arguments, void**) {
+CUresult Launch(CUfunction function, unsigned blocks_x, unsigned blocks_y, unsigned, unsigned, unsigned, unsigned,
+                unsigned, CUstream stream, void** arguments, void**) {
     // The driver copies the arguments' values when a kernel is queued. It knows their number; here a null ends them.
     const auto run = reinterpret_cast<Function>(function);
     std::vector<std::uint64_t> values;
@@ -178,10 +210,10 @@ CUresult Launch(CUfunction function, unsigned, unsigned, unsigned, unsigned, uns
         values.push_back(0);
         std::memcpy(&values.back(), arguments[i], sizeof(std::uint64_t));
     }
-    return Queue(stream, [run, values]() mutable {
+    return Queue(stream, [run, values, grid = Grid{blocks_x, blocks_y}]() mutable {
         std::vector<void*> pointers;
         for (auto& value : values) pointers.push_back(&value);
-        run(pointers.data());
+        run(pointers.data(), grid);
     });
 }
 

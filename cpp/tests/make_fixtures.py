@@ -83,6 +83,7 @@ def main() -> None:
         "bundles": bundle_cases(folder / "bundles"),
         "engines": engine_cases(folder / "engines"),
         "kernels": kernel_bundle(folder / "kernels.scclip"),
+        "earlier_kernels": kernel_bundle(folder / "earlier_kernels.scclip", earlier=True),
         "choices": choice_cases(),
         "engine_choices": engine_choice_cases(folder / "engines"),
         "capabilities": capability_cases(),

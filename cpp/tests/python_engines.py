@@ -316,13 +316,20 @@ class GpuDevice:
         return f"cuda:{self.number} ({L4.device}, sm_89)"
 
 
-def kernel_bundle(root: Path) -> str:
-    """A bundle with kernels for two GPUs, as far as the C++ tests' driver on host memory runs them."""
+def kernel_bundle(root: Path, *, earlier: bool = False) -> str:
+    """A bundle with kernels for three GPUs, as far as the C++ tests' driver on host memory runs them.
+
+    With `earlier` its decode is that of another version: one kernel `decode`, with other parameters.
+    """
     build_bundle(root)
     (root / "kernels").mkdir()
     entries = []
     for capability in ("8.0", "8.9", "9.0"):
         for kernel in _kernels():
+            if earlier and kernel["name"] == "decode_columns":
+                continue
+            if earlier and kernel["name"] == "decode_rows":
+                kernel["name"] = "decode"
             file = f"kernels/{kernel['entry']}.sm{capability.replace('.', '')}.cubin"
             (root / file).write_bytes(kernel["entry"].encode() + b"\0")
             common = {"file": file, "compute_capability": capability, "num_warps": 4, "shared_bytes": 50_000}

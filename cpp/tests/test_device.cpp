@@ -258,6 +258,52 @@ TEST_CASE("a thread keeps the context that it came with") {
     fake::Current() = nullptr;
 }
 
+TEST_CASE("an image decoded in strips of columns is the whole") {
+    const Device device;
+    const KernelSet kernels(device.bundle, *device.gpu);
+    const Stream stream(*device.gpu, nullptr);
+    for (const double area : {0.0, 0.2}) {
+        Task task(50, 205, 9, 5);  // seven blocks of 32 columns
+        task.input.confidence = true;
+        task.input.area_threshold = area;
+        const DecodePlan plan = task.Plan();
+        std::vector<float> cosines;
+        for (std::size_t patch = 0; patch < task.features.size() / kEmbed; ++patch) {
+            for (std::size_t q = 0; q < 9; ++q) {
+                float sum = 0;
+                for (std::size_t e = 0; e < kEmbed; ++e)
+                    sum += task.features[patch * kEmbed + e] * task.text[q * kEmbed + e];
+                cosines.push_back(sum);
+            }
+        }
+        const DeviceBuffer source(*device.gpu, cosines.size() * sizeof(float), "cosines");
+        stream.Upload(source.at(), cosines.data(), cosines.size() * sizeof(float));
+        const auto decode = [&](std::size_t strip_bytes) {
+            const DeviceDecode work(kernels, *device.gpu, task.input, plan, strip_bytes);
+            work.Queue(stream, source.at());
+            std::vector<std::uint8_t> block(work.copied_bytes());
+            stream.Download(block.data(), work.results(), block.size());
+            stream.Wait();
+            return work.Read(block.data());
+        };
+        const Decoded whole = decode(SIZE_MAX), expected = Decode(task.input, plan);
+        const std::size_t bytes = sizeof(float) * 32 * static_cast<std::size_t>(plan.rows.cells()) * 9;
+        for (const std::size_t strip_bytes : {std::size_t{1}, 3 * bytes, 4 * bytes}) {
+            const Decoded found = decode(strip_bytes);
+            CHECK(found.labels == whole.labels);
+            CHECK(found.confidence == whole.confidence);
+        }
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < whole.labels.size(); ++i) wrong += whole.labels[i] != expected.labels[i];
+        CHECK(wrong <= whole.labels.size() / 500);
+    }
+    CHECK(kernels.Missing(5).empty());
+    const Bundle none = Bundle::Open(FixturePath("bundles/sound"), false);
+    CHECK(KernelSet(none, *device.gpu).Missing(5) == "the bundle holds no compiled kernels");
+    const Bundle earlier = Bundle::Open(Fixtures()["earlier_kernels"], false);
+    CHECK(KernelSet(earlier, *device.gpu).Missing(5) == "the bundle has no 'decode_columns' kernel");
+}
+
 TEST_CASE("more shapes than are kept, and threads, on one encoder") {
     const Device device;
     {
@@ -303,9 +349,9 @@ TEST_CASE("kernels are chosen for the GPU, and a damaged list is refused") {
     const auto capability = [&](int major, int minor) {
         const KernelChoice choice = ChooseKernels(bundle, major, minor);
         if (choice.kernels.empty()) return choice.reason;
-        const KernelSpec* decode = choice.Find("decode", {{"labels", "*u8"}}, {{"SOFT", true}, {"MASKED", false}});
+        const KernelSpec* decode = choice.Find("decode_rows", {{"labels", "*u8"}}, {{"SOFT", true}, {"MASKED", false}});
         REQUIRE(decode != nullptr);
-        CHECK(decode->entry == "decode_u8_soft");
+        CHECK(decode->entry == "decode_rows_u8_soft");
         return std::to_string(decode->major) + "." + std::to_string(decode->minor);
     };
     CHECK(capability(8, 0) == "8.0");

@@ -9,11 +9,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scclip_kernels.fused import affinity, anomaly, attention, decoding, finite, resizing, resolution, windows
+from scclip_kernels.fused import (
+    _areas,
+    affinity,
+    anomaly,
+    attention,
+    decoding,
+    finite,
+    resizing,
+    resolution,
+    windows,
+)
 
 DTYPES = ("fp32", "fp16", "bf16")
 GRIDS = {
-    "decode": "x: ceil(width / BLOCK_X), y: ceil(height / BLOCK_Y)",
+    "decode_columns": "x: num_cells * ceil(num_queries / BLOCK_Q), y: blocks of the strip",
+    "decode_rows": "x: blocks of the strip, y: ceil(height / BLOCK_Y)",
     "count": "x: ceil(num_pixels / BLOCK), y: ceil(num_classes / CLASSES)",
     "keep": "x: ceil(num_queries / BLOCK)",
     "finite": "x: ceil(count / BLOCK)",
@@ -72,26 +83,28 @@ def _variant(
 
 def runtime_variants() -> Iterator[Variant]:
     """What a bundle carries: decode for both label types, its area rule and check, and cutting windows."""
-    tables = {
-        "row_rank": "*i32", "row_weight": "*fp32", "row_cells": "*i32",
-        "column_rank": "*i32", "column_weight": "*fp32", "column_cells": "*i32",
+    types = {
+        "logits": "*fp32", "row_cells": "*i32", "column_span": "*i32", "column_band": "*fp32",
+        "column_cells": "*i32", "strip": "*fp32", "logit_scale": "fp32",
     }  # fmt: skip
-    blocks = {name: getattr(decoding, name) for name in ("BLOCK_X", "BLOCK_Y", "BLOCK_Q", "BLOCK_C")}
+    sizes = {"BLOCK_X": decoding.BLOCK_X, "BLOCK_Q": decoding.BLOCK_Q}
+    columns = decoding._decode_columns_kernel
+    yield _variant("decode_columns", columns, types, sizes, num_warps=decoding.COLUMN_WARPS)
     for labels in ("u8", "u16"):
         for soft in (False, True):
             for masked in (False, True):
-                types = tables | {
-                    "logits": "*fp32", "query_class": "*i32", "query_keep": "*u8", "labels": f"*{labels}",
-                    "confidence": "*fp32", "logit_scale": "fp32", "prob_threshold": "fp32",
+                types = {
+                    "strip": "*fp32", "row_span": "*i32", "row_band": "*fp32", "query_class": "*i32",
+                    "query_keep": "*u8", "labels": f"*{labels}", "confidence": "*fp32", "prob_threshold": "fp32",
                 }  # fmt: skip
-                constants = {"SOFT": soft, "MASKED": masked, **blocks}
+                constants = {"SOFT": soft, "MASKED": masked, **decoding.ROWS}
                 options: dict[str, Any] = {"notes": {"labels": labels}, "max_registers": 128}
-                yield _variant("decode", decoding._decode_kernel, types, constants, **options)
-        count = {"BLOCK": decoding.COUNT_BLOCK, "CLASSES": decoding.COUNT_CLASSES}
+                yield _variant("decode_rows", decoding._decode_rows_kernel, types, constants, **options)
+        count = {"BLOCK": _areas.COUNT_BLOCK, "CLASSES": _areas.COUNT_CLASSES}
         types = {"labels": f"*{labels}", "counts": "*i32"}
-        yield _variant("count", decoding._count_kernel, types, count, notes={"labels": labels})
+        yield _variant("count", _areas._count_kernel, types, count, notes={"labels": labels})
     types = {"counts": "*i32", "area_threshold": "*fp64", "query_class": "*i32", "query_keep": "*u8"}
-    yield _variant("keep", decoding._keep_kernel, types, {"BLOCK": decoding.KEEP_BLOCK})
+    yield _variant("keep", _areas._keep_kernel, types, {"BLOCK": _areas.KEEP_BLOCK})
     types = {"image": "*u8", "out": "*u8", "tops": "*i32", "lefts": "*i32"}
     yield _variant("windows", windows._windows_kernel, types, {"BLOCK": windows.BLOCK})
     types = {"values": "*fp32", "flag": "*i32", "count": "i64"}

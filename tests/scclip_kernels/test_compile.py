@@ -23,6 +23,7 @@ from scclip_kernels.compile import (
     run,
     write_kernels,
 )
+from scclip_kernels.fused.decoding import ROWS
 from scclip_kernels.variants import model_variants, runtime_variants
 
 
@@ -50,14 +51,14 @@ def test_every_kernel_fits_every_target(capsys) -> None:
 
 
 def test_what_is_written_is_what_the_runtime_reads(tmp_path: Path, monkeypatch) -> None:
-    few = [v for v in runtime_variants() if v.title in ("windows", "decode_u8_soft")]
+    few = [v for v in runtime_variants() if v.title in ("windows", "decode_rows_u8_soft")]
     monkeypatch.setattr("scclip_kernels.variants.runtime_variants", lambda: iter(few))
     written = write_kernels(tmp_path, (80, 89), jobs=1)
     assert written[-1] == "kernels/kernels.json"
     assert sorted(written) == sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     listing = json.loads((tmp_path / "kernels/kernels.json").read_text())
     assert [(item["name"], item["compute_capability"]) for item in listing] == [
-        ("decode", "8.0"), ("decode", "8.9"), ("windows", "8.0"), ("windows", "8.9"),
+        ("decode_rows", "8.0"), ("decode_rows", "8.9"), ("windows", "8.0"), ("windows", "8.9"),
     ]  # fmt: skip
     for item in listing:
         data = (tmp_path / item["file"]).read_bytes()
@@ -67,11 +68,11 @@ def test_what_is_written_is_what_the_runtime_reads(tmp_path: Path, monkeypatch) 
         assert item["grid"]
     decode = listing[0]
     assert decode["constants"] == {
-        "SOFT": True, "MASKED": False, "BLOCK_X": 32, "BLOCK_Y": 8, "BLOCK_Q": 32, "BLOCK_C": 16, "labels": "u8",
+        "SOFT": True, "MASKED": False, **ROWS, "labels": "u8",
     }  # fmt: skip
     assert ["labels", "*u8"] in decode["parameters"]
-    assert ["logit_scale", "fp32"] in decode["parameters"]
-    assert [name for name, _ in decode["parameters"]][:2] == ["logits", "row_rank"]
+    assert ["prob_threshold", "fp32"] in decode["parameters"]
+    assert [name for name, _ in decode["parameters"]][:2] == ["strip", "row_span"]
 
 
 def test_every_runtime_kernel_says_how_it_is_launched() -> None:
@@ -98,7 +99,7 @@ def test_spills_and_too_much_shared_memory_are_refused() -> None:
 
 def test_a_kernel_that_spills_is_measured_as_such() -> None:
     """The reading of machine code, on a kernel that gets a quarter of the registers it wants."""
-    variant = next(v for v in runtime_variants() if v.title == "decode_u8")
+    variant = next(v for v in runtime_variants() if v.title == "decode_rows_u8")
     assert compile_variant(dataclasses.replace(variant, max_registers=24), 80).spill_bytes > 0
 
 

@@ -19,6 +19,7 @@ from scclip_rt import Segmenter
 from scclip_rt.backends import cuda, engine_choice, open_backend
 from scclip_rt.backends import tensorrt as backend_module
 from scclip_rt.backends.choice import choose
+from scclip_rt.backends.cuda import decoding
 from scclip_rt.backends.cuda import device as device_module
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BackendError, ImageError
@@ -128,6 +129,37 @@ def test_labels_are_those_of_the_cpu(
             np.testing.assert_allclose(result.confidence, wanted.confidence, atol=1e-5)
     details = segment.backend.describe()["details"]
     assert (details["decode"] == "on the GPU") is kernels
+
+
+@pytest.mark.parametrize(("options", "passes"), [({}, 1), ({"area_threshold": 0.2, "background": "blue"}, 2)])
+def test_strips_of_columns_are_the_whole(
+    own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], passes: int
+) -> None:
+    """410 columns are 13 blocks: strips of all and of six, the last cut short; as graphs in the end."""
+    add_kernels(with_engine(own_bundle), fake)
+    image, launches = blocks_image(260, 410), []
+    wanted = expected(own_bundle, image, confidence=True, **options)
+    for per_strip in (13, 6):
+        monkeypatch.setattr(decoding, "blocks_per_strip", lambda blocks, _, per=per_strip: min(blocks, per))
+        segment, before = segmenter(own_bundle, **options), fake.count("cuLaunchKernel")
+        for _ in range(3):
+            result = segment(image, confidence=True)
+            np.testing.assert_array_equal(result.labels, wanted.labels)
+            np.testing.assert_allclose(result.confidence, wanted.confidence, atol=1e-5)
+            launches.append(fake.count("cuLaunchKernel") - before)
+    firsts = launches[::3]
+    assert firsts[1] - firsts[0] == (2 * 3 * passes) - (
+        1 + passes
+    )  # columns again for each strip of each pass
+    assert launches[1::3] == launches[2::3]  # from the second on it is one graph
+
+
+def test_strips_fit_their_memory_and_are_of_equal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "STRIP_BYTES", 1000)
+    assert decoding.blocks_per_strip(16, 10) == 16
+    assert decoding.blocks_per_strip(16, 70) == 8  # not fourteen and two
+    assert decoding.blocks_per_strip(13, 200) == 5
+    assert decoding.blocks_per_strip(13, 5000) == 1  # one does not fit, but there is no less
 
 
 def test_only_labels_come_back(own_bundle: Path, fake: FakeDriver) -> None:

@@ -3,10 +3,15 @@
     v_q(y, x) = scale · sum_{a, b} R[y, a] C[x, b] logit_q[a, b]
     label     = class of argmax_q v_q;  confidence = exp(max_q v_q - logsumexp_q v_q)
 
-R and C are sparse: a pixel reads two to nine cells per axis. A program takes a run of columns of a few
-rows: it combines the rows' cells into a small tile, multiplies by the columns' weights, and reduces over
-queries as it goes. Equal values go to the lower query, as in `scclip_rt.decode`. The area rule is the same
-kernel run twice: pixels are counted per class in between, and the second run leaves out the queries of
+R and C are sparse: a pixel reads two to nine cells per axis, and its neighbours read the same ones. Two kernels:
+
+1. For a strip of columns, every row of cells and every query, the columns' cells are combined: S[q, a, x] = Σ_b C[x, b]
+   logit_q[a, b]. That is smaller than (queries, H, W) by the zoom along y, and the strips have a bound: STRIP_BYTES.
+2. A lane has a few rows of pixels of one column. It reads the few cells of S that these need once per query, has their
+   weights in registers, and reduces over queries as it goes; loads are contiguous along x, and none waits for another.
+
+Equal values go to the lower query, as in `scclip_rt.decode`; a value that is no number wins nowhere. The area rule is
+the second kernel run twice: pixels are counted per class in between, and the second run leaves out the queries of
 small classes.
 """
 
@@ -18,156 +23,206 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
+from scclip_kernels.fused._areas import COUNT_BLOCK, COUNT_CLASSES, KEEP_BLOCK, _count_kernel, _keep_kernel
 from scclip_kernels.fused._launch import check_shape, check_tensors, on_device_of, wrap_triton
 
 BLOCK_X = 32
-BLOCK_Y = 8
 BLOCK_Q = 32
-BLOCK_C = 16
-COUNT_BLOCK = 4096
-COUNT_CLASSES = 256
-KEEP_BLOCK = 1024
+# SLICES: warps that share the queries of a pixel; FEW, MANY: cells whose weights stay in registers. From one H100, a
+# 375×500 photo with 20, 150 and 1,000 queries.
+ROWS = {"BLOCK_X": BLOCK_X, "BLOCK_Y": 4, "SLICES": 4, "FEW": 3, "MANY": 6, "UNROLL": 4}
+COLUMN_WARPS = 1
+STRIP_BYTES = 64 << 20
 
 
 class AxisTables(NamedTuple):
-    """One axis of the decode on the device: the arrays of `scclip_rt._sparse_axis.SparseAxis` as tensors.
+    """One axis of the decode on the device: the arrays of `scclip_rt._band_axis.BandAxis` as tensors.
 
     Attributes:
-        rank: (length, taps) int32.
-        weight: (length, taps) float32.
+        span: (blocks, 2) int32.
+        band: (blocks, most cells of a block, pixels of a block) float32.
         cells: (cells,) int32.
+        length: output pixels.
     """
 
-    rank: Tensor
-    weight: Tensor
+    span: Tensor
+    band: Tensor
     cells: Tensor
+    length: int
 
     @classmethod
     def of(cls, axis: Any, device: torch.device | str) -> "AxisTables":
-        """Upload a `SparseAxis`."""
-        return cls(*(torch.from_numpy(part).to(device) for part in (axis.rank, axis.weight, axis.cells)))
+        """Upload a `BandAxis`."""
+        span, band, cells = (torch.from_numpy(part).to(device) for part in (axis.span, axis.band, axis.cells))
+        return cls(span, band, cells, axis.length)
 
     def matrix(self) -> Tensor:
         """Dense (length, cells) float64, cells by place."""
-        dense = torch.zeros(len(self.rank), len(self.cells), dtype=torch.float64, device=self.rank.device)
-        return dense.scatter_add(1, self.rank.long(), self.weight.double())
+        blocks, reach, block = self.band.shape
+        place = (self.span[:, :1].long() + torch.arange(reach, device=self.band.device)).clamp(
+            max=len(self.cells) - 1
+        )
+        dense = torch.zeros(blocks, len(self.cells), block, dtype=torch.float64, device=self.band.device)
+        dense.scatter_add_(1, place[..., None].expand(-1, -1, block), self.band.double())
+        return dense.transpose(1, 2).flatten(0, 1)[: self.length]
 
 
 @triton.jit
-def _decode_kernel(
-    logits, row_rank, row_weight, row_cells, column_rank, column_weight, column_cells, query_class, query_keep,
-    labels, confidence,
-    height, width, num_queries, row_taps, column_taps, unlabelled, fallback, logit_scale, prob_threshold,
-    SOFT: tl.constexpr, MASKED: tl.constexpr,
-    BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
+def _decode_columns_kernel(
+    logits, row_cells, column_span, column_band, column_cells, strip,
+    first_block, num_blocks, num_cells, num_queries, band_cells, logit_scale,
+    BLOCK_X: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """Label BLOCK_Y rows of BLOCK_X columns; see the module's formula.
+    """strip[i, q, a, x] = scale * sum_b C[x, b] logit_q[a, b]: BLOCK_Q queries of a block of columns, one row of cells.
 
-    logits (patches, num_queries) float; tables as `SparseAxis`; query_class (num_queries,) int32;
-    query_keep (num_queries,) uint8, read if MASKED: 0 leaves a query out of the arg-max, not out of the
-    soft-max; labels (height, width) uint8 or uint16; confidence (height, width) float32, written if SOFT.
-    Pixels below prob_threshold (SOFT) get `fallback`, pixels without any query `unlabelled`.
+    logits (patches, num_queries) float; tables as `scclip_rt._band_axis.BandAxis` with num_blocks blocks of BLOCK_X;
+    strip (blocks, num_queries, num_cells, BLOCK_X) float32, of which the first is block `first_block` of the image.
     """
-    x = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
-    x_valid = x < width
-    first = 2147483647
-    last = 0
-    for tap in range(column_taps):
-        index = tl.load(column_rank + x * column_taps + tap, mask=x_valid, other=0)
-        first = tl.minimum(first, tl.min(tl.where(x_valid, index, 2147483647)))
-        last = tl.maximum(last, tl.max(tl.where(x_valid, index, 0)) + 1)
-    top = tl.program_id(1) * BLOCK_Y
-    for y in range(top, tl.minimum(top + BLOCK_Y, height)):
-        highest = tl.full((BLOCK_X,), float("-inf"), tl.float32)  # of all queries
-        total = tl.zeros((BLOCK_X,), tl.float32)  # sum of exponentials relative to it
-        best = tl.full((BLOCK_X,), float("-inf"), tl.float32)  # of the queries kept
-        winner = tl.full((BLOCK_X,), -1, tl.int32)
-        for start in range(0, num_queries, BLOCK_Q):
-            query = start + tl.arange(0, BLOCK_Q)
-            query_valid = query < num_queries
-            values = tl.zeros((BLOCK_X, BLOCK_Q), tl.float32)
-            for cell_start in range(first, last, BLOCK_C):
-                cell = cell_start + tl.arange(0, BLOCK_C)
-                column = tl.load(column_cells + cell, mask=cell < last, other=0)
-                tile = tl.zeros((BLOCK_C, BLOCK_Q), tl.float32)
-                for tap in range(row_taps):
-                    weight = tl.load(row_weight + y * row_taps + tap)
-                    if weight != 0.0:
-                        row = tl.load(row_cells + tl.load(row_rank + y * row_taps + tap))
-                        patch = (row + column).to(tl.int64)
-                        address = logits + patch[:, None] * num_queries + query[None, :]
-                        valid = (cell < last)[:, None] & query_valid[None, :]
-                        tile += weight * tl.load(address, mask=valid, other=0.0).to(tl.float32)
-                band = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
-                for tap in range(column_taps):
-                    index = tl.load(column_rank + x * column_taps + tap, mask=x_valid, other=0)
-                    share = tl.load(column_weight + x * column_taps + tap, mask=x_valid, other=0.0)
-                    band += tl.where(index[:, None] == cell[None, :], share[:, None], 0.0)
-                values = tl.dot(band, tile, values, input_precision="ieee")
-            values = tl.where(query_valid[None, :], values * logit_scale, float("-inf"))
-            if SOFT:
-                peak = tl.maximum(highest, tl.max(values, axis=1))
-                total = total * tl.exp(highest - peak) + tl.sum(tl.exp(values - peak[:, None]), axis=1)
-                highest = peak
-            if MASKED:
-                keep = tl.load(query_keep + query, mask=query_valid, other=0)
-                values = tl.where((keep != 0)[None, :], values, float("-inf"))
-            value, index = tl.max(values, axis=1, return_indices=True)
-            better = value > best
-            winner = tl.where(better, start + index, winner)
-            best = tl.where(better, value, best)
-        label = tl.load(query_class + winner, mask=winner >= 0, other=0)
-        label = tl.where(winner >= 0, label, unlabelled)
-        place = tl.cast(y, tl.int64) * width + x
+    index = tl.program_id(1)
+    block = first_block + index
+    cell = tl.program_id(0) % num_cells
+    query = tl.program_id(0) // num_cells * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    query_valid = query < num_queries
+    inside = block < num_blocks  # the last strip may be cut short
+    first = tl.load(column_span + 2 * block, mask=inside, other=0)
+    count = tl.load(column_span + 2 * block + 1, mask=inside, other=0)
+    row = tl.load(row_cells + cell)
+    lane = tl.arange(0, BLOCK_X)
+    weights = column_band + block.to(tl.int64) * band_cells * BLOCK_X + lane
+    values = tl.zeros((BLOCK_Q, BLOCK_X), tl.float32)
+    for start in range(0, count, 4):
+        for step in tl.static_range(4):
+            used = start + step < count
+            patch = (row + tl.load(column_cells + first + start + step, mask=used, other=0)).to(tl.int64)
+            weight = tl.load(weights + (start + step) * BLOCK_X, mask=used & (lane >= 0), other=0.0)
+            logit = tl.load(logits + patch * num_queries + query, mask=query_valid & used, other=0.0)
+            values += logit.to(tl.float32)[:, None] * weight[None, :]
+    values *= tl.cast(logit_scale, tl.float32)  # torch.compile passes Python's floats as float64
+    line = (index.to(tl.int64) * num_queries + query) * num_cells + cell
+    tl.store(strip + line[:, None] * BLOCK_X + lane[None, :], values, mask=query_valid[:, None])
+
+
+@triton.jit
+def _best_queries(
+    strip, weights, query_keep, slice_of, count, num_cells, num_queries,
+    SOFT: tl.constexpr, MASKED: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
+    SLICES: tl.constexpr, LANES: tl.constexpr, CELLS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Best query of each lane's share of them for BLOCK_Y rows: (best, winner, highest of all, sum of exponentials).
+
+    `strip` points to each lane's column in the first of `count` rows of cells, `weights` to that row's. With CELLS > 0
+    at most so many cells are read, and their weights stay in registers.
+    """
+    best = tl.full((BLOCK_Y, LANES), float("-inf"), tl.float32)
+    winner = tl.full((BLOCK_Y, LANES), -1, tl.int32)
+    highest = tl.full((BLOCK_Y, LANES), -3.0e38, tl.float32)  # finite: a difference to it is a number
+    total = tl.zeros((BLOCK_Y, LANES), tl.float32)
+    lines = tl.arange(0, BLOCK_Y)
+    stride = num_cells * BLOCK_X
+    held = ()
+    for cell in tl.static_range(CELLS):
+        weight = tl.load(weights + cell * BLOCK_Y + lines, mask=(lines >= 0) & (cell < count), other=0.0)
+        held = held + (weight,)  # type: ignore[assignment]  # noqa: RUF005 (Triton unpacks no tuples)
+    for start in tl.range(0, num_queries, SLICES, loop_unroll_factor=UNROLL):
+        query = tl.minimum(start + slice_of, num_queries - 1)  # the last one again changes no arg-max
+        source = strip + query.to(tl.int64) * stride
+        values = tl.zeros((BLOCK_Y, LANES), tl.float32)
+        if CELLS > 0:
+            for cell in tl.static_range(CELLS):
+                value = tl.load(source + cell * BLOCK_X, mask=(slice_of >= 0) & (cell < count), other=0.0)
+                values += held[cell][:, None] * value[None, :]
+        else:
+            for cell in range(count):
+                weight = tl.load(weights + cell * BLOCK_Y + lines)
+                values += weight[:, None] * tl.load(source + cell * BLOCK_X)[None, :]
         if SOFT:
-            probability = tl.exp(best - highest) / total
-            label = tl.where(probability < prob_threshold, fallback, label)
-            tl.store(confidence + place, probability, mask=x_valid)
-        tl.store(labels + place, label.to(labels.dtype.element_ty), mask=x_valid)
+            counted = tl.where((start + slice_of < num_queries)[None, :], values, float("-inf"))
+            difference = counted - highest
+            fraction = tl.exp(-tl.abs(difference))
+            total = tl.where(difference > 0, total * fraction + 1.0, total + fraction)
+            highest = tl.maximum(highest, counted)
+        if MASKED:
+            keep = tl.load(query_keep + query)
+            values = tl.where((keep != 0)[None, :], values, float("-inf"))
+        better = values > best
+        winner = tl.where(better, query[None, :], winner)
+        best = tl.where(better, values, best)
+    return best, winner, highest, total
 
 
 @triton.jit
-def _count_kernel(labels, counts, num_pixels, num_classes, BLOCK: tl.constexpr, CLASSES: tl.constexpr):
-    """Add to counts (num_classes,) int32 how often each label occurs among labels (num_pixels,)."""
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    first = tl.program_id(1) * CLASSES
-    label = tl.load(labels + pixel, mask=pixel < num_pixels, other=0).to(tl.int32) - first
-    inside = (pixel < num_pixels) & (label >= 0) & (label < CLASSES) & (label + first < num_classes)
-    histogram = tl.histogram(tl.where(inside, label, 0), CLASSES, mask=inside)
-    lane = tl.arange(0, CLASSES)
-    tl.atomic_add(counts + first + lane, histogram, mask=(histogram > 0) & (first + lane < num_classes))
+def _decode_rows_kernel(
+    strip, row_span, row_band, query_class, query_keep, labels, confidence,
+    first_block, height, width, num_cells, num_queries, band_cells, unlabelled, fallback, prob_threshold,
+    SOFT: tl.constexpr, MASKED: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
+    SLICES: tl.constexpr, FEW: tl.constexpr, MANY: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Label BLOCK_Y rows of BLOCK_X columns of a strip: v_q(y, x) = sum_a R[y, a] strip[i, q, a, x].
 
-
-@triton.jit
-def _keep_kernel(
-    counts, area_threshold, query_class, query_keep, num_queries, num_classes, background, BLOCK: tl.constexpr
-):
-    """query_keep[q] = 1 if the class of q is the background or has more than its share of the foreground.
-
-    counts (num_classes,) int32; area_threshold (1,) float64; background: its class, or -1.
+    A lane holds BLOCK_Y pixels of one column and takes every SLICES-th query. strip as `_decode_columns_kernel` writes
+    it; row tables as `BandAxis` with blocks of BLOCK_Y; query_class (num_queries,) int32; query_keep (num_queries,)
+    uint8, read if MASKED: 0 leaves a query out of the arg-max, not out of the soft-max; labels (height, width) uint8 or
+    uint16; confidence (height, width) float32, written if SOFT. Pixels below prob_threshold (SOFT) get `fallback`,
+    pixels without any query `unlabelled`.
     """
-    total = tl.zeros((BLOCK,), tl.int64)
-    for start in range(0, num_classes, BLOCK):
-        index = start + tl.arange(0, BLOCK)
-        count = tl.load(counts + index, mask=(index < num_classes) & (index != background), other=0)
-        total += count.to(tl.int64)
-    limit = tl.load(area_threshold) * tl.sum(total).to(tl.float64)
-    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    label = tl.load(query_class + query, mask=query < num_queries, other=0)
-    count = tl.load(counts + label, mask=query < num_queries, other=0)
-    keep = (count.to(tl.float64) > limit) | (label == background)
-    tl.store(query_keep + query, keep.to(tl.uint8), mask=query < num_queries)
+    LANES: tl.constexpr = SLICES * BLOCK_X
+    lane = tl.arange(0, LANES)
+    block = tl.program_id(1)
+    first = tl.load(row_span + 2 * block)
+    count = tl.load(row_span + 2 * block + 1)
+    line = tl.program_id(0).to(tl.int64) * num_queries * num_cells + first
+    source = strip + line * BLOCK_X + lane % BLOCK_X
+    weights = row_band + block.to(tl.int64) * band_cells * BLOCK_Y
+    slice_of = lane // BLOCK_X
+    if count <= FEW:
+        best, winner, highest, total = _best_queries(
+            source, weights, query_keep, slice_of, count, num_cells, num_queries,
+            SOFT, MASKED, BLOCK_X, BLOCK_Y, SLICES, LANES, FEW, UNROLL,
+        )  # fmt: skip
+    elif count <= MANY:
+        best, winner, highest, total = _best_queries(
+            source, weights, query_keep, slice_of, count, num_cells, num_queries,
+            SOFT, MASKED, BLOCK_X, BLOCK_Y, SLICES, LANES, MANY, UNROLL,
+        )  # fmt: skip
+    else:
+        best, winner, highest, total = _best_queries(
+            source, weights, query_keep, slice_of, count, num_cells, num_queries,
+            SOFT, MASKED, BLOCK_X, BLOCK_Y, SLICES, LANES, 0, 1,
+        )  # fmt: skip
+    best = tl.reshape(best, (BLOCK_Y, SLICES, BLOCK_X))
+    winner = tl.reshape(winner, (BLOCK_Y, SLICES, BLOCK_X))
+    top = tl.max(best, axis=1)
+    among = (best == top[:, None, :]) & (winner >= 0)
+    chosen = tl.min(tl.where(among, winner, 2147483647), axis=1)
+    found = chosen < 2147483647
+    label = tl.load(query_class + chosen, mask=found, other=0)
+    label = tl.where(found, label, unlabelled)
+    y = block * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    x = (first_block + tl.program_id(0)) * BLOCK_X + tl.arange(0, BLOCK_X)
+    place = y.to(tl.int64)[:, None] * width + x[None, :]
+    valid = (y < height)[:, None] & (x < width)[None, :]
+    if SOFT:
+        highest = tl.reshape(highest, (BLOCK_Y, SLICES, BLOCK_X))
+        total = tl.reshape(total, (BLOCK_Y, SLICES, BLOCK_X))
+        peak = tl.max(highest, axis=1)
+        total = tl.sum(total * tl.exp(highest - peak[:, None, :]), axis=1)
+        probability = tl.exp(top - peak) / total
+        label = tl.where(probability < tl.cast(prob_threshold, tl.float32), fallback, label)
+        tl.store(confidence + place, probability, mask=valid)
+    tl.store(labels + place, label.to(labels.dtype.element_ty), mask=valid)
 
 
 @triton_op("scclip::decode", mutates_args={})
 def _decode(
     logits: Tensor,
-    row_rank: Tensor,
-    row_weight: Tensor,
+    row_span: Tensor,
+    row_band: Tensor,
     row_cells: Tensor,
-    column_rank: Tensor,
-    column_weight: Tensor,
+    height: int,
+    column_span: Tensor,
+    column_band: Tensor,
     column_cells: Tensor,
+    width: int,
     query_class: Tensor,
     num_classes: int,
     logit_scale: float,
@@ -176,23 +231,30 @@ def _decode(
     background: int,
     soft: bool,
 ) -> tuple[Tensor, Tensor]:
-    height, width = row_rank.shape[0], column_rank.shape[0]
-    num_queries = logits.shape[-1]
+    num_queries, num_cells = logits.shape[-1], row_cells.shape[0]
     dtype, unlabelled = (torch.uint8, 255) if num_classes <= 254 else (torch.uint16, 65535)
     labels = torch.empty((height, width), dtype=dtype, device=logits.device)
     confidence = torch.empty((height, width) if soft else (0, 0), dtype=torch.float32, device=logits.device)
     keep = torch.ones(num_queries, dtype=torch.uint8, device=logits.device)
     fallback = unlabelled if background < 0 else background
-    grid = (triton.cdiv(width, BLOCK_X), triton.cdiv(height, BLOCK_Y))
+    num_blocks = column_span.shape[0]
+    across = blocks_per_strip(num_blocks, num_cells * num_queries)
+    strip = torch.empty((across, num_queries, num_cells, BLOCK_X), dtype=torch.float32, device=logits.device)
     removes = area_threshold > 0
     for masked in (False, True) if removes else (False,):
         last = masked or not removes
-        wrap_triton(_decode_kernel)[grid](
-            logits, row_rank, row_weight, row_cells, column_rank, column_weight, column_cells, query_class,
-            keep, labels, confidence, height, width, num_queries, row_rank.shape[1], column_rank.shape[1],
-            unlabelled, fallback, logit_scale, prob_threshold if last else 0.0, SOFT=soft and last,
-            MASKED=masked, BLOCK_X=BLOCK_X, BLOCK_Y=BLOCK_Y, BLOCK_Q=BLOCK_Q, BLOCK_C=BLOCK_C,
-        )  # fmt: skip
+        for first in range(0, num_blocks, across):
+            if not masked or across < num_blocks:  # else the strip is still there
+                wrap_triton(_decode_columns_kernel)[(num_cells * triton.cdiv(num_queries, BLOCK_Q), across)](
+                    logits, row_cells, column_span, column_band, column_cells, strip, first, num_blocks, num_cells,
+                    num_queries, column_band.shape[1], logit_scale, BLOCK_X=BLOCK_X, BLOCK_Q=BLOCK_Q,
+                    num_warps=COLUMN_WARPS,
+                )  # fmt: skip
+            wrap_triton(_decode_rows_kernel)[(across, row_span.shape[0])](
+                strip, row_span, row_band, query_class, keep, labels, confidence, first, height, width, num_cells,
+                num_queries, row_band.shape[1], unlabelled, fallback, prob_threshold if last else 0.0,
+                SOFT=soft and last, MASKED=masked, **ROWS,
+            )  # fmt: skip
         if not last:
             counts = torch.zeros(num_classes, dtype=torch.int32, device=logits.device)
             blocks = (triton.cdiv(height * width, COUNT_BLOCK), triton.cdiv(num_classes, COUNT_CLASSES))
@@ -204,6 +266,12 @@ def _decode(
                 counts, share, query_class, keep, num_queries, num_classes, background, BLOCK=KEEP_BLOCK
             )
     return labels, confidence
+
+
+def blocks_per_strip(num_blocks: int, lines: int) -> int:
+    """Blocks of BLOCK_X columns that are decoded at a time: of `lines` × BLOCK_X float32 each, STRIP_BYTES in all."""
+    strips = triton.cdiv(num_blocks, max(STRIP_BYTES // (4 * BLOCK_X * lines), 1))
+    return triton.cdiv(num_blocks, strips)
 
 
 def decode(
@@ -223,7 +291,7 @@ def decode(
 
     Args:
         logits: (windows, N, Q) cosines, fp32, fp16 or bf16.
-        rows: of `scclip_rt._sparse_axis.sparse_plan`.
+        rows: of `scclip_rt._band_axis.band_plan` with blocks of BLOCK_Y and BLOCK_X.
         columns: the same.
         query_class: (Q,) int32, class of each query; all below `num_classes`.
         num_classes: at most 65,534.
@@ -292,19 +360,16 @@ def decode_reference(
 def _check(
     logits: Tensor, rows: AxisTables, columns: AxisTables, query_class: Tensor, num_classes: int
 ) -> None:
-    check_tensors("decode", _decode_kernel, logits=logits)
+    check_tensors("decode", _decode_rows_kernel, logits=logits)
     check_shape("decode", "logits", logits, (None, None, None))
     check_shape("decode", "query_class", query_class, (logits.shape[-1],))
     if not 1 <= num_classes <= 65534:
         raise ValueError(f"decode: labels hold 1 to 65,534 classes; got {num_classes:,}")
-    for name, tables in (("rows", rows), ("columns", columns)):
-        if tables.rank.shape != tables.weight.shape or tables.rank.dim() != 2:
-            raise ValueError(
-                f"decode: {name}.rank and {name}.weight must both be (length, taps); got "
-                f"{tuple(tables.rank.shape)} and {tuple(tables.weight.shape)}"
-            )
-    integers = {"query_class": query_class, "rows.rank": rows.rank, "rows.cells": rows.cells}
-    for name, tensor in (integers | {"columns.rank": columns.rank, "columns.cells": columns.cells}).items():
+    for name, tables, block in (("rows", rows, ROWS["BLOCK_Y"]), ("columns", columns, BLOCK_X)):
+        check_shape("decode", f"{name}.band", tables.band, (triton.cdiv(tables.length, block), None, block))
+        check_shape("decode", f"{name}.span", tables.span, (len(tables.band), 2))
+    integers = {"query_class": query_class, "rows.span": rows.span, "rows.cells": rows.cells}
+    for name, tensor in (integers | {"columns.span": columns.span, "columns.cells": columns.cells}).items():
         if tensor.dtype != torch.int32 or tensor.device != logits.device:
             raise ValueError(
                 f"decode: {name} must be int32 on {logits.device}; got {tensor.dtype} on {tensor.device}"

@@ -6,14 +6,17 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt._band_axis import BandAxis, band_plan
 from scclip_rt._best import Labels
-from scclip_rt._sparse_axis import SparseAxis, sparse_plan
 from scclip_rt.backends.cuda.kernels import Kernel, KernelSet
 from scclip_rt.backends.cuda.memory import DeviceBuffer, Ledger
 from scclip_rt.backends.cuda.stream import Stream
 from scclip_rt.decode import DecodePlan, label_type
 
 _ALIGN = 256
+# Columns of pixels are decoded in strips whose intermediate values take so many bytes at most, if they are not of one
+# block alone: more of them is a little faster and more memory.
+STRIP_BYTES = 64 << 20
 # With and without the soft-max over queries, with and without the queries of small classes.
 _FORMS = tuple({"SOFT": soft, "MASKED": masked} for soft in (False, True) for masked in (False, True))
 
@@ -52,10 +55,12 @@ class DecodeKernels:
 
     @classmethod
     def of(cls, kernels: KernelSet) -> "DecodeKernels":
-        """Look for the whole set: each form of `decode`, and what checks and counts."""
-        missing = [name for name in ("finite", "count", "keep") if kernels.get(name) is None]
-        if any(kernels.get("decode", types={"labels": "*u8"}, **form) is None for form in _FORMS):
-            missing.append("decode")
+        """Look for the whole set: each form of `decode_rows`, what prepares it, and what checks and counts."""
+        missing = [
+            name for name in ("finite", "count", "keep", "decode_columns") if kernels.get(name) is None
+        ]
+        if any(kernels.get("decode_rows", types={"labels": "*u8"}, **form) is None for form in _FORMS):
+            missing.append("decode_rows")
         if not missing:
             return cls(kernels=kernels, missing=None)
         return cls(
@@ -78,25 +83,33 @@ class DecodeKernels:
         kind = _label_kind(num_classes)
         types = {"labels": kind}
         return self.kernels.get("count", types=types) is not None and all(
-            self.kernels.get("decode", types=types, **form) is not None for form in _FORMS
+            self.kernels.get("decode_rows", types=types, **form) is not None for form in _FORMS
         )
 
 
 class DeviceDecode:
-    """Everything on the device for one `DecodeTask`: tables, and one block of memory that holds all results.
+    """Everything on the device for one `DecodeTask`: tables, a strip, and one block of memory that holds all results.
 
-    That block starts with a flag (not 0: the logits hold NaN or infinity), then come labels, then confidence; one copy
+    The strip is what `decode_columns` leaves to `decode_rows`: values of each row of cells, interpolated along x. The
+    block starts with a flag (not 0: the logits hold NaN or infinity), then come labels, then confidence; one copy
     brings it to the host.
     """
 
     def __init__(self, kernels: DecodeKernels, task: DecodeTask, ledger: Ledger) -> None:
         self._kernels, self._task = kernels, task
-        rows, columns = sparse_plan(task.plan)
+        across, down = kernels.get("decode_columns"), kernels.get("decode_rows")
+        self._block_x, block_y = across.constant("BLOCK_X"), down.constant("BLOCK_Y")
+        rows, columns = band_plan(task.plan, rows=block_y, columns=self._block_x)
         self._rows, self._columns = _Tables(rows, ledger), _Tables(columns, ledger)
         self.dtype, self.unlabelled = label_type(task.num_classes)
         self.shape = task.plan.shape
         pixels = self.shape[0] * self.shape[1]
         self.num_queries = len(task.query_class)
+        block_bytes = 4 * self._block_x * self._rows.cells * self.num_queries
+        self._strip_blocks = blocks_per_strip(self._columns.blocks, block_bytes)
+        self._strip = DeviceBuffer(
+            ledger, self._strip_blocks * block_bytes, "values between decoding kernels"
+        )
         self._soft = task.with_confidence or task.prob_threshold > 0
         self._labels_at = _ALIGN
         self._confidence_at = _round_up(self._labels_at + pixels * np.dtype(self.dtype).itemsize)
@@ -115,11 +128,11 @@ class DeviceDecode:
         """Queue the decoding of logits (patches, Q) float32; the results are in `results` when the stream is done."""
         self._check_finite(stream, logits)
         if self._task.area_threshold > 0:
-            self._label(stream, logits, masked=False, last=False)
+            self._label_strips(stream, logits, masked=False, last=False)
             self._mark_kept_queries(stream)
-            self._label(stream, logits, masked=True, last=True)
+            self._label_strips(stream, logits, masked=True, last=True)
         else:
-            self._label(stream, logits, masked=False, last=True)
+            self._label_strips(stream, logits, masked=False, last=True)
 
     def read(self, block: NDArray[np.uint8]) -> tuple[bool, Labels, NDArray[np.float32] | None]:
         """Whether all was finite, labels and confidence, from the copied block; arrays of their own."""
@@ -138,43 +151,64 @@ class DeviceDecode:
         """Free all of it."""
         for tables in (self._rows, self._columns):
             tables.close()
-        for buffer in (self.results, self._query_class, self._keep, self._share, self._counts):
+        for buffer in (self.results, self._strip, self._query_class, self._keep, self._share, self._counts):
             buffer.close()
 
     def _check_finite(self, stream: Stream, logits: int) -> None:
         kernel = self._kernels.get("finite")
-        count = len(self._rows) * len(self._columns) * self.num_queries
-        blocks = -(-count // int(kernel.spec.constants["BLOCK"]))
+        count = self._rows.cells * self._columns.cells * self.num_queries
+        blocks = -(-count // kernel.constant("BLOCK"))
         stream.zero(self.results.pointer, 4)
         kernel.launch(stream, (blocks, 1, 1), values=logits, flag=self.results.pointer, count=count)
 
-    def _label(self, stream: Stream, logits: int, *, masked: bool, last: bool) -> None:
-        task, (height, width) = self._task, self.shape
-        kind = _label_kind(task.num_classes)
-        kernel = self._kernels.get("decode", labels=kind, SOFT=self._soft and last, MASKED=masked)
-        across, down = (int(kernel.spec.constants[name]) for name in ("BLOCK_X", "BLOCK_Y"))
+    def _label_strips(self, stream: Stream, logits: int, *, masked: bool, last: bool) -> None:
+        blocks = self._columns.blocks
+        for first in range(0, blocks, self._strip_blocks):
+            if not masked or self._strip_blocks < blocks:  # else the strip is still there
+                self._interpolate_columns(stream, logits, first)
+            self._label(stream, first, masked=masked, last=last)
+
+    def _interpolate_columns(self, stream: Stream, logits: int, first: int) -> None:
+        kernel = self._kernels.get("decode_columns")
         kernel.launch(
             stream,
-            (-(-width // across), -(-height // down), 1),
+            (self._rows.cells * -(-self.num_queries // kernel.constant("BLOCK_Q")), self._strip_blocks, 1),
             logits=logits,
-            row_rank=self._rows.rank.pointer,
-            row_weight=self._rows.weight.pointer,
-            row_cells=self._rows.cells.pointer,
-            column_rank=self._columns.rank.pointer,
-            column_weight=self._columns.weight.pointer,
-            column_cells=self._columns.cells.pointer,
+            row_cells=self._rows.places.pointer,
+            column_span=self._columns.span.pointer,
+            column_band=self._columns.band.pointer,
+            column_cells=self._columns.places.pointer,
+            strip=self._strip.pointer,
+            first_block=first,
+            num_blocks=self._columns.blocks,
+            num_cells=self._rows.cells,
+            num_queries=self.num_queries,
+            band_cells=self._columns.band_cells,
+            logit_scale=self._task.logit_scale,
+        )
+
+    def _label(self, stream: Stream, first: int, *, masked: bool, last: bool) -> None:
+        task, (height, width) = self._task, self.shape
+        kind = _label_kind(task.num_classes)
+        kernel = self._kernels.get("decode_rows", labels=kind, SOFT=self._soft and last, MASKED=masked)
+        kernel.launch(
+            stream,
+            (self._strip_blocks, self._rows.blocks, 1),
+            strip=self._strip.pointer,
+            row_span=self._rows.span.pointer,
+            row_band=self._rows.band.pointer,
             query_class=self._query_class.pointer,
             query_keep=self._keep.pointer,
             labels=self.results.pointer + self._labels_at,
             confidence=self.results.pointer + self._confidence_at,
+            first_block=first,
             height=height,
             width=width,
+            num_cells=self._rows.cells,
             num_queries=self.num_queries,
-            row_taps=self._rows.taps,
-            column_taps=self._columns.taps,
+            band_cells=self._rows.band_cells,
             unlabelled=self.unlabelled,
             fallback=self.unlabelled if task.background is None else task.background,
-            logit_scale=task.logit_scale,
             prob_threshold=task.prob_threshold if last else 0.0,
         )
 
@@ -182,7 +216,7 @@ class DeviceDecode:
         """Count pixels per class, then leave out the queries of small classes (METHOD §4's area rule)."""
         task, (height, width) = self._task, self.shape
         count = self._kernels.get("count", labels=_label_kind(task.num_classes))
-        block, classes = (int(count.spec.constants[name]) for name in ("BLOCK", "CLASSES"))
+        block, classes = count.constant("BLOCK"), count.constant("CLASSES")
         stream.zero(self._counts.pointer, 4 * task.num_classes)
         count.launch(
             stream,
@@ -195,7 +229,7 @@ class DeviceDecode:
         keep = self._kernels.get("keep")
         keep.launch(
             stream,
-            (-(-self.num_queries // int(keep.spec.constants["BLOCK"])), 1, 1),
+            (-(-self.num_queries // keep.constant("BLOCK")), 1, 1),
             counts=self._counts.pointer,
             area_threshold=self._share.pointer,
             query_class=self._query_class.pointer,
@@ -209,18 +243,27 @@ class DeviceDecode:
 class _Tables:
     """One axis on the device."""
 
-    def __init__(self, axis: SparseAxis, ledger: Ledger) -> None:
-        self.taps, self._cells = axis.taps, len(axis.cells)
-        self.rank = DeviceBuffer.of(ledger, axis.rank, "tables")
-        self.weight = DeviceBuffer.of(ledger, axis.weight, "tables")
-        self.cells = DeviceBuffer.of(ledger, axis.cells, "tables")
-
-    def __len__(self) -> int:
-        return self._cells
+    def __init__(self, axis: BandAxis, ledger: Ledger) -> None:
+        self.blocks, self.band_cells, _ = axis.band.shape
+        self.cells = len(axis.cells)
+        self.span = DeviceBuffer.of(ledger, axis.span, "tables")
+        self.band = DeviceBuffer.of(ledger, axis.band, "tables")
+        self.places = DeviceBuffer.of(ledger, axis.cells, "tables")
 
     def close(self) -> None:
-        for buffer in (self.rank, self.weight, self.cells):
+        for buffer in (self.span, self.band, self.places):
             buffer.close()
+
+
+def blocks_per_strip(num_blocks: int, block_bytes: int) -> int:
+    """How many blocks of columns are decoded at a time: strips of about equal width, STRIP_BYTES at most each.
+
+    Args:
+        num_blocks: in the image.
+        block_bytes: what one of them takes; a strip is one block where that is more already.
+    """
+    strips = -(-num_blocks // max(STRIP_BYTES // block_bytes, 1))
+    return -(-num_blocks // strips)
 
 
 def _label_kind(num_classes: int) -> str:

@@ -93,6 +93,19 @@ class Kernel:
         self._types = tuple(_c_type(kind) for _, kind in spec.parameters) + hidden
         self._nulls = (0,) * spec.hidden_pointers
 
+    def constant(self, name: str) -> int:
+        """A size that was fixed at compile time.
+
+        Raises:
+            BundleError: kernels.json does not give it.
+        """
+        value = self.spec.constants.get(name)
+        if not isinstance(value, int) or value < 1:
+            raise BundleError(
+                f"{KERNEL_LIST}: kernel {self.spec.name!r} has no usable {name}; export the bundle again"
+            )
+        return value
+
     def launch(self, stream: Stream, grid: tuple[int, int, int], **arguments: float) -> None:
         """Queue the kernel.
 

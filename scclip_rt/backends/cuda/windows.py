@@ -118,7 +118,7 @@ class KernelCutter:
     def cut(self, stream: Stream, source: int, pitch: int, windows: int) -> None:
         """Queue the kernel; arguments as in `Cutter`."""
         height, width = self._tiling.window
-        block = int(self._kernel.spec.constants["BLOCK"])
+        block = self._kernel.constant("BLOCK")
         self._kernel.launch(
             stream,
             (-(-height * width * 3 // block), len(self._tiling), 1),

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from naive_decode import case, naive_labels, naive_map
-from scclip_kernels.fused import AxisTables, decode
-from scclip_kernels.fused.decoding import decode_reference
-from scclip_rt._sparse_axis import sparse_plan
+from scclip_kernels.fused import AxisTables, decode, decoding
+from scclip_kernels.fused.decoding import BLOCK_X, ROWS, decode_reference
+from scclip_rt._band_axis import band_plan
 from scclip_rt.decode import decode as decode_on_host
 
 GEOMETRY = [
@@ -18,7 +18,7 @@ GEOMETRY = [
 
 
 def tables(plan) -> tuple[AxisTables, AxisTables]:
-    rows, columns = sparse_plan(plan)
+    rows, columns = band_plan(plan, rows=ROWS["BLOCK_Y"], columns=BLOCK_X)
     return AxisTables.of(rows, "cpu"), AxisTables.of(columns, "cpu")
 
 
@@ -59,6 +59,43 @@ def test_thresholds_are_those_of_the_runtime(background, prob, area) -> None:
     assert len(np.unique(expected.labels)) > 1 or area == 1.0
     assert (labels.numpy() == expected.labels).mean() > 0.999
     np.testing.assert_allclose(confidence.numpy(), expected.confidence, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{}, {"area_threshold": 0.1, "with_confidence": True}])
+def test_strips_are_the_whole(monkeypatch, options) -> None:
+    """Little scratch memory, so the columns are decoded a block at a time: four of them, the last cut short."""
+    arguments = case(14, (48, 64), (11, 101), 32, 16, (4, 4), 12)
+    whole = run(arguments, np.arange(12), 12, **options)
+    monkeypatch.setattr(decoding, "STRIP_BYTES", 1)
+    assert decoding.blocks_per_strip(4, 1) == 1
+    for part, expected in zip(run(arguments, np.arange(12), 12, **options), whole, strict=True):
+        assert part is expected is None or torch.equal(part, expected)
+    monkeypatch.setattr(decoding, "STRIP_BYTES", 3 * 4 * 32 * 100)
+    assert decoding.blocks_per_strip(4, 100) == 2  # not three and one
+
+
+def test_many_rows_of_cells_in_a_block() -> None:
+    """A smaller output, four windows over a pixel: more cells than have their weights in registers."""
+    arguments = case(15, (64, 90), (12, 40), 32, 8, (4, 4), 9)
+    rows, _ = tables(arguments[3])
+    assert rows.span[:, 1].max() > ROWS["MANY"]
+    labels, confidence = run(arguments, np.arange(9), 9, with_confidence=True)
+    expected, wide = run(arguments, np.arange(9), 9, function=decode_reference, with_confidence=True)
+    assert (labels == expected).float().mean() > 0.999
+    torch.testing.assert_close(confidence, wide, rtol=1e-5, atol=1e-7)
+
+
+def test_a_query_that_is_no_number_wins_nowhere() -> None:
+    features, text, _, plan = case(16, (40, 40), (9, 33), 40, 40, (5, 5), 10)
+    logits = torch.from_numpy(features) @ torch.from_numpy(text).T
+    broken = logits.clone()
+    broken[..., 4] = float("nan")
+    logits[..., 4] = -1e3
+    classes = torch.arange(10, dtype=torch.int32)
+    expected, _ = decode(logits, *tables(plan), query_class=classes, num_classes=10)
+    assert torch.equal(decode(broken, *tables(plan), query_class=classes, num_classes=10)[0], expected)
+    all_broken = torch.full_like(logits, float("nan"))
+    assert (decode(all_broken, *tables(plan), query_class=classes, num_classes=10)[0] == 255).all()
 
 
 def test_without_soft_max_labels_are_the_same() -> None:
@@ -134,6 +171,9 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         decode(logits, *tables(plan), query_class=classes.long(), num_classes=6)
     with pytest.raises(ValueError, match=r"tables are for 5×5 patches; the logits have 1 windows of 20$"):
         decode(logits[:, :20], *tables(plan), query_class=classes, num_classes=6)
+    rows, _ = tables(plan)
+    with pytest.raises(ValueError, match=r"columns\.band must have shape \(2, any, 32\); got \(3, 4, 4\)"):
+        decode(logits, rows, rows._replace(length=35), query_class=classes, num_classes=6)
     with pytest.raises(ValueError, match="labels hold 1 to 65,534 classes"):
         decode(logits, *tables(plan), query_class=classes, num_classes=70_000)
     with pytest.raises(ValueError, match=r"logits is torch\.float64"):

@@ -18,6 +18,7 @@ from scclip_rt.backends.cuda import (
     Stream,
     read_kernel_list,
 )
+from scclip_rt.backends.cuda.decoding import DecodeKernels
 from scclip_rt.bundle import Bundle
 from scclip_rt.errors import BundleError
 
@@ -58,7 +59,7 @@ def test_the_closest_architecture_is_taken(own_bundle: Path, device: Device, fak
 def test_kernels_for_others_are_named(own_bundle: Path, device: Device, fake: FakeDriver) -> None:
     add_kernels(own_bundle, fake, [*kernel_list("8.0"), *kernel_list("12.0")])
     found = kernels(own_bundle, device)
-    assert found.get("decode") is None
+    assert found.get("decode_rows") is None
     assert found.reason == "the bundle's kernels are for sm_120, sm_80, this GPU is sm_90"
 
 
@@ -68,9 +69,33 @@ def test_a_bundle_without_kernels(bundle_path: Path, device: Device) -> None:
 
 def test_constants_and_types_choose_the_form(own_bundle: Path, device: Device, fake: FakeDriver) -> None:
     add_kernels(own_bundle, fake)
-    found = kernels(own_bundle, device).get("decode", types={"labels": "*u16"}, SOFT=True, MASKED=False)
+    found = kernels(own_bundle, device).get("decode_rows", types={"labels": "*u16"}, SOFT=True, MASKED=False)
     assert found is not None
-    assert found.spec.entry == "decode_u16_soft"
+    assert found.spec.entry == "decode_rows_u16_soft"
+
+
+def test_kernels_of_an_earlier_version_are_left_to_the_host(
+    own_bundle: Path, device: Device, fake: FakeDriver
+) -> None:
+    """Its `decode` takes other arguments: nothing launches it, and the bundle decodes on the host."""
+    items = [item for item in kernel_list() if not item["name"].startswith("decode")]
+    add_kernels(own_bundle, fake, [*items, items[0] | {"name": "decode", "entry": "decode_u8"}])
+    found = DecodeKernels.of(kernels(own_bundle, device))
+    assert found.missing == "the bundle has no kernel decode_columns, decode_rows for it"
+    assert not found.takes(5)
+
+
+@pytest.mark.parametrize("value", [None, 0, "32"])
+def test_a_size_that_is_none_is_refused(
+    own_bundle: Path, device: Device, fake: FakeDriver, value: Any
+) -> None:
+    items = kernel_list()
+    items[0]["constants"] = items[0]["constants"] | {"BLOCK_Q": value}
+    add_kernels(own_bundle, fake, items)
+    kernel = kernels(own_bundle, device).get("decode_columns")
+    assert kernel is not None
+    with pytest.raises(BundleError, match="kernel 'decode_columns' has no usable BLOCK_Q; export the bundle"):
+        kernel.constant("BLOCK_Q")
 
 
 def test_a_launch_passes_every_parameter_in_order(own_bundle: Path, device: Device, fake: FakeDriver) -> None:
@@ -91,7 +116,7 @@ def test_code_that_the_gpu_refuses(own_bundle: Path, device: Device, fake: FakeD
     add_kernels(own_bundle, fake)
     fake.faults["cuModuleLoadData"] = "NO_BINARY_FOR_GPU"
     with pytest.raises(
-        CudaError, match=r"kernels/decode_u8.*can't be loaded on cuda:0.*another architecture"
+        CudaError, match=r"kernels/decode_columns.*can't be loaded on cuda:0.*another architecture"
     ):
         kernels(own_bundle, device)
 
