@@ -29,14 +29,14 @@ class Size(NamedTuple):
 
 
 def kernel_sizes(arch: str, *, quick: bool) -> Iterator[Size]:
-    """The grids of a model's windows and of whole images, alone and in batches."""
+    """The grids of a model's windows in every precision, and of whole images in fp16, alone and in batches."""
     if quick:
         yield Size(36, 2, "fp32")
         return
     _, _, patch, resolution, *_ = ARCHITECTURES[arch]
     own = (resolution // patch) ** 2
-    for patches, windows in ((own, 1), (own, 6), (own, 32), (1024, 1), (1024, 6), (2304, 1), (2304, 6)):
-        for precision in ("fp16", "bf16", "fp32"):
+    for patches, windows in ((own, 1), (own, 6), (own, 32), (1024, 1), (1024, 6), (2304, 1)):
+        for precision in ("fp16", "bf16", "fp32") if patches == own else ("fp16",):
             yield Size(patches, windows, precision)
 
 
@@ -111,10 +111,21 @@ def _distances(case: Case, windows: int) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tensors:
-    """What the operations of one size take."""
+    """What the operations of one size take, in the model's dtypes.
+
+    Attributes:
+        tokens: (B, N, D) float32, of the residual stream, as is
+        guide: what similarities are made from.
+        features: the tokens in the size's precision, as they are averaged.
+        key: (2, B, N, D) in the size's precision, like
+        value: of both passes.
+        config: the calibration's.
+        heads: of the model.
+    """
 
     tokens: Tensor
     guide: Tensor
+    features: Tensor
     key: Tensor
     value: Tensor
     config: Any
@@ -127,26 +138,36 @@ class _Tensors:
         shape = (size.windows, size.patches, width)
         # Tokens that are alike in part, as a ViT's are: similarities fall on both sides of the floor.
         common = torch.randn(size.windows, 1, width, generator=make)
-        drawn = [(common + torch.randn(shape, generator=make)).to(dtype).to(device) for _ in range(6)]
+        drawn = [(common + torch.randn(shape, generator=make)).to(device) for _ in range(6)]
         return cls(
             tokens=drawn[0],
             guide=drawn[1],
-            key=torch.stack(drawn[2:4]),
-            value=torch.stack(drawn[4:]),
+            features=drawn[0].to(dtype),
+            key=torch.stack(drawn[2:4]).to(dtype),
+            value=torch.stack(drawn[4:]).to(dtype),
             config=calibration(arch),
             heads=heads(width),
         )
 
     @property
-    def bytes(self) -> int:
+    def wide_bytes(self) -> int:
         """Of the tokens."""
         return self.tokens.numel() * self.tokens.element_size()
+
+    @property
+    def bytes(self) -> int:
+        """Of the features."""
+        return self.features.numel() * self.features.element_size()
 
     def wide(self, window: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One window in float64: tokens, guide (1, N, D), key, value (2, 1, N, D)."""
         one = slice(window, window + 1)
         tokens, guide, key, value = self.tokens[one], self.guide[one], self.key[:, one], self.value[:, one]
         return tokens.double(), guide.double(), key.double(), value.double()
+
+    def averaged(self, window: int) -> Tensor:
+        """The features of one window in float64, (1, N, D)."""
+        return self.features[window : window + 1].double()
 
 
 def _anomaly(t: _Tensors) -> Case:
@@ -157,7 +178,7 @@ def _anomaly(t: _Tensors) -> Case:
         fused=lambda: anomaly.anomaly_scores(t.tokens, near),
         reference=lambda: anomaly.anomaly_scores_reference(t.tokens, near),
         oracle=lambda window: _scores64(t.wide(window)[0], near),
-        moved=t.bytes + 4 * t.tokens.shape[0] * t.tokens.shape[1],
+        moved=t.wide_bytes + 4 * t.tokens.shape[0] * t.tokens.shape[1],
     )
 
 
@@ -184,7 +205,7 @@ def _resolution(t: _Tensors) -> Case:
             resolution.resolve_outliers_reference(t.tokens, t.guide, scores, **options)
         ),
         oracle=oracle,
-        moved=4 * t.bytes,
+        moved=4 * t.wide_bytes,
     )
 
 
@@ -194,10 +215,10 @@ def _aggregate(t: _Tensors) -> Case:
     floor = t.config.similarity_floor
     factors = affinity.similarity(t.guide)
     return Case(
-        fused=lambda: affinity.aggregate(t.tokens, affinity.similarity(t.guide), floor),
-        reference=lambda: affinity.aggregate_reference(t.tokens, factors, floor),
-        oracle=lambda window: _aggregate64(*t.wide(window)[:2], floor),
-        moved=3 * t.bytes,
+        fused=lambda: affinity.aggregate(t.features, affinity.similarity(t.guide), floor),
+        reference=lambda: affinity.aggregate_reference(t.features, factors, floor),
+        oracle=lambda window: _aggregate64(t.averaged(window), t.wide(window)[1], floor),
+        moved=2 * t.bytes + t.wide_bytes,
     )
 
 
@@ -214,7 +235,7 @@ def _attention(t: _Tensors) -> Case:
         fused=lambda: attention.calibrated_attention(t.key, t.value, factors, t.heads),
         reference=lambda: attention.calibrated_attention_reference(t.key, t.value, factors, t.heads),
         oracle=oracle,
-        moved=6 * t.bytes,
+        moved=5 * t.bytes + t.wide_bytes,
     )
 
 

@@ -17,24 +17,37 @@ from scclip_export.errors import ExportError
 from scclip_kernels import (
     affinity,
     aggregate,
-    calibrated_attention,
+    merge_heads,
     neighbor_weights,
     outlier_indices,
     resolve,
+    scaled_attention,
     similarity_attention,
+    split_heads,
 )
 from scclip_kernels.plugin_table import NAMESPACE, PLUGINS
 
 _SMALLEST_DISTANCE = 1e-30  # as in scclip_kernels.anomaly
 
 
-def k_distance(features: Tensor, mean: Tensor, *, neighbors: int, **_: Any) -> tuple[Tensor, Tensor]:
-    """(B, N, D) and its mean (B, D), float32 → distance of the k-th neighbour (B, N), neighbours (B, N, k) int32."""
-    centered = features - mean.unsqueeze(1)
-    norms = centered.square().sum(dim=-1)
+def halves(features: Tensor, **_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N, D) float32 → rows over powers of two, in halves (B, N, 2, D) float16; the powers; squared norms."""
+    square = features.square().sum(dim=-1)
+    exponent = torch.floor(torch.log2(square.sqrt().clamp_min(1e-18)))
+    scale = torch.pow(2.0, exponent - 11.0)
+    rows = features / scale.unsqueeze(-1)
+    high = rows.half()
+    return torch.stack([high, (rows - high.float()).half()], dim=2), scale, square
+
+
+def k_distance(
+    pair: Tensor, scale: Tensor, square: Tensor, *, neighbors: int, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """Halves of centred rows → distance of the k-th neighbour (B, N), neighbours (B, N, k) int32."""
+    centered = _rows(pair, scale)
     gram = centered @ centered.transpose(1, 2)
-    distances = (norms.unsqueeze(2) + norms.unsqueeze(1) - 2.0 * gram).clamp_min(_SMALLEST_DISTANCE)
-    index = torch.arange(features.shape[1])
+    distances = (square.unsqueeze(2) + square.unsqueeze(1) - 2.0 * gram).clamp_min(_SMALLEST_DISTANCE)
+    index = torch.arange(square.shape[1])
     distances = torch.where(index.unsqueeze(0) == index.unsqueeze(1), math.inf, distances)
     nearest = torch.topk(distances, neighbors, dim=-1, largest=False, sorted=True)
     return nearest.values[..., -1], nearest.indices.int()
@@ -58,32 +71,49 @@ def resolution(
 
 
 def aggregation(
-    features: Tensor, guide: Tensor, inverse_norm: Tensor, *, floor: float, **_: Any
+    features: Tensor, pair: Tensor, scale: Tensor, square: Tensor, *, floor: float, **_: Any
 ) -> tuple[Tensor]:
-    """(B, N, D), what similarities are made from (B, N, D) and (B, N) float32 → (B, N, D)."""
-    return (aggregate(features, affinity(_similarity(guide, inverse_norm), floor)),)
+    """(B, N, D) and the halves that similarities are made from → (B, N, D)."""
+    return (aggregate(features, affinity(_similarity(pair, scale, square), floor)),)
 
 
-def attention(
-    key: Tensor, value: Tensor, guide: Tensor, inverse_norm: Tensor, mean: Tensor, *, heads: int, **_: Any
+def attend_by_key(key: Tensor, value: Tensor, *, heads: int, **_: Any) -> tuple[Tensor, Tensor]:
+    """Two (2, B, N, D) → half of both passes' attention by key, summed, and the sum of values, (B, N, D)."""
+    patches, width = key.shape[2:]
+    keys, values = (split_heads(x.view(-1, patches, width), heads) for x in (key, value))
+    attended = merge_heads(scaled_attention(keys * keys.shape[-1] ** -0.5, keys, values))
+    # Not value.sum(dim=0): torch.onnx (2.14) loses the cast back from the float32 that it sums float16 in.
+    return 0.5 * attended.view(2, -1, patches, width).sum(dim=0), value[0] + value[1]
+
+
+def attend_by_similarity(
+    value: Tensor, pair: Tensor, scale: Tensor, square: Tensor, mean: Tensor, by_key: Tensor, **_: Any
 ) -> tuple[Tensor]:
-    """Two (2, B, N, D), the similarities' factors, their mean (B,) → (B, N, D)."""
+    """(B, N, D), halves, the mean similarity (B,) and attention by key (B, N, D) → (B, N, D)."""
     del mean  # the plain form takes it from the similarities; the kernel has none to take it from
-    weights = similarity_attention(_similarity(guide, inverse_norm))
-    return (calibrated_attention(key, value, weights, heads),)
+    weights = similarity_attention(_similarity(pair, scale, square))
+    return (0.5 * (weights.to(value.dtype) @ value) + by_key,)
 
 
-def _similarity(guide: Tensor, inverse_norm: Tensor) -> Tensor:
-    unit = guide * inverse_norm.unsqueeze(-1)
+def _rows(pair: Tensor, scale: Tensor) -> Tensor:
+    """Halves back to rows: float32, or float64 where they were made that for an oracle."""
+    wide = pair.to(scale.dtype)
+    return (wide[:, :, 0] + wide[:, :, 1]) * scale.unsqueeze(-1)
+
+
+def _similarity(pair: Tensor, scale: Tensor, square: Tensor) -> Tensor:
+    unit = _rows(pair, scale / square.sqrt().clamp_min(1e-12))
     return unit @ unit.transpose(1, 2)
 
 
 REFERENCES: Mapping[str, Callable[..., tuple[Tensor, ...]]] = {
+    "halves": halves,
     "k_distance": k_distance,
     "anomaly_score": anomaly_score,
     "resolution": resolution,
     "aggregate": aggregation,
-    "calibrated_attention": attention,
+    "attend_by_key": attend_by_key,
+    "attend_by_similarity": attend_by_similarity,
 }
 
 
@@ -143,7 +173,7 @@ def _traced(
     axes: list[int] = []
     for name, values in attributes.items():
         examples += _examples(name, values, patches, narrow)
-        axes += [1 if tensor in ("key", "value") else 0 for tensor in PLUGINS[name].inputs]
+        axes += [PLUGINS[name].axes[0]] * len(PLUGINS[name].inputs)
     return trace_function(
         _References(attributes),
         tuple(examples),
@@ -161,14 +191,16 @@ def _outputs(name: str) -> list[str]:
 
 def _examples(name: str, attributes: Mapping[str, Any], patches: int, narrow: torch.dtype) -> list[Tensor]:
     plugin, batch = PLUGINS[name], 3
-    dtypes = {"wide": torch.float32, "narrow": narrow, "int": torch.int32}
+    dtypes = {"wide": torch.float32, "half": torch.float16, "narrow": narrow, "int": torch.int32}
     width, neighbors = attributes.get("width", 1), attributes.get("neighbors", 1)
+    tokens = (batch, patches, width)
     shapes = {
-        "mean": (batch, width) if name == "k_distance" else (batch,),
+        "mean": (batch,),
         "neighbors": (batch, patches, neighbors),
-        "key": (2, batch, patches, width),
-        "value": (2, batch, patches, width),
-        **dict.fromkeys(("features", "patches", "guide"), (batch, patches, width)),
+        "pair": (batch, patches, 2, width),
+        "key": (2, *tokens),
+        "value": (2, *tokens) if name == "attend_by_key" else tokens,
+        **dict.fromkeys(("features", "patches", "guide", "by_key"), tokens),
     }
     return [
         torch.zeros(shapes.get(tensor, (batch, patches)), dtype=dtypes[kind])

@@ -15,10 +15,12 @@ __all__ = ["aggregate", "anomaly_scores", "calibrated_attention", "resolve_outli
 
 
 class Similarity(NamedTuple):
-    """Cosine similarities of the patches of each window in factors: features (B, N, D), inverse norms (B, N)."""
+    """Cosine similarities of the patches of each window: features (B, N, D) and their halves, see there."""
 
     features: Tensor
-    inverse_norm: Tensor
+    pair: Tensor
+    scale: Tensor
+    square: Tensor
 
 
 def _node(name: str, inputs: tuple[Tensor, ...], **attributes: Any) -> tuple[Tensor, ...]:
@@ -30,14 +32,14 @@ def _node(name: str, inputs: tuple[Tensor, ...], **attributes: Any) -> tuple[Ten
         "patches": first.shape[plugin.axes[1]],
         **attributes,
     }
-    kinds = {"wide": torch.float32, "narrow": first.dtype, "int": torch.int32}
+    kinds = {"wide": torch.float32, "half": torch.float16, "narrow": first.dtype, "int": torch.int32}
     outputs = [output for output in plugin.outputs if output.name != "scratch"]
     results = torch.onnx.ops.symbolic_multi_out(
         f"{NAMESPACE}::{name}",
         inputs,
         attributes,
         dtypes=[kinds[output.kind] for output in outputs],
-        shapes=[[sizes[axis] for axis in output.shape] for output in outputs],
+        shapes=[output.sizes(sizes) for output in outputs],
         version=1,
     )
     return tuple(results)
@@ -45,9 +47,9 @@ def _node(name: str, inputs: tuple[Tensor, ...], **attributes: Any) -> tuple[Ten
 
 def anomaly_scores(features: Tensor, num_neighbors: int = 30) -> Tensor:
     """Trace `scclip_kernels.fused.anomaly_scores`: (B, N, D) float32 → (B, N) float32."""
-    near = _node(
-        "k_distance", (features, features.mean(dim=1)), width=features.shape[2], neighbors=num_neighbors
-    )
+    width = features.shape[2]
+    halves = _node("halves", (features - features.mean(dim=1, keepdim=True),), width=width)
+    near = _node("k_distance", halves, width=width, neighbors=num_neighbors)
     return _node("anomaly_score", near, neighbors=num_neighbors)[0]
 
 
@@ -63,20 +65,21 @@ def resolve_outliers(
 
 
 def similarity(features: Tensor) -> Similarity:
-    """Trace `scclip_kernels.fused.similarity` in plain operators: (B, N, D) float32."""
-    norm = torch.linalg.vector_norm(features, dim=-1).clamp_min(1e-12)
-    return Similarity(features, norm.reciprocal())
+    """Trace `scclip_kernels.fused.similarity`: (B, N, D) float32."""
+    pair, scale, square = _node("halves", (features,), width=features.shape[2])
+    return Similarity(features, pair, scale, square)
 
 
 def aggregate(features: Tensor, similarity: Similarity, floor: float = 0.4) -> Tensor:
     """Trace `scclip_kernels.fused.aggregate`: (B, N, D), any float dtype → the same."""
-    return _node("aggregate", (features, *similarity), width=features.shape[2], floor=floor)[0]
+    return _node("aggregate", (features, *similarity[1:]), width=features.shape[2], floor=floor)[0]
 
 
 def calibrated_attention(key: Tensor, value: Tensor, similarity: Similarity, num_heads: int) -> Tensor:
     """Trace `scclip_kernels.fused.calibrated_attention`: two (2, B, N, D), any float dtype → (B, N, D)."""
+    width = key.shape[3]
+    by_key, value_sum = _node("attend_by_key", (key, value), width=width, heads=num_heads)
     # The mean of all similarities is the squared length of the mean unit feature, exactly.
-    unit = similarity.features * similarity.inverse_norm.unsqueeze(-1)
+    unit = similarity.features / similarity.square.sqrt().clamp_min(1e-12).unsqueeze(-1)
     mean = unit.mean(dim=1).square().sum(dim=-1)
-    inputs = (key, value, *similarity, mean)
-    return _node("calibrated_attention", inputs, width=key.shape[3], heads=num_heads)[0]
+    return _node("attend_by_similarity", (value_sum, *similarity[1:], mean, by_key), width=width)[0]

@@ -220,7 +220,7 @@ def without_hidden(compiled: Compiled) -> str:
 def compile_all(
     variants: Iterable[Any], targets: Sequence[int], *, jobs: int | None = None
 ) -> Iterator[Compiled]:
-    """Compile every variant for every target, in order; `Compiled.check` is left to the caller.
+    """Compile every variant for every target that it is for, in order; `Compiled.check` is left to the caller.
 
     Args:
         variants: of `scclip_kernels.variants`.
@@ -234,7 +234,7 @@ def compile_all(
         if target not in SHARED_LIMIT:
             known = ", ".join(map(str, SHARED_LIMIT))
             raise CompileError(f"no GPU has compute capability {target / 10}; known targets: {known}")
-    work = [(variant.title, target) for variant in variants for target in targets]
+    work = [(variant.title, target) for variant in variants for target in targets if variant.runs_on(target)]
     jobs = min(jobs or min(multiprocessing.cpu_count(), 8), max(len(work), 1))
     if jobs == 1:
         yield from map(_compile_titled, work)

@@ -1,13 +1,14 @@
 """What each TensorRT plug-in takes and gives; without Triton, as the ONNX file is written without it.
 
-`wide` tensors are float32 under every policy of the exporter; `narrow` ones have the encoder's precision.
+`wide` tensors are float32 under every policy of the exporter, `half` ones float16; `narrow` ones have the encoder's
+precision.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Kind = Literal["wide", "narrow", "int"]
+Kind = Literal["wide", "half", "narrow", "int"]
 NAMESPACE = "scclip"
 """Of the plug-ins in TensorRT, and the domain of their nodes in an ONNX file."""
 
@@ -19,6 +20,10 @@ class Output:
     name: str
     kind: Kind
     shape: tuple[str, ...]
+
+    def sizes(self, named: Mapping[str, Any]) -> list[Any]:
+        """The shape, where `named` has batch, patches and attributes."""
+        return [int(axis) if axis.isdecimal() else named[axis] for axis in self.shape]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,27 +48,42 @@ class Plugin:
 
     def dtype(self, kind: Kind, narrow: str) -> str:
         """Triton's name of a kind of dtype where narrow tensors are `narrow`."""
-        return {"wide": "fp32", "narrow": narrow, "int": "i32"}[kind]
+        return {"wide": "fp32", "half": "fp16", "narrow": narrow, "int": "i32"}[kind]
 
 
 _TOKENS = ("batch", "patches", "width")
+_PATCHES = ("batch", "patches")
+_HALVES: Mapping[str, Kind] = {"pair": "half", "scale": "wide", "square": "wide"}
+# Nothing reads it: memory of the kernel's own.
+_SCRATCH = Output("scratch", "wide", _TOKENS)
 
 PLUGINS: Mapping[str, Plugin] = {
     plugin.name: plugin
     for plugin in (
         Plugin(
-            name="k_distance",
-            inputs={"features": "wide", "mean": "wide"},
+            name="halves",
+            inputs={"features": "wide"},
             outputs=(
-                Output("k_distance", "wide", ("batch", "patches")),
-                Output("neighbors", "int", ("batch", "patches", "neighbors")),
+                Output("pair", "half", ("batch", "patches", "2", "width")),
+                Output("scale", "wide", _PATCHES),
+                Output("square", "wide", _PATCHES),
+            ),
+            attributes={"width": int},
+        ),
+        Plugin(
+            name="k_distance",
+            inputs=_HALVES,
+            outputs=(
+                Output("k_distance", "wide", _PATCHES),
+                Output("neighbors", "int", (*_PATCHES, "neighbors")),
+                Output("scratch", "int", (*_PATCHES, "neighbors")),
             ),
             attributes={"width": int, "neighbors": int},
         ),
         Plugin(
             name="anomaly_score",
             inputs={"k_distance": "wide", "neighbors": "int"},
-            outputs=(Output("scores", "wide", ("batch", "patches")),),
+            outputs=(Output("scores", "wide", _PATCHES),),
             attributes={"neighbors": int},
         ),
         Plugin(
@@ -74,24 +94,23 @@ PLUGINS: Mapping[str, Plugin] = {
         ),
         Plugin(
             name="aggregate",
-            inputs={"features": "narrow", "guide": "wide", "inverse_norm": "wide"},
-            outputs=(Output("out", "narrow", _TOKENS),),
+            inputs={"features": "narrow", **_HALVES},
+            outputs=(Output("out", "narrow", _TOKENS), _SCRATCH),
             attributes={"width": int, "floor": float},
         ),
         Plugin(
-            name="calibrated_attention",
-            inputs={
-                "key": "narrow",
-                "value": "narrow",
-                "guide": "wide",
-                "inverse_norm": "wide",
-                "mean": "wide",
-            },
+            name="attend_by_key",
+            inputs={"key": "narrow", "value": "narrow"},
             integers=("batch", "num_patches"),
-            # The second is scratch memory: nothing reads it.
-            outputs=(Output("out", "narrow", _TOKENS), Output("scratch", "wide", _TOKENS)),
+            outputs=(Output("out", "narrow", _TOKENS), Output("value_sum", "narrow", _TOKENS)),
             attributes={"width": int, "heads": int},
             axes=(1, 2),
+        ),
+        Plugin(
+            name="attend_by_similarity",
+            inputs={"value": "narrow", **_HALVES, "mean": "wide", "by_key": "narrow"},
+            outputs=(Output("out", "narrow", _TOKENS), _SCRATCH),
+            attributes={"width": int},
         ),
     )
 }

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import triton
-
-from scclip_kernels.fused import affinity, anomaly, attention, plugin_kernels, resolution
+from scclip_kernels.fused import affinity, anomaly, attention, halves, plugin_kernels, resolution
 from scclip_kernels.fused._launch import next_power_of_2
 from scclip_kernels.plugin_table import PLUGINS, Plugin
 from scclip_kernels.variants import Variant
 
 # The least that a launch gets without asking the driver for more, which TensorRT is not known to do.
 MAX_SHARED_BYTES = 48 << 10
+# With the width a constant the wider block spills on sm_89.
+_K_DISTANCE = anomaly.SIZES | {"BLOCK_N": 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,8 @@ def plugin_kernel(name: str, narrow: str, attributes: Mapping[str, int | float])
         raise ValueError(
             f"plug-in {name} takes {', '.join(plugin.attributes)}; got {', '.join(attributes) or 'nothing'}"
         )
-    kernel, constants, num_warps, blocks = _SPECIAL[name](attributes, wide=True)
+    kernel, constants, blocks = _SPECIAL[name](attributes, wide=narrow == "fp32")
+    launch = {key: constants.pop(key) for key in ("num_warps", "num_stages") if key in constants}
     types = {
         **{tensor: f"*{plugin.dtype(kind, narrow)}" for tensor, kind in plugin.inputs.items()},
         **dict.fromkeys(plugin.integers, "i32"),
@@ -78,33 +79,40 @@ def plugin_kernel(name: str, narrow: str, attributes: Mapping[str, int | float])
         constants=constants,
         aligned=pointers,
         notes={"dtype": narrow},
-        num_warps=num_warps,
-        # Left alone, the assembler keeps the product under 80 for occupancy and spills two on sm_120.
-        max_registers=128,
+        **launch,
     )
     return PluginKernel(plugin=plugin, variant=variant, blocks=blocks)
 
 
-_Special = tuple[Any, dict[str, Any], int, tuple[int, int]]
+_Special = tuple[Any, dict[str, Any], tuple[int, int]]
 
 
-def _k_distance(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
+def _halves(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001
+    width = int(attributes["width"])
+    constants = {
+        "WIDTH": width,
+        "ROWS": halves.ROWS,
+        "BLOCK_D": next_power_of_2(width),
+        "num_warps": halves.WARPS,
+    }
+    return plugin_kernels._halves_plugin, constants, (halves.ROWS, 0)
+
+
+def _k_distance(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001
     neighbors = int(attributes["neighbors"])
     constants = {
         "WIDTH": int(attributes["width"]),
         "NEIGHBORS": neighbors,
-        "BLOCK_M": anomaly.BLOCK_M,
-        "BLOCK_N": anomaly.BLOCK_N,
-        "BLOCK_D": anomaly.BLOCK_D_WIDE if wide else anomaly.BLOCK_D,
         "TOP": next_power_of_2(neighbors),
+        **_K_DISTANCE,
     }
-    return plugin_kernels._k_distance_plugin, constants, 4, (anomaly.BLOCK_M, 0)
+    return plugin_kernels._k_distance_plugin, constants, (_K_DISTANCE["BLOCK_M"], 0)
 
 
 def _anomaly_score(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001
     neighbors = int(attributes["neighbors"])
     constants = {"NEIGHBORS": neighbors, "BLOCK": anomaly.SCORE_BLOCK, "TOP": next_power_of_2(neighbors)}
-    return plugin_kernels._anomaly_score_plugin, constants, 4, (anomaly.SCORE_BLOCK, 0)
+    return plugin_kernels._anomaly_score_plugin, constants, (anomaly.SCORE_BLOCK, 0)
 
 
 def _resolution(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001
@@ -116,45 +124,43 @@ def _resolution(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # no
         "BLOCK_N": resolution.BLOCK_N,
         "BLOCK_D": resolution.BLOCK_D,
     }
-    return plugin_kernels._resolution_plugin, constants, 4, (resolution.BLOCK_M, 0)
+    return plugin_kernels._resolution_plugin, constants, (resolution.BLOCK_M, 0)
 
 
 def _aggregate(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
-    sizes = dict(affinity.WIDE if wide else affinity.NARROW)
-    num_warps, width = sizes.pop("num_warps"), int(attributes["width"])
-    constants = {"WIDTH": width, "FLOOR": float(attributes["floor"]), "PRECISION": "ieee", **sizes}
-    return (
-        plugin_kernels._aggregate_plugin,
-        constants,
-        num_warps,
-        (sizes["BLOCK_M"], triton.cdiv(width, sizes["BLOCK_D"])),
-    )
+    sizes = affinity.WIDE if wide else affinity.NARROW
+    constants = {"WIDTH": int(attributes["width"]), "FLOOR": float(attributes["floor"]), **sizes}
+    return plugin_kernels._aggregate_plugin, constants, (sizes["BLOCK_M"], 0)
 
 
-def _calibrated_attention(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
-    width, heads = int(attributes["width"]), int(attributes["heads"])
-    head_dim = width // heads
-    sizes = attention.launch_sizes(heads, head_dim, wide=wide)
-    num_warps = sizes.pop("num_warps")
+def _attend_by_key(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
+    heads = int(attributes["heads"])
+    head_dim = int(attributes["width"]) // heads
+    sizes = attention.WIDE if wide else attention.NARROW
     constants = {
-        "WIDTH": width,
         "HEADS": heads,
         "HEAD_DIM": head_dim,
         "SCALE": head_dim**-0.5,
-        "PRECISION": "ieee",
+        "HEAD": attention.padded_head(head_dim),
         **sizes,
     }
-    blocks = (sizes["BLOCK_M"], triton.cdiv(heads, sizes["GROUP"]))
-    return plugin_kernels._calibrated_attention_plugin, constants, num_warps, blocks
+    return plugin_kernels._attend_by_key_plugin, constants, (sizes["BLOCK_M"], heads)
 
 
-# The guide is float32 under every policy of the exporter, so blocks are those for float32 operands.
+def _attend_by_similarity(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
+    sizes = affinity.WIDE if wide else affinity.NARROW
+    constants = {"WIDTH": int(attributes["width"]), **sizes}
+    return plugin_kernels._attend_by_similarity_plugin, constants, (sizes["BLOCK_M"], 0)
+
+
 _SPECIAL: Mapping[str, Callable[..., _Special]] = {
+    "halves": _halves,
     "k_distance": _k_distance,
     "anomaly_score": _anomaly_score,
     "resolution": _resolution,
     "aggregate": _aggregate,
-    "calibrated_attention": _calibrated_attention,
+    "attend_by_key": _attend_by_key,
+    "attend_by_similarity": _attend_by_similarity,
 }
 
 

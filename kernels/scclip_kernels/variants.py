@@ -16,12 +16,16 @@ from scclip_kernels.fused import (
     attention,
     decoding,
     finite,
+    halves,
     resizing,
     resolution,
     windows,
 )
 
 DTYPES = ("fp32", "fp16", "bf16")
+_Sizes = Mapping[str, int]
+_HOPPER = frozenset({90})
+_OTHERS = frozenset({75, 80, 86, 87, 89, 100, 103, 110, 120, 121})
 GRIDS = {
     "decode_columns": "x: num_cells * ceil(num_queries / BLOCK_Q), y: blocks of the strip",
     "decode_rows": "x: blocks of the strip, y: ceil(height / BLOCK_Y)",
@@ -47,6 +51,7 @@ class Variant:
         num_warps: 32 threads each.
         num_stages: depth of software pipelining.
         max_registers: per thread; None leaves the choice to the assembler, which may spill for occupancy.
+        targets: those that it is for; None for all.
     """
 
     name: str
@@ -58,6 +63,11 @@ class Variant:
     num_warps: int = 4
     num_stages: int = 3
     max_registers: int | None = None
+    targets: frozenset[int] | None = None
+
+    def runs_on(self, target: int) -> bool:
+        """Whether it is launched on a target such as 90."""
+        return self.targets is None or target in self.targets
 
     @property
     def title(self) -> str:
@@ -121,6 +131,23 @@ def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
     """What the torch model launches, for contiguous tensors whose width is a multiple of 16."""
     for dtype in dtypes:
         yield from _of_dtype(dtype)
+    halved = {"pair": "*fp16", "scale": "*fp32", "square": "*fp32"}
+    widths: dict[str, Any] = {"aligned": frozenset({"width"})}
+    constants = {"BLOCK_N": affinity.MEAN_BLOCK_N, "BLOCK_D": affinity.MEAN_BLOCK_D}
+    types = halved | {"parts": "*fp32"}
+    yield _variant("mean_similarity", affinity._mean_similarity_kernel, types, constants, **widths)
+    types = halved | {"near": "*i32", "k_distance": "*fp32", "neighbors": "*i32"}
+    sizes = {
+        "k_distance": (anomaly.SIZES, None, (True, False)),
+        "k_distance_hopper": (anomaly.HOPPER, _HOPPER, (True,)),
+    }
+    sizes["k_distance_hopper_few"] = anomaly.HOPPER_FEW, _HOPPER, (True,)
+    for name, (chosen, targets, forms) in sizes.items():
+        blocks, launch = _launch_of(chosen)
+        for whole in forms:
+            constants = {"TOP": 32, "WHOLE": whole, **blocks}
+            kernel = anomaly._k_distance_kernel
+            yield _variant(name, kernel, types, constants, targets=targets, **widths, **launch)
     types = {"k_distance": "*fp32", "neighbors": "*i32", "scores": "*fp32"}
     constants = {"BLOCK": anomaly.SCORE_BLOCK, "TOP": 32}
     yield _variant("anomaly_score", anomaly._anomaly_score_kernel, types, constants)
@@ -128,45 +155,65 @@ def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
 
 def _of_dtype(dtype: str) -> Iterator[Variant]:
     narrow, notes = f"*{dtype}", {"dtype": dtype}
-    strides = frozenset({"width", "guide_width"} | {f"{t}_{a}" for t in _STRIDED for a in "pbn"})
+    strides = frozenset({"width", "guide_width", "head_dim"} | {f"{t}_{a}" for t in _STRIDED for a in "pbn"})
     options: dict[str, Any] = {"notes": notes, "aligned": strides}
+    factors = {"pair": "*fp16", "scale": "*fp32", "square": "*fp32"}
+    wide = dtype == "fp32"
 
-    def blocks(module: Any, *names: str) -> dict[str, Any]:
-        return {name: getattr(module, name) for name in names}
-
-    types = {"features": narrow, "mean": "*fp32", "k_distance": "*fp32", "neighbors": "*i32"}
-    constants = {"stride_d": 1, "TOP": 32, **blocks(anomaly, "BLOCK_M", "BLOCK_N")}
-    constants["BLOCK_D"] = anomaly.BLOCK_D_WIDE if dtype == "fp32" else anomaly.BLOCK_D
-    yield _variant("k_distance", anomaly._k_distance_kernel, types, constants, **options)
+    types = factors | {"features": narrow, "mean": "*fp32"}
+    constants = {"stride_d": 1, "ROWS": halves.ROWS, "BLOCK_D": 1024, "CENTERED": True}
+    yield _variant("halves", halves._halves_kernel, types, constants, num_warps=halves.WARPS, **options)
 
     types = {
-        "patches": narrow, "guide": narrow, "scores": "*fp32", "out_patches": narrow, "out_guide": narrow,
-    }  # fmt: skip
-    constants = {"patches_d": 1, "guide_d": 1, **blocks(resolution, "BLOCK_M", "BLOCK_N", "BLOCK_D")}
+        "patches": narrow,
+        "guide": narrow,
+        "scores": "*fp32",
+        "out_patches": narrow,
+        "out_guide": narrow,
+    }
+    blocks = {name: getattr(resolution, name) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_D")}
+    constants = {"patches_d": 1, "guide_d": 1, **blocks}
     yield _variant("resolution", resolution._resolution_kernel, types, constants, **options)
 
-    types = {"features": narrow, "inverse_norm": "*fp32", "parts": "*fp32"}
-    norm = {"stride_d": 1, "BLOCK_N": affinity.NORM_BLOCK_N, "BLOCK_D": affinity.NORM_BLOCK_D}
-    yield _variant("inverse_norm", affinity._inverse_norm_kernel, types, norm, **options)
-    mean = {"stride_d": 1, "BLOCK_N": affinity.MEAN_BLOCK_N, "BLOCK_D": affinity.MEAN_BLOCK_D}
-    yield _variant("mean_similarity", affinity._mean_similarity_kernel, types, mean, **options)
+    types = factors | {
+        "scratch": "*fp32",
+        "mean": "*fp32",
+        "floor": "fp32",
+        "features": narrow,
+        "out": narrow,
+    }
+    attended = types | {"value": narrow, "by_key": narrow}
+    for suffix, own, others, targets, whole in _averages(wide):
+        blocks, launch = _launch_of(own)
+        constants = {"features_d": 1, "WHOLE": whole, **blocks}
+        launch |= {"targets": targets, **options}
+        yield _variant(f"aggregate{suffix}", affinity._aggregate_kernel, types, constants, **launch)
+        blocks, launch = _launch_of(others)
+        constants = {"WHOLE": whole, **blocks}
+        launch |= {"targets": targets, **options}
+        kernel = attention._attend_by_similarity_kernel
+        yield _variant(f"attend_by_similarity{suffix}", kernel, attended, constants, **launch)
 
-    wide = dtype == "fp32"
-    types = {"features": narrow, "guide": narrow, "inverse_norm": "*fp32", "out": narrow, "floor": "fp32"}
-    sizes = dict(affinity.WIDE if wide else affinity.NARROW)
-    launch = options | {"num_warps": sizes.pop("num_warps")}
-    constants = {"features_d": 1, "guide_d": 1, "PRECISION": "ieee", **sizes}
-    yield _variant("aggregate", affinity._aggregate_kernel, types, constants, **launch)
+    blocks, launch = _launch_of(attention.WIDE if wide else attention.NARROW)
+    types = {"key": narrow, "value": narrow, "out": narrow, "value_sum": narrow, "scale": "fp32"}
+    constants = {"key_d": 1, "value_d": 1, "PASSES": 2, "HEAD": 64, **blocks}
+    yield _variant("attend_by_key", attention._attend_by_key_kernel, types, constants, **options, **launch)
 
-    types = {
-        "key": narrow, "value": narrow, "guide": narrow, "inverse_norm": "*fp32", "mean": "*fp32",
-        "scratch": "*fp32", "out": narrow, "scale": "fp32",
-    }  # fmt: skip
-    sizes = attention.launch_sizes(12, 64, wide=wide)
-    launch = options | {"num_warps": sizes.pop("num_warps")}
-    constants = {"key_d": 1, "value_d": 1, "guide_d": 1, "PRECISION": "ieee", **sizes}
-    kernel = attention._calibrated_attention_kernel
-    yield _variant("calibrated_attention", kernel, types, constants, **launch)
+
+def _averages(wide: bool) -> Iterator[tuple[str, _Sizes, _Sizes, frozenset[int] | None, bool]]:
+    """Sizes of aggregation and of attention by similarity: suffix of their names, both, targets, WHOLE."""
+    if wide:
+        yield "", affinity.WIDE, affinity.WIDE, None, False
+        return
+    yield "", affinity.NARROW, affinity.NARROW, _OTHERS, False
+    yield "_hopper", affinity.HOPPER, attention.HOPPER, _HOPPER, True
+    yield "_hopper_long", affinity.HOPPER_LONG, attention.HOPPER_LONG, _HOPPER, False
+
+
+def _launch_of(sizes: _Sizes) -> tuple[dict[str, int], dict[str, Any]]:
+    """Blocks, and the options of a launch."""
+    launch = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    return {name: size for name, size in sizes.items() if name not in launch}, launch
 
 
 _STRIDED = ("stride", "features", "patches", "guide", "key", "value")

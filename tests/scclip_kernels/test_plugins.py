@@ -61,7 +61,7 @@ def test_a_kernel_that_reads_a_hidden_parameter_is_refused() -> None:
 
 
 def test_what_the_table_does_not_know_is_refused() -> None:
-    with pytest.raises(ValueError, match="no plug-in 'decode'; there are k_distance"):
+    with pytest.raises(ValueError, match="no plug-in 'decode'; there are halves"):
         plugin_kernel("decode", "fp16", {})
     with pytest.raises(ValueError, match="takes width, floor; got width"):
         plugin_kernel("aggregate", "fp16", {"width": 64})

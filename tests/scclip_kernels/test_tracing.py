@@ -12,13 +12,15 @@ fused = pytest.importorskip("scclip_kernels.fused")
 
 
 KERNELS = [
+    "_halves_kernel",
     "_k_distance_kernel",
     "_anomaly_score_kernel",
     "_resolution_kernel",
-    "_inverse_norm_kernel",
+    "_halves_kernel",
     "_aggregate_kernel",
     "_mean_similarity_kernel",
-    "_calibrated_attention_kernel",
+    "_attend_by_key_kernel",
+    "_attend_by_similarity_kernel",
 ]
 
 

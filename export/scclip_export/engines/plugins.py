@@ -188,13 +188,12 @@ class PluginHost:
             lengths = self._lengths(plugin, inputs[0]) | attributes
             dtypes = {
                 "wide": self.trt.float32,
+                "half": self.trt.float16,
                 "narrow": inputs[0].dtype,
                 "int": self.trt.int32,
             }
             return tuple(
-                self.trtp.from_shape_expr(
-                    tuple(lengths[axis] for axis in output.shape), dtype=dtypes[output.kind]
-                )
+                self.trtp.from_shape_expr(tuple(output.sizes(lengths)), dtype=dtypes[output.kind])
                 for output in plugin.outputs
             )
 

@@ -32,6 +32,13 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(tensor.device)
 
 
+def is_hopper(device: torch.device) -> bool:
+    """Whether a GPU has compute capability 9.0, whose wider products want other blocks; also without a GPU: False."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) == (9, 0)
+
+
 def check_tensors(operation: str, kernel: Any, **tensors: Tensor) -> None:
     """Refuse tensors of other dtypes than fp32, fp16, bf16, or on devices where the kernel can't run.
 

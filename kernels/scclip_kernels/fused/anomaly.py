@@ -1,13 +1,14 @@
 """Anomaly scores: distances, nearest neighbours and local outlier factor, without the N × N distances.
 
-    d_ij = ||x_i - x_j||^2 (Gram form, mean token subtracted, fp32),  d_ii left out
+    d_ij = ||x_i - x_j||^2 (Gram form, mean token subtracted, in halves),  d_ii left out
     K_i = the k smallest of row i;  kd_i = the largest of them
     score_i = kd_i · mean over j in K_i of 1 / kd_j
 
-Two launches, because scores need the k-distances of all patches. The first streams blocks of keys and keeps
-each row's smallest distances: bits of the distance and index packed into one integer, so that equal
-distances go to the lower index. After the first block few candidates beat a row's worst, and the loop that
-lets them in ends early.
+Three launches: the halves; the nearest; and, because scores need the k-distances of all patches, the scores. A program
+holds the distances of its rows to 2 BLOCK_N patches, and finds the k-th smallest by bisection between the bits of the
+smallest and the largest (non-negative floats sort as integers) until exactly k are below, or a tie is left, which goes
+to the lower indices. Where there are more patches, the k nearest so far wait in memory and take part in the next
+block's search.
 """
 
 import torch
@@ -20,80 +21,157 @@ from scclip_kernels.anomaly import anomaly_scores as _anomaly_scores_torch
 from scclip_kernels.fused._launch import (
     check_shape,
     check_tensors,
+    is_hopper,
     next_power_of_2,
     on_device_of,
     wrap_triton,
 )
+from scclip_kernels.fused.halves import gram_block, halves
 
-BLOCK_M = 16
-BLOCK_N = 32
-BLOCK_D = 32
-BLOCK_D_WIDE = 16  # fp32: larger blocks spill on sm_100
+SIZES = {"BLOCK_M": 32, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 2}
+# Compute capability 9.0, by measurement (docs/kernels.md): rows of one block, and those of few windows, where smaller
+# blocks occupy more of the GPU.
+HOPPER = {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
+HOPPER_FEW = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
+FEW_PROGRAMS = 64
 SCORE_BLOCK = 32
 MAX_NEIGHBORS = 64
+"""Below 2 BLOCK_N - 1, so that every block but the first finds k before it."""
+NONE = tl.constexpr(0x7FFFFFFF)  # above the bits of any distance
+
+
+@triton.jit
+def _distance_bits(
+    pair, scale, square, row, column, num_patches, width,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Squared distances of rows (BLOCK_M,) and columns (BLOCK_N,) of the window `pair` leads to, as bits of fp32.
+
+    NONE on the diagonal and in columns outside.
+    """
+    row_valid, column_valid = row < num_patches, column < num_patches
+    g = gram_block(pair, row, column, num_patches, width, BLOCK_M, BLOCK_N, BLOCK_K, False)
+    row_scale = 2.0 * tl.load(scale + row, mask=row_valid, other=0.0)
+    column_scale = tl.load(scale + column, mask=column_valid, other=0.0)
+    norms = tl.load(square + row, mask=row_valid, other=0.0)[:, None]
+    norms = norms + tl.load(square + column, mask=column_valid, other=0.0)[None, :]
+    # Below any distance between distinct fp32 tokens; keeps 1 / kd finite when more than k tokens are identical.
+    distance = tl.maximum(norms - g * row_scale[:, None] * column_scale[None, :], 1e-30)
+    candidate = column_valid[None, :] & (row[:, None] != column[None, :])
+    return tl.where(candidate, distance.to(tl.int32, bitcast=True), NONE)
+
+
+@triton.jit
+def _least(bits):
+    return tl.min(bits, axis=1)
+
+
+@triton.jit
+def _largest(bits):
+    return tl.max(tl.where(bits == NONE, -1, bits), axis=1)
+
+
+@triton.jit
+def _up_to(bits, limit):
+    return tl.sum((bits <= limit[:, None]).to(tl.int32), axis=1)
+
+
+@triton.jit
+def _below(bits, limit):
+    return tl.sum((bits < limit[:, None]).to(tl.int32), axis=1)
+
+
+@triton.jit
+def _bisect(left, right, old, num_neighbors, WHOLE: tl.constexpr):
+    """A number per row that num_neighbors of all bits are at or below: exactly so many, if no tie forbids it."""
+    low = tl.minimum(_least(left), _least(right))
+    high = tl.maximum(_largest(left), _largest(right))
+    if not WHOLE:
+        low = tl.minimum(low, _least(old))
+        worst = _largest(old)
+        high = tl.where(worst < 0, high, worst)
+    low -= 1  # fewer than num_neighbors are at or below it
+    while tl.max(high - low, axis=0) > 1:
+        middle = low + (high - low) // 2
+        count = _up_to(left, middle) + _up_to(right, middle)
+        if not WHOLE:
+            count += _up_to(old, middle)
+        high = tl.where(count >= num_neighbors, middle, high)
+        low = tl.where(count < num_neighbors, middle, low)
+        low = tl.where(count == num_neighbors, high - 1, low)
+    return high
+
+
+@triton.jit
+def _keep(bits, index, limit, need, below_before, equal_before, neighbors, near, WHOLE: tl.constexpr):
+    """Write those of `bits` that are among the nearest, and their `index`, to their places in the rows' lists.
+
+    Returns the largest of them, and how many numbers were below and equal to the limit up to here, per row.
+    """
+    below = (bits < limit[:, None]).to(tl.int32)
+    equal = (bits == limit[:, None]).to(tl.int32)
+    both = tl.cumsum(below + (equal << 16), axis=1) + (below_before + (equal_before << 16))[:, None]
+    equals = (both >> 16) - equal
+    member = (below > 0) | ((equal > 0) & (equals < need[:, None]))
+    place = (both & 0xFFFF) - below + tl.minimum(equals, need[:, None])
+    tl.store(neighbors + place, index, mask=member)
+    if not WHOLE:
+        tl.store(near + place, bits, mask=member)
+    largest = tl.max(tl.where(member, bits, 0), axis=1)
+    return largest, below_before + tl.sum(below, axis=1), equal_before + tl.sum(equal, axis=1)
 
 
 @triton.jit
 def _k_distance_kernel(
-    features, mean, k_distance, neighbors,
-    num_patches, width, num_neighbors, stride_b, stride_n, stride_d,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TOP: tl.constexpr,
+    pair, scale, square, near, k_distance, neighbors, num_patches, width, num_neighbors,
+    WHOLE: tl.constexpr, TOP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The num_neighbors nearest patches of BLOCK_M patches of one window.
 
-    features (B, N, D), mean (B, D) fp32, k_distance (B, N) fp32, neighbors (B, N, num_neighbors) int32 in
-    no order.
+    pair, scale, square are the halves of the centred patches; k_distance (B, N) fp32; neighbors (B, N, num_neighbors)
+    int32, ascending. WHOLE promises num_patches <= 2 BLOCK_N, and leaves `near`, like neighbors, alone: it holds the
+    bits of the distances between blocks.
     """
-    window = tl.program_id(1).to(tl.int64)
-    features += window * stride_b
+    first = tl.program_id(1).to(tl.int64) * num_patches
+    pair += first * 2 * width
+    scale += first
+    square += first
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_valid = row < num_patches
-    # Candidates are packed so that nearer is larger. Lanes in use start below any candidate and apart from each other;
-    # the others above all of them. Not tl.topk: a bitonic network costs more than the few candidates that get in.
-    rank = tl.arange(0, TOP).to(tl.int64)[None, :]
-    nearest = tl.where(rank < num_neighbors, rank, 0x7FFFFFFFFFFFFFFF) + tl.zeros((BLOCK_M, TOP), tl.int64)
-    worst = tl.min(nearest, axis=1)
-    for start in range(0, num_patches, BLOCK_N):
+    # Rows outside are computed like the last one, and write the same.
+    row = tl.minimum(row, num_patches - 1)
+    neighbors += (first + row)[:, None] * num_neighbors
+    near += (first + row)[:, None] * num_neighbors
+    rank = tl.arange(0, TOP)[None, :]
+    for start in range(0, 1 if WHOLE else num_patches, 2 * BLOCK_N):
+        if not WHOLE:
+            listed = (rank < num_neighbors) & (start > 0) & (row >= 0)[:, None]
+            tl.debug_barrier()  # other threads wrote what is read here,
+            old = tl.load(near + rank, mask=listed, other=NONE)
+            index = tl.load(neighbors + rank, mask=listed, other=0)
+            tl.debug_barrier()  # and may write again before it is read
         column = start + tl.arange(0, BLOCK_N)
-        column_valid = column < num_patches
-        product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        row_norm = tl.zeros((BLOCK_M,), tl.float32)
-        column_norm = tl.zeros((BLOCK_N,), tl.float32)
-        for d_start in range(0, width, BLOCK_D):
-            d = d_start + tl.arange(0, BLOCK_D)
-            d_valid = d < width
-            center = tl.load(mean + window * width + d, mask=d_valid, other=0.0)
-            a_valid = row_valid[:, None] & d_valid[None, :]
-            a_address = features + row.to(tl.int64)[:, None] * stride_n + d[None, :] * stride_d
-            a = tl.load(a_address, mask=a_valid, other=0.0).to(tl.float32)
-            a = tl.where(a_valid, a - center[None, :], 0.0)
-            b_valid = d_valid[:, None] & column_valid[None, :]
-            b_address = features + column.to(tl.int64)[None, :] * stride_n + d[:, None] * stride_d
-            b = tl.load(b_address, mask=b_valid, other=0.0).to(tl.float32)
-            b = tl.where(b_valid, b - center[:, None], 0.0)
-            product = tl.dot(a, b, product, input_precision="ieee")
-            row_norm += tl.sum(a * a, axis=1)
-            column_norm += tl.sum(b * b, axis=0)
-        distance = row_norm[:, None] + column_norm[None, :] - 2.0 * product
-        # Below any distance between distinct fp32 tokens; keeps 1 / kd finite when more than k tokens are identical.
-        distance = tl.maximum(distance, 1e-30)
-        bits = distance.to(tl.int32, bitcast=True).to(tl.int64)  # non-negative floats sort as integers
-        packed = 0x7FFFFFFFFFFFFFFF - ((bits << 32) | column.to(tl.int64)[None, :])
-        candidate = column_valid[None, :] & (row[:, None] != column[None, :])
-        block = tl.where(candidate, packed, -1)
-        best = tl.max(block, axis=1)
-        while tl.max((best > worst).to(tl.int32), axis=0) > 0:
-            replaced = (best > worst)[:, None] & (nearest == worst[:, None])
-            nearest = tl.where(replaced, best[:, None], nearest)
-            block = tl.where(block == best[:, None], -1, block)
-            worst = tl.min(nearest, axis=1)
-            best = tl.max(block, axis=1)
-    index = ((0x7FFFFFFFFFFFFFFF - nearest) & 0x7FFFFFFF).to(tl.int32)
-    place = window * num_patches + row
-    wanted = row_valid[:, None] & (rank < num_neighbors)
-    tl.store(neighbors + place[:, None] * num_neighbors + rank, index, mask=wanted)
-    last = ((0x7FFFFFFFFFFFFFFF - worst) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    tl.store(k_distance + place, last, mask=row_valid)
+        left = _distance_bits(pair, scale, square, row, column, num_patches, width, BLOCK_M, BLOCK_N, BLOCK_K)
+        right = _distance_bits(
+            pair, scale, square, row, column + BLOCK_N, num_patches, width, BLOCK_M, BLOCK_N, BLOCK_K
+        )
+        if WHOLE:
+            old, index = left, left
+        limit = _bisect(left, right, old, num_neighbors, WHOLE)
+        need = num_neighbors - _below(left, limit) - _below(right, limit)
+        below = tl.zeros((BLOCK_M,), tl.int32)
+        equal = below
+        worst = below
+        if not WHOLE:
+            need -= _below(old, limit)
+            worst, below, equal = _keep(old, index, limit, need, below, equal, neighbors, near, WHOLE)
+        column = column[None, :] + tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
+        more, below, equal = _keep(left, column, limit, need, below, equal, neighbors, near, WHOLE)
+        worst = tl.maximum(worst, more)
+        more, below, equal = _keep(right, column + BLOCK_N, limit, need, below, equal, neighbors, near, WHOLE)
+        worst = tl.maximum(worst, more)
+        if start + 2 * BLOCK_N >= num_patches:
+            tl.store(k_distance + first + row, worst.to(tl.float32, bitcast=True))
 
 
 @triton.jit
@@ -114,6 +192,16 @@ def _anomaly_score_kernel(
     tl.store(scores + place, own * density, mask=row_valid)
 
 
+def launch_sizes(features: Tensor) -> dict[str, int]:
+    """Return the constants of `_k_distance_kernel` but TOP, and launch options, for features (B, N, D)."""
+    batch, patches, _ = features.shape
+    sizes = SIZES
+    if is_hopper(features.device) and patches <= 2 * HOPPER["BLOCK_N"]:
+        few = batch * triton.cdiv(patches, HOPPER["BLOCK_M"]) < FEW_PROGRAMS
+        sizes = HOPPER_FEW if few else HOPPER
+    return {"WHOLE": patches <= 2 * sizes["BLOCK_N"], **sizes}
+
+
 @triton_op("scclip::anomaly_scores", mutates_args={})
 def _anomaly_scores(features: Tensor, num_neighbors: int) -> Tensor:
     batch, patches, width = features.shape
@@ -121,11 +209,13 @@ def _anomaly_scores(features: Tensor, num_neighbors: int) -> Tensor:
     k_distance = torch.empty((batch, patches), dtype=torch.float32, device=features.device)
     neighbors = torch.empty((batch, patches, num_neighbors), dtype=torch.int32, device=features.device)
     scores = torch.empty_like(k_distance)
+    sizes = launch_sizes(features)
+    whole = bool(sizes["WHOLE"])
+    near = k_distance if whole else torch.empty_like(neighbors)
     top = next_power_of_2(num_neighbors)
-    block_d = BLOCK_D_WIDE if features.dtype == torch.float32 else BLOCK_D
-    wrap_triton(_k_distance_kernel)[(triton.cdiv(patches, BLOCK_M), batch)](
-        features, mean, k_distance, neighbors, patches, width, num_neighbors, *features.stride(),
-        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=block_d, TOP=top,
+    wrap_triton(_k_distance_kernel)[(triton.cdiv(patches, sizes["BLOCK_M"]), batch)](
+        *halves(features, mean), near, k_distance, neighbors, patches, width, num_neighbors,
+        TOP=top, **sizes,
     )  # fmt: skip
     wrap_triton(_anomaly_score_kernel)[(triton.cdiv(patches, SCORE_BLOCK), batch)](
         k_distance, neighbors, scores, patches, num_neighbors, BLOCK=SCORE_BLOCK, TOP=top

@@ -11,20 +11,33 @@ import triton.language as tl
 
 from scclip_kernels.fused.affinity import _aggregate_kernel
 from scclip_kernels.fused.anomaly import _anomaly_score_kernel, _k_distance_kernel
-from scclip_kernels.fused.attention import _calibrated_attention_kernel
+from scclip_kernels.fused.attention import _attend_by_key_kernel, _attend_by_similarity_kernel
+from scclip_kernels.fused.halves import _halves_kernel
 from scclip_kernels.fused.resolution import _resolution_kernel
 
 
 @triton.jit
-def _k_distance_plugin(
-    features, mean, num_patches, k_distance, neighbors,
-    WIDTH: tl.constexpr, NEIGHBORS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TOP: tl.constexpr,
+def _halves_plugin(
+    features, num_patches, pair, scale, square,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """See `_k_distance_kernel`: features (B, N, WIDTH) fp32, mean (B, WIDTH) fp32."""
+    """See `_halves_kernel`: features (B, N, WIDTH) fp32, centred where that is wanted."""
+    _halves_kernel(
+        features, features, pair, scale, square, num_patches, WIDTH, num_patches * WIDTH, WIDTH, 1,
+        ROWS, BLOCK_D, False,
+    )  # fmt: skip
+
+
+@triton.jit
+def _k_distance_plugin(
+    pair, scale, square, num_patches, k_distance, neighbors, scratch,
+    WIDTH: tl.constexpr, NEIGHBORS: tl.constexpr, TOP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """See `_k_distance_kernel`."""
     _k_distance_kernel(
-        features, mean, k_distance, neighbors, num_patches, WIDTH, NEIGHBORS, num_patches * WIDTH, WIDTH, 1,
-        BLOCK_M, BLOCK_N, BLOCK_D, TOP,
+        pair, scale, square, scratch, k_distance, neighbors, num_patches, WIDTH, NEIGHBORS,
+        False, TOP, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
 
 
@@ -53,32 +66,42 @@ def _resolution_plugin(
 
 @triton.jit
 def _aggregate_plugin(
-    features, guide, inverse_norm, num_patches, out,
+    features, pair, scale, square, num_patches, out, scratch,
     WIDTH: tl.constexpr, FLOOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """See `_aggregate_kernel`: features and guide (B, N, WIDTH), inverse_norm (B, N) fp32."""
-    stride = num_patches * WIDTH
+    """See `_aggregate_kernel`: features (B, N, WIDTH), the halves of a guide as wide."""
     _aggregate_kernel(
-        features, guide, inverse_norm, out, num_patches, WIDTH, WIDTH, FLOOR,
-        stride, WIDTH, 1, stride, WIDTH, 1, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_K, PRECISION,
+        features, pair, scale, square, scratch, out, num_patches, WIDTH, WIDTH, FLOOR,
+        num_patches * WIDTH, WIDTH, 1, False, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_K,
     )  # fmt: skip
 
 
 @triton.jit
-def _calibrated_attention_plugin(
-    key, value, guide, inverse_norm, mean, batch, num_patches, out, scratch,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, SCALE: tl.constexpr,
-    GROUP: tl.constexpr, HEAD: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+def _attend_by_key_plugin(
+    key, value, batch, num_patches, out, value_sum,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, HEAD: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """See `_calibrated_attention_kernel`: key, value (2, B, N, WIDTH)."""
-    stride = num_patches * WIDTH
+    """See `_attend_by_key_kernel`: key, value (2, B, N, HEADS · HEAD_DIM)."""
+    width: tl.constexpr = HEADS * HEAD_DIM
+    stride = num_patches * width
     # 64 bits: the two passes of a large batch lie further apart than 32 bits count.
     both = batch.to(tl.int64) * stride
-    _calibrated_attention_kernel(
-        key, value, guide, inverse_norm, mean, scratch, out, 2, num_patches, HEADS, HEAD_DIM, WIDTH, SCALE,
-        both, stride, WIDTH, 1, both, stride, WIDTH, 1, stride, WIDTH, 1,
-        GROUP, HEAD, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+    _attend_by_key_kernel(
+        key, value, out, value_sum, num_patches, HEADS, HEAD_DIM, SCALE,
+        both, stride, width, 1, both, stride, width, 1, 2, HEAD, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
+
+
+@triton.jit
+def _attend_by_similarity_plugin(
+    value, pair, scale, square, mean, by_key, num_patches, out, scratch,
+    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """See `_attend_by_similarity_kernel`: value (B, N, WIDTH), the halves of a guide as wide."""
+    _attend_by_similarity_kernel(
+        value, pair, scale, square, mean, by_key, scratch, out, num_patches, WIDTH, WIDTH,
+        False, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_K,
     )  # fmt: skip

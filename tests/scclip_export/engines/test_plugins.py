@@ -27,15 +27,18 @@ SIZES: dict[str, Any] = {
     "floor": 0.4,
     "heads": 12,
 }
-B, N, D = ("B", 5), ("N", 196), ("768", 768)
+B, N, D, TWO = ("B", 5), ("N", 196), ("768", 768), ("2", 2)
+HALVES = [[B, N, TWO, D], [B, N], [B, N]]
 SHAPES = {
-    "k_distance": [[B, N, D], [B, D]],
+    "halves": [[B, N, D]],
+    "k_distance": HALVES,
     "anomaly_score": [[B, N], [B, N, ("30", 30)]],
     "resolution": [[B, N, D], [B, N, D], [B, N]],
-    "aggregate": [[B, N, D], [B, N, D], [B, N]],
-    "calibrated_attention": [[("2", 2), B, N, D], [("2", 2), B, N, D], [B, N, D], [B, N], [B]],
+    "aggregate": [[B, N, D], *HALVES],
+    "attend_by_key": [[TWO, B, N, D], [TWO, B, N, D]],
+    "attend_by_similarity": [[B, N, D], *HALVES, [B], [B, N, D]],
 }
-DTYPES = {"wide": "FLOAT", "narrow": "HALF", "int": "INT32"}
+DTYPES = {"wide": "FLOAT", "half": "HALF", "narrow": "HALF", "int": "INT32"}
 
 
 def layer(name: str) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def layer(name: str) -> dict[str, Any]:
 def told(with_bindings: Callable[..., str]) -> dict[str, Any]:
     """What `tensorrt.plugin` tells TensorRT of each plug-in, and of one that gets wrong dtypes."""
     pytest.importorskip("triton")
-    asked = [*map(layer, PLUGINS), layer("aggregate") | {"dtypes": ["FLOAT", "FLOAT", "HALF"]}]
+    asked = [*map(layer, PLUGINS), layer("aggregate") | {"dtypes": ["FLOAT", "HALF", "HALF", "FLOAT"]}]
     script = Path(__file__).parents[2] / "quick_plugins.py"
     printed = with_bindings(str(script), json.dumps(asked))
     found = json.loads(printed[printed.index("[{") :])
@@ -62,18 +65,22 @@ def test_outputs_have_the_types_and_shapes_of_the_table(name: str, told: dict[st
     sizes = {"batch": "B", "patches": "N", **{key: str(value) for key, value in SIZES.items()}}
     outputs = PLUGINS[name].outputs
     assert told[name]["outputs"] == [DTYPES[output.kind] for output in outputs]
-    assert told[name]["shapes"] == [[sizes[axis] for axis in output.shape] for output in outputs]
+    assert told[name]["shapes"] == [
+        [axis if axis.isdecimal() else sizes[axis] for axis in output.shape] for output in outputs
+    ]
 
 
 @pytest.mark.tensorrt
 def test_blocks_follow_the_batch_and_the_patches(told: dict[str, Any]) -> None:
     grids = {name: [told[name]["launch"][f"grid_{axis}"][0] for axis in "xyz"] for name in PLUGINS}
     assert grids == {
-        "k_distance": ["CEIL_DIV(N,16)", "B", "1"],
+        "halves": ["CEIL_DIV(N,4)", "B", "1"],
+        "k_distance": ["CEIL_DIV(N,32)", "B", "1"],
         "anomaly_score": ["CEIL_DIV(N,32)", "B", "1"],
         "resolution": ["CEIL_DIV(N,8)", "B", "1"],
-        "aggregate": ["CEIL_DIV(N,32)", "6", "B"],
-        "calibrated_attention": ["CEIL_DIV(N,16)", "12", "B"],
+        "aggregate": ["CEIL_DIV(N,32)", "B", "1"],
+        "attend_by_key": ["CEIL_DIV(N,64)", "12", "B"],
+        "attend_by_similarity": ["CEIL_DIV(N,32)", "B", "1"],
     }
 
 
@@ -99,7 +106,10 @@ def test_the_kernel_declares_what_is_passed(name: str, told: dict[str, Any]) -> 
 
 @pytest.mark.tensorrt
 def test_dtypes_that_the_kernel_does_not_take_are_an_error(told: dict[str, Any]) -> None:
-    assert "aggregate takes fp32, fp32, fp32; TensorRT gives it fp32, fp32, fp16" in told["wrong"]["error"]
+    assert (
+        "aggregate takes fp32, fp16, fp32, fp32; TensorRT gives it fp32, fp16, fp16, fp32"
+        in told["wrong"]["error"]
+    )
     assert told["wrong"]["kept"] == told["wrong"]["error"]
 
 

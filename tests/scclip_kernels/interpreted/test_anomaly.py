@@ -6,7 +6,7 @@ import torch
 from kernel_oracles import anomaly_oracle, assert_within_budget, resolve_oracle
 from scclip_kernels import num_outliers
 from scclip_kernels.fused import anomaly_scores, resolve_outliers
-from scclip_kernels.fused.anomaly import anomaly_scores_reference
+from scclip_kernels.fused.anomaly import SIZES, anomaly_scores_reference
 from scclip_kernels.fused.resolution import resolve_outliers_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -15,9 +15,8 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 @pytest.fixture
 def large_blocks(monkeypatch) -> None:
     """Fewer programs: the interpreter's time goes by programs. Small cases run the sizes that are shipped."""
-    monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_M", 128)
-    monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_N", 128)
-    monkeypatch.setattr("scclip_kernels.fused.anomaly.BLOCK_D_WIDE", 64)
+    monkeypatch.setitem(SIZES, "BLOCK_M", 128)
+    monkeypatch.setitem(SIZES, "BLOCK_K", 64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from kernel_oracles import aggregate_oracle, assert_within_budget, attention_oracle, similarities
-from scclip_kernels.fused import aggregate, calibrated_attention, similarity
+from scclip_kernels.fused import affinity, aggregate, attention, calibrated_attention, similarity
 from scclip_kernels.fused.affinity import Similarity, aggregate_reference, mean_similarity
 from scclip_kernels.fused.attention import calibrated_attention_reference
+from scclip_kernels.fused.halves import halves
 
 FP32, FP16, BF16 = DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -16,16 +17,9 @@ def _large_blocks(request, monkeypatch) -> None:
     """Fewer programs where patches are many: the interpreter's time goes by programs."""
     patches = getattr(getattr(request.node, "callspec", None), "params", {}).get("patches", 49)
     if patches > 100:
-        for sizes in ("affinity.NARROW", "affinity.WIDE", "attention.NARROW", "attention.WIDE"):
-            module, name = sizes.split(".")
+        for sizes in (affinity.NARROW, affinity.WIDE, attention.NARROW, attention.WIDE):
             for block in ("BLOCK_M", "BLOCK_N"):
-                monkeypatch.setitem(_sizes(module, name), block, 128)
-
-
-def _sizes(module: str, name: str) -> dict[str, int]:
-    from importlib import import_module
-
-    return getattr(import_module(f"scclip_kernels.fused.{module}"), name)
+                monkeypatch.setitem(sizes, block, 128)
 
 
 def cluster(batch: int, patches: int, width: int) -> torch.Tensor:
@@ -62,6 +56,10 @@ def test_aggregate_of_any_size_and_dtype(batch, patches, width, guide_width, dty
 def test_aggregate_at_any_floor(floor) -> None:
     features, guide = torch.randn(1, 49, 20), cluster(1, 49, 24)
     oracle, slack = aggregate_oracle(features, guide, floor)
+    cosines = similarities(guide)
+    total = torch.where(cosines >= floor, cosines, 0.0).sum(dim=-1, keepdim=True)
+    # Weights of both signs all but cancel: the last bits of 49 similarities over a sum that is near zero.
+    slack = slack + 2.0**-22 * 7 * (features.abs().max() + oracle.abs()) / total.abs()
     s = similarity(guide)
     assert_within_budget(
         aggregate(features, s, floor), aggregate_reference(features, s, floor), oracle, slack
@@ -82,6 +80,39 @@ def test_a_patch_unlike_all_others_keeps_itself() -> None:
     guide = torch.eye(40)[None] * 3
     features = torch.randn(1, 40, 12)
     torch.testing.assert_close(aggregate(features, similarity(guide), 0.4), features, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1, 500])
+@pytest.mark.parametrize("dtype", [FP32, FP16])
+def test_products_of_halves_are_as_good_as_those_of_fp32(factor, dtype) -> None:
+    """Against float64, with one token of `factor` times the others' norm: each entry over the norms of its rows."""
+    rows = cluster(1, 49, 256)
+    rows[0, 7] *= factor
+    pair, scale, square = halves(rows.to(dtype))
+    wide = rows.to(dtype).double()
+    norm = wide.norm(dim=-1, keepdim=True)
+    oracle = (wide @ wide.transpose(1, 2)) / (norm @ norm.transpose(1, 2))
+    high, low = (pair[:, :, i].double() * scale.double().unsqueeze(-1) / norm for i in (0, 1))
+    cross = high @ low.transpose(1, 2)
+    assert (high @ high.transpose(1, 2) + cross + cross.transpose(1, 2) - oracle).abs().max() < 2.0**-22
+    torch.testing.assert_close(square.double(), wide.square().sum(dim=-1), rtol=1e-6, atol=0)
+    fp32 = torch.nn.functional.normalize(rows.to(dtype).float(), dim=-1)
+    plain = (fp32 @ fp32.transpose(1, 2) - oracle).abs().max()
+    features = torch.eye(49)[None]  # what is averaged is then the weights themselves
+    kept = torch.where(oracle >= 0.4, oracle, 0.0)
+    weights = kept / (kept.sum(dim=-1, keepdim=True) + 1e-6)
+    got = aggregate(features, similarity(rows.to(dtype)), 0.4)
+    assert (got - weights).abs().max() < 2 * plain + 2.0**-22
+
+
+def test_rows_of_zeros_and_of_tiny_numbers_have_halves() -> None:
+    rows = torch.zeros(1, 8, 16)
+    rows[0, 1:4] = torch.randn(3, 16) * torch.tensor([1e-26, 1e-14, 1e18])[:, None]
+    pair, scale, _ = halves(rows)
+    assert torch.isfinite(pair).all() and torch.isfinite(scale).all()  # noqa: PT018
+    assert (pair[0, 0] == 0).all()
+    together = pair.double().sum(dim=2) * scale.double().unsqueeze(-1)
+    torch.testing.assert_close(together[0, 1:4], rows[0, 1:4].double(), rtol=1e-6, atol=2e-29)
 
 
 def test_guides_of_large_norm_neither_overflow_nor_lose_their_angle() -> None:
@@ -168,7 +199,7 @@ def test_a_batch_equals_its_singles() -> None:
     s = similarity(guide)
     attended, aggregated = calibrated_attention(key, value, s, 2), aggregate(features, s, 0.4)
     for i in range(2):
-        one = Similarity(guide[i : i + 1], s.inverse_norm[i : i + 1])
+        one = Similarity(*(tensor[i : i + 1] for tensor in s))
         assert torch.equal(
             attended[i : i + 1], calibrated_attention(key[:, i : i + 1], value[:, i : i + 1], one, 2)
         )

@@ -20,11 +20,8 @@ def launch(name: str, narrow: str, inputs: Sequence[Tensor], **attributes: float
     plugin = PLUGINS[name]
     kernel = plugin_kernel(name, narrow, attributes)
     sizes = {"batch": BATCH, "patches": PATCHES, **attributes}
-    dtypes = {"wide": torch.float32, "narrow": NARROW[narrow], "int": torch.int32}
-    outputs = [
-        torch.full([int(sizes[axis]) for axis in output.shape], -7, dtype=dtypes[output.kind])
-        for output in plugin.outputs
-    ]
+    dtypes = {"wide": torch.float32, "half": torch.float16, "narrow": NARROW[narrow], "int": torch.int32}
+    outputs = [torch.full(output.sizes(sizes), -7, dtype=dtypes[output.kind]) for output in plugin.outputs]
     integers = [sizes[integer.removeprefix("num_")] for integer in plugin.integers]
     assert [tensor.dtype for tensor in inputs] == [dtypes[kind] for kind in plugin.inputs.values()]
     assert all(tensor.is_contiguous() for tensor in inputs)
@@ -38,9 +35,8 @@ def tokens(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return (torch.randn(*shape) + 1.2 * torch.randn(*shape[:-2], 1, shape[-1])).to(dtype)
 
 
-def factors() -> tuple[Tensor, Tensor]:
-    guide = tokens(BATCH, PATCHES, WIDTH)
-    return guide, guide.norm(dim=-1).reciprocal()
+def factors(guide: Tensor) -> list[Tensor]:
+    return launch("halves", "fp32", (guide,), width=WIDTH)
 
 
 def reference(name: str, inputs: Sequence[Tensor], dtype: torch.dtype, **attributes: float) -> list[Tensor]:
@@ -51,8 +47,8 @@ def reference(name: str, inputs: Sequence[Tensor], dtype: torch.dtype, **attribu
 
 def test_anomaly_scores() -> None:
     features = tokens(BATCH, PATCHES, WIDTH)
-    inputs = (features, features.mean(dim=1))
-    distance, neighbors = launch("k_distance", "fp32", inputs, width=WIDTH, neighbors=30)
+    inputs = factors(features - features.mean(dim=1, keepdim=True))
+    distance, neighbors, _ = launch("k_distance", "fp32", inputs, width=WIDTH, neighbors=30)
     plain, expected = reference("k_distance", inputs, torch.float32, neighbors=30)
     oracle, _ = reference("k_distance", inputs, torch.float64, neighbors=30)
     assert_within_budget(distance, plain, oracle)
@@ -75,20 +71,37 @@ def test_resolution() -> None:
 
 @pytest.mark.parametrize("narrow", NARROW)
 def test_aggregate(narrow: str) -> None:
-    inputs = (tokens(BATCH, PATCHES, WIDTH, dtype=NARROW[narrow]), *factors())
-    (got,) = launch("aggregate", narrow, inputs, width=WIDTH, floor=0.4)
+    inputs = (
+        tokens(BATCH, PATCHES, WIDTH, dtype=NARROW[narrow]),
+        *factors(tokens(BATCH, PATCHES, WIDTH)),
+    )
+    got, _ = launch("aggregate", narrow, inputs, width=WIDTH, floor=0.4)
     (plain,) = reference("aggregate", inputs, torch.float32, floor=0.4)
     (oracle,) = reference("aggregate", inputs, torch.float64, floor=0.4)
     assert_within_budget(got, plain, oracle)
 
 
+def test_halves() -> None:
+    """Together they are the rows, nearly to the last bit of float32; the function's powers of two may be others."""
+    rows = tokens(BATCH, PATCHES, WIDTH)
+    for pair, scale, square in (factors(rows), reference("halves", (rows,), torch.float32)):
+        together = pair.double().sum(dim=2) * scale.double().unsqueeze(-1)
+        assert ((together - rows).abs() <= 2.0**-21 * rows.abs() + 2.0**-25 * scale.unsqueeze(-1)).all()
+        torch.testing.assert_close(square, rows.square().sum(dim=-1))
+
+
 @pytest.mark.parametrize("narrow", NARROW)
-def test_calibrated_attention(narrow: str) -> None:
-    guide, inverse_norm = factors()
-    mean = (guide * inverse_norm.unsqueeze(-1)).mean(dim=1).square().sum(dim=-1)
+def test_attention_by_key_and_by_similarity(narrow: str) -> None:
+    guide = tokens(BATCH, PATCHES, WIDTH)
+    mean = torch.nn.functional.normalize(guide, dim=-1).mean(dim=1).square().sum(dim=-1)
     pair = [tokens(2, BATCH, PATCHES, WIDTH, dtype=NARROW[narrow]) for _ in range(2)]
-    inputs = (*pair, guide, inverse_norm, mean)
-    got, _ = launch("calibrated_attention", narrow, inputs, width=WIDTH, heads=HEADS)
-    (plain,) = reference("calibrated_attention", inputs, torch.float32, heads=HEADS)
-    (oracle,) = reference("calibrated_attention", inputs, torch.float64, heads=HEADS)
+    by_key, value = launch("attend_by_key", narrow, pair, width=WIDTH, heads=HEADS)
+    plain, plain_value = reference("attend_by_key", pair, torch.float32, heads=HEADS)
+    oracle, _ = reference("attend_by_key", pair, torch.float64, heads=HEADS)
+    assert_within_budget(by_key, plain, oracle)
+    assert torch.equal(value, plain_value)
+    inputs = (value, *factors(guide), mean, by_key)
+    got, _ = launch("attend_by_similarity", narrow, inputs, width=WIDTH)
+    (plain,) = reference("attend_by_similarity", inputs, torch.float32)
+    (oracle,) = reference("attend_by_similarity", inputs, torch.float64)
     assert_within_budget(got, plain, oracle)
