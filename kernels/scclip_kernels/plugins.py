@@ -15,8 +15,6 @@ from scclip_kernels.variants import Variant
 
 # The least that a launch gets without asking the driver for more, which TensorRT is not known to do.
 MAX_SHARED_BYTES = 48 << 10
-# With the width a constant the wider block spills on sm_89.
-_K_DISTANCE = anomaly.SIZES | {"BLOCK_N": 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +102,9 @@ def _k_distance(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # no
         "WIDTH": int(attributes["width"]),
         "NEIGHBORS": neighbors,
         "TOP": next_power_of_2(neighbors),
-        **_K_DISTANCE,
+        **anomaly.LONG,
     }
-    return plugin_kernels._k_distance_plugin, constants, (_K_DISTANCE["BLOCK_M"], 0)
+    return plugin_kernels._k_distance_plugin, constants, (anomaly.LONG["BLOCK_M"], 0)
 
 
 def _anomaly_score(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001

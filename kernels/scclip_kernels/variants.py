@@ -138,9 +138,10 @@ def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
     yield _variant("mean_similarity", affinity._mean_similarity_kernel, types, constants, **widths)
     types = halved | {"near": "*i32", "k_distance": "*fp32", "neighbors": "*i32"}
     sizes = {
-        "k_distance": (anomaly.SIZES, None, (True, False)),
+        "k_distance": (anomaly.SIZES, None, (True,)),
         "k_distance_hopper": (anomaly.HOPPER, _HOPPER, (True,)),
     }
+    sizes["k_distance_long"] = anomaly.LONG, None, (False,)
     sizes["k_distance_hopper_few"] = anomaly.HOPPER_FEW, _HOPPER, (True,)
     for name, (chosen, targets, forms) in sizes.items():
         blocks, launch = _launch_of(chosen)

@@ -34,7 +34,7 @@ NARROW = {"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_D": 32, "BLOCK_K": 32, "num_warps
 HOPPER = {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_D": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
 HOPPER_LONG = HOPPER | {"BLOCK_D": 32, "BLOCK_K": 32}
 # Products with fp32 features run without tensor cores and take more registers.
-WIDE = {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_D": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 2}
+WIDE = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 2}
 MEAN_BLOCK_N = 32
 MEAN_BLOCK_D = 64
 

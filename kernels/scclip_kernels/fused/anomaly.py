@@ -29,6 +29,7 @@ from scclip_kernels.fused._launch import (
 from scclip_kernels.fused.halves import gram_block, halves
 
 SIZES = {"BLOCK_M": 32, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 2}
+LONG = SIZES | {"BLOCK_N": 64}  # for more patches than two blocks: what waits between blocks takes registers
 # Compute capability 9.0, by measurement (docs/kernels.md): rows of one block, and those of few windows, where smaller
 # blocks occupy more of the GPU.
 HOPPER = {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
@@ -36,7 +37,7 @@ HOPPER_FEW = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num
 FEW_PROGRAMS = 64
 SCORE_BLOCK = 32
 MAX_NEIGHBORS = 64
-"""Below 2 BLOCK_N - 1, so that every block but the first finds k before it."""
+"""Below 2 BLOCK_N - 1 of every size, so that every block but the first finds k before it."""
 NONE = tl.constexpr(0x7FFFFFFF)  # above the bits of any distance
 
 
@@ -195,7 +196,7 @@ def _anomaly_score_kernel(
 def launch_sizes(features: Tensor) -> dict[str, int]:
     """Return the constants of `_k_distance_kernel` but TOP, and launch options, for features (B, N, D)."""
     batch, patches, _ = features.shape
-    sizes = SIZES
+    sizes = SIZES if patches <= 2 * SIZES["BLOCK_N"] else LONG
     if is_hopper(features.device) and patches <= 2 * HOPPER["BLOCK_N"]:
         few = batch * triton.cdiv(patches, HOPPER["BLOCK_M"]) < FEW_PROGRAMS
         sizes = HOPPER_FEW if few else HOPPER

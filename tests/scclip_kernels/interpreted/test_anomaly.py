@@ -17,6 +17,7 @@ def large_blocks(monkeypatch) -> None:
     """Fewer programs: the interpreter's time goes by programs. Small cases run the sizes that are shipped."""
     monkeypatch.setitem(SIZES, "BLOCK_M", 128)
     monkeypatch.setitem(SIZES, "BLOCK_K", 64)
+    monkeypatch.setattr("scclip_kernels.fused.halves.ROWS", 128)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
