@@ -275,8 +275,20 @@ def document_tables(reports: Sequence[Row]) -> dict[str, str]:
     }
 
 
+# What stands in the README, beside every backend: the others say what each step brings, and are on the GPU page.
+SHORT = (
+    "naive eager fp16",
+    "eager fp16",
+    "eager fp16, CUDA graph",
+    "compiled fp16, CUDA graph",
+    "runtime over compiled fp16",
+    "runtime over kernels, compiled fp16",
+)
+
+
 def short_table(rows: Sequence[Row], queries: int = 150) -> str:
-    """One photo, host to host, by model: each contender beside the naive baseline, the slowest first."""
+    """One photo, host to host, by model: contenders of `SHORT` and backends, the slowest first."""
+    rows = [row for row in rows if "bundle" in row or row.get("contender") in SHORT]
     lines = []
     for arch in dict.fromkeys(row["arch"] for row in rows if row["question"] == "image"):
         found = _p50(rows, question="image", arch=arch, queries=queries)[::-1]

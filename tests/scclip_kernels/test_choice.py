@@ -1,7 +1,9 @@
 """Which kernels run: what was asked for, or what the table says."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,9 +22,22 @@ def table(**milliseconds: tuple[float, float]) -> dict:
     return {"format_version": 1, "measured_on": {"gpu": "made up"}, "choices": rows, "unsound": []}
 
 
-def test_auto_is_plain_torch_until_something_is_measured() -> None:
-    assert measured()["measured_on"] is None
-    assert not faster_in_triton(measured(), "fp16", 196, 6)
+def test_the_table_that_ships_is_a_measurement() -> None:
+    """Of benchmarks/gpu.py; fp16 runs in Triton at every size there is, float32 at many windows in torch."""
+    results = Path(__file__).parents[2] / "benchmarks/results"
+    written = [json.loads(path.read_text("utf-8")) for path in results.glob("gpu-kernels-*.json")]
+    assert measured() in written
+    assert measured()["measured_on"]["gpu"]["compute_capability"] == "9.0"
+    assert measured()["unsound"] == []
+    sizes = {(row["patches"], row["windows"]) for row in measured()["choices"] if row["precision"] == "fp16"}
+    assert {(196, 6), (256, 32), (1024, 1), (2304, 1)} <= sizes
+    assert all(faster_in_triton(measured(), "fp16", *size) for size in sizes)
+    assert not faster_in_triton(measured(), "fp32", 196, 32)
+
+
+def test_auto_is_plain_torch_where_nothing_was_measured() -> None:
+    empty = {"format_version": 1, "measured_on": None, "choices": [], "unsound": []}
+    assert not faster_in_triton(empty, "fp16", 196, 6)
 
 
 def test_the_nearest_size_decides() -> None:
