@@ -3,7 +3,9 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace scclip {
 namespace {
@@ -137,11 +139,19 @@ std::string OneLine(const std::string& text, std::size_t length) {
 }
 
 std::string OrtReason(const std::string& message) {
-    // "FILE:LINE FUNCTION [ONNXRuntimeError] : 1 : FAIL : Failed to load library PATH with error: REASON", or
-    // "FILE:LINE FUNCTION CONDITION was false. REASON"
-    for (const std::string before : {" with error: ", " was false. "}) {
-        const std::size_t at = message.rfind(before);
-        if (at != std::string::npos) return message.substr(at + before.size());
+    // "FILE:LINE FUNCTION [ONNXRuntimeError] : 1 : FAIL : " before
+    //     Failed to load library PATH with error: REASON
+    //     FILE:LINE Parse Failed to parse provider option "device_id": [FILE:LINE FUNCTION] REASON
+    // or "FILE:LINE FUNCTION CONDITION was false. REASON"; CUDA's reasons end in "; GPU=0 ; hostname=... ; file=...".
+    static const std::pair<const char*, bool> marks[] = {{"Invalid device ID", true},
+                                                         {" with error: ", false},
+                                                         {"option \"device_id\": ", false},
+                                                         {" was false. ", false}};
+    for (const auto& [mark, kept] : marks) {
+        const std::size_t at = message.rfind(mark);
+        if (at == std::string::npos) continue;
+        const std::string reason = message.substr(kept ? at : at + std::strlen(mark));
+        return reason.substr(0, reason.find(" ; GPU="));
     }
     return message;
 }

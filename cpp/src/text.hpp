@@ -29,7 +29,7 @@ std::string Join(const std::vector<std::string>& parts, const char* separator = 
 /// White space collapsed, at most `length` characters (of UTF-8, never cut inside one).
 std::string OneLine(const std::string& text, std::size_t length);
 
-/// The reason at the end of an error of ONNX Runtime's, without its files, functions and conditions.
+/// The reason in an error of ONNX Runtime's, without its files, functions and conditions, and without the host's name.
 std::string OrtReason(const std::string& message);
 
 /// A name that fits a message: the first characters and "…" if it has more than 40.

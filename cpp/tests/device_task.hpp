@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "device_encoder.hpp"
@@ -115,6 +116,51 @@ struct Task {
         return encoder.Segment(image, input, [&] { return Plan(); });
     }
 
+    /// The highest logit of a class at a pixel, in double precision; minus infinity for no class.
+    double Logit(const scclip::DecodePlan& plan, std::size_t pixel, int label) const {
+        const auto place = [](const scclip::Axis& axis, int rank) {
+            return static_cast<int>(std::find(axis.rank.begin(), axis.rank.end(), rank) - axis.rank.begin());
+        };
+        const auto width = static_cast<std::size_t>(plan.columns.length());
+        const std::size_t y = pixel / width, x = pixel % width;
+        double best = -std::numeric_limits<double>::infinity();
+        for (std::size_t q = 0; q < query_class.size(); ++q) {
+            if (query_class[q] != label) continue;
+            double value = 0;
+            for (std::size_t i = plan.rows.begin[y]; i < plan.rows.begin[y + 1]; ++i) {
+                for (std::size_t j = plan.columns.begin[x]; j < plan.columns.begin[x + 1]; ++j) {
+                    const int row = place(plan.rows, plan.rows.weights[i].cell);
+                    const int column = place(plan.columns, plan.columns.weights[j].cell);
+                    const int window = row / plan.grid_rows * plan.window_columns + column / plan.grid_columns;
+                    const int patch = (window * plan.grid_rows + row % plan.grid_rows) * plan.grid_columns +
+                                      column % plan.grid_columns;
+                    double cosine = 0;
+                    for (std::size_t e = 0; e < kEmbed; ++e) {
+                        cosine += static_cast<double>(features[static_cast<std::size_t>(patch) * kEmbed + e]) *
+                                  static_cast<double>(text[q * kEmbed + e]);
+                    }
+                    value += static_cast<double>(plan.rows.weights[i].weight) *
+                             static_cast<double>(plan.columns.weights[j].weight) * cosine;
+                }
+            }
+            best = std::max(best, value * input.logit_scale);
+        }
+        return best;
+    }
+
+    /// How many labels differ where the two classes do not tie: float32 rounds cosines by some 1e-7.
+    template <typename Label>
+    std::size_t Wrong(const std::vector<Label>& found, const std::vector<Label>& expected) const {
+        const scclip::DecodePlan plan = Plan();
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            if (found[i] == expected[i]) continue;
+            const double gap = std::abs(Logit(plan, i, found[i]) - Logit(plan, i, expected[i]));
+            wrong += !(gap < 1e-6 * input.logit_scale);
+        }
+        return wrong;
+    }
+
     void Check(const scclip::DeviceEncoder& encoder) const {
         const scclip::Decoded expected = scclip::Decode(input, Plan());
         REQUIRE(encoder.CanSegment(input));
@@ -124,13 +170,10 @@ struct Task {
             REQUIRE(found.wide_labels.size() == expected.wide_labels.size());
             REQUIRE(found.confidence.size() == expected.confidence.size());
             CHECK(found.unlabelled == expected.unlabelled);
-            std::size_t wrong = 0;
-            for (std::size_t i = 0; i < found.labels.size(); ++i) wrong += found.labels[i] != expected.labels[i];
-            for (std::size_t i = 0; i < found.wide_labels.size(); ++i) {
-                wrong += found.wide_labels[i] != expected.wide_labels[i];
-            }
-            // Kernels add in another order, those of the tests in double precision: where two classes tie may differ.
-            CHECK(wrong <= (expected.labels.size() + expected.wide_labels.size()) / 500);
+            const std::size_t wrong =
+                Wrong(found.labels, expected.labels) + Wrong(found.wide_labels, expected.wide_labels);
+            // A probability may tie with its threshold too.
+            CHECK(wrong <= (expected.labels.size() + expected.wide_labels.size()) / 1000);
             float gap = 0;
             for (std::size_t i = 0; i < found.confidence.size(); ++i) {
                 gap = std::max(gap, std::abs(found.confidence[i] - expected.confidence[i]));

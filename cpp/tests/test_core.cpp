@@ -63,9 +63,16 @@ TEST_CASE("of ONNX Runtime's words the reason is kept") {
     CHECK(OrtReason("provider_bridge_ort.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
                     "/opt/libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared object") ==
           "libcudnn.so.9: cannot open shared object");
-    CHECK(OrtReason("cuda_execution_provider_info.cc:63 FromProviderOptions() 0 <= info.device_id && info.device_id < "
-                    "num_devices was false. Invalid device ID: 63, must be between 0 (inclusive) and 1 (exclusive).") ==
-          "Invalid device ID: 63, must be between 0 (inclusive) and 1 (exclusive).");
+    const std::string before =
+        "/src/cuda_execution_provider_info.cc:63 static Info Info::FromProviderOptions(const ProviderOptions&) "
+        "[ONNXRuntimeError] : 1 : FAIL : provider_options_utils.h:187 Parse Failed to parse provider option "
+        "\"device_id\": ";
+    const std::string invalid = "Invalid device ID: 63, must be between 0 (inclusive) and 1 (exclusive).";
+    CHECK(OrtReason(before + invalid) == invalid);
+    CHECK(OrtReason(before + "/src/cuda_execution_provider_info.cc:71 operator() " + invalid) == invalid);
+    CHECK(OrtReason(before + "CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=a ; file=b") ==
+          "CUDA failure 100: no CUDA-capable device is detected");
+    CHECK(OrtReason("/src/file.cc:7 void Function(int) count == 1 was false. Too many.") == "Too many.");
     CHECK(OrtReason("no more than this") == "no more than this");
 }
 
