@@ -1,7 +1,8 @@
 """Which kernels the torch model runs: plain torch, Triton, or what was measured to be faster.
 
-`choice.json` is the table that `benchmarks/gpu.py` wrote on an H100; on another GPU it is the best guess there is. Its times
-are of single calls, launches from Python included. A table without a measurement (`measured_on` null) means plain torch.
+`choice.json` is the table that `benchmarks/gpu.py` wrote on an H100; on another GPU it is the best guess there is. Its
+times are of single calls, launches from Python included. A table without a measurement (`measured_on` null) means plain
+torch.
 """
 
 import json

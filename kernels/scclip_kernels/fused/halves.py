@@ -97,13 +97,13 @@ def gram_block(
         a_lo = tl.load(a_row + width + k[None, :], mask=a_valid, other=0.0)
         b_hi = tl.load(b_column + k[:, None], mask=b_valid, other=0.0)
         b_lo = tl.load(b_column + width + k[:, None], mask=b_valid, other=0.0)
-        g = tl.dot(a_hi, b_hi, g)
+        g = tl.dot(a_hi, b_hi, g, input_precision="ieee")
         if CHAINED:
-            g = tl.dot(a_hi, b_lo, g)
-            g = tl.dot(a_lo, b_hi, g)
+            g = tl.dot(a_hi, b_lo, g, input_precision="ieee")
+            g = tl.dot(a_lo, b_hi, g, input_precision="ieee")
         else:
-            above = tl.dot(a_hi, b_lo, above)
-            below = tl.dot(a_lo, b_hi, below)
+            above = tl.dot(a_hi, b_lo, above, input_precision="ieee")
+            below = tl.dot(a_lo, b_hi, below, input_precision="ieee")
     return g if CHAINED else g + (above + below)
 
 
