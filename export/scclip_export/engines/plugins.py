@@ -38,12 +38,17 @@ def has_plugins(encoder: EncoderSpec) -> bool:
 
 
 def table_prefers(precision: str, *, patches: int, windows: int) -> bool:
-    """Whether the measured table (`scclip_kernels.choice`) finds the kernels faster; False without torch to read it."""
+    """Whether engines with our kernels were measured to be faster; False without torch to read the table.
+
+    That is `engines` of `scclip_kernels.choice`'s table, which nobody has measured yet. What torch gains from the
+    kernels says nothing of TensorRT, which fuses the plain graph in ways of its own.
+    """
     if importlib.util.find_spec("torch") is None:
         return False
     from scclip_kernels.choice import faster_in_triton, measured
 
-    return faster_in_triton(measured(), precision, patches, windows)
+    engines = measured().get("engines")
+    return engines is not None and faster_in_triton(engines, precision, patches, windows)
 
 
 def check_plugins(trt: Any) -> None:
