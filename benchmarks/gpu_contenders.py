@@ -28,7 +28,6 @@ class Contender:
         method: `scclip`, or `none` for the plain encoder.
         batches: numbers of windows that it is timed at.
         photo: whether whole images are timed too.
-        runtime: whether the runtime's own path is timed around it.
         needs: seconds that a row may take beyond what every row does; see `Run.wants`.
     """
 
@@ -38,7 +37,6 @@ class Contender:
     method: str = "scclip"
     batches: tuple[int, ...]
     photo: bool = True
-    runtime: bool = False
     needs: float = 0.0
 
 
@@ -103,16 +101,7 @@ def eager_contenders(subject: Subject) -> Iterator[Contender]:
         few = tuple(b for b in batches if b <= 6) if precision == "fp32" else batches
         make = partial(_eager, subject, precision, method, options)
         photo = method == "scclip"
-        runtime = photo and run.clock.on_gpu and precision == "fp16"
-        return Contender(
-            name=name,
-            precision=precision,
-            method=method,
-            make=make,
-            batches=few,
-            photo=photo,
-            runtime=runtime,
-        )
+        return Contender(name=name, precision=precision, method=method, make=make, batches=few, photo=photo)
 
     yield of("eager fp32", "fp32")
     for precision in narrow:
@@ -148,7 +137,6 @@ def compiled_contenders(subject: Subject) -> Iterator[Contender]:
             make=make,
             batches=sizes,
             photo=photo,
-            runtime=photo,
             needs=COMPILATION if on_gpu else 0.0,
         )
 

@@ -145,7 +145,8 @@ def _jobs(subject: Subject, contender: Contender, base: Row) -> Iterator[tuple[R
         for count in subject.text if contender.photo else ():
             row = own | {"question": "image", "windows": windows, "queries": count}
             yield row, graph, partial(_time_image, subject, row)
-    for count in subject.text if contender.runtime else ():
+    in_runtime = contender.photo and contender.precision == "fp16" and subject.run.clock.on_gpu
+    for count in subject.text if in_runtime else ():
         named = base | {"contender": f"runtime over {contender.name}"}
         row = named | {"question": "image", "windows": windows, "queries": count}
         yield row, True, partial(_time_runtime, subject, row)
@@ -201,13 +202,12 @@ def measure_overhead(subject: Subject) -> None:
     common = {"question": "runtime", "arch": subject.arch, "contender": "without the encoder"}
     for queries in subject.text:
         base = common | {"method": "scclip", "windows": len(subject.photo.tiling), "queries": queries}
-        if _cuda_python():
-            run.attempt(base, partial(_time_overhead, subject, queries))
-        elif run.found(base) is None:
-            run.add(base | {"skipped": "cuda-python is not here"})
+        run.attempt(base, partial(_time_overhead, subject, queries))
 
 
 def _time_overhead(subject: Subject, queries: int) -> Row:
+    if not _cuda_python():
+        return {"skipped": "cuda-python is not here"}
     from gpu_runtime import overhead_row
 
     return overhead_row(subject, queries)

@@ -139,8 +139,7 @@ class TensorrtRtx:
                 raise ExportError(
                     f"--compute-capability {capability}: TensorRT-RTX {self.trt.__version__} builds for "
                     f"{', '.join(known)}; leave the option out for an engine that runs on "
-                    f"{' and '.join((', '.join(RTX_CAPABILITIES[:-1]), '12.0 or later'))}, or use --tensorrt on that "
-                    "machine"
+                    f"{', '.join(RTX_CAPABILITIES[:-1])} and 12.0 or later, or use --tensorrt on that machine"
                 )
         self.capabilities = request.compute_capabilities or RTX_CAPABILITIES
         return Target(compute_capabilities=self.capabilities)

@@ -31,7 +31,8 @@ class EngineRequest:
         library: which of the two builds.
         precisions: of the encoders to build from; empty: the first of fp16, bf16 and fp32 that the bundle holds.
         grids: `window` or `HxW` in pixels; empty: the windows and every fixed size.
-        compute_capabilities: `8.9`, …, for TensorRT-RTX; empty: its portable engine, `libraries.RTX_CAPABILITIES`.
+        compute_capabilities: `8.9`, …, for TensorRT-RTX; empty: its portable engine, for
+            `scclip_rt.engines.RTX_CAPABILITIES`.
         opt_batch: the batch to tune for; None: six windows, one whole image.
         opt_queries: the number of queries to tune for; None: 150.
         workspace: most device memory that a layer may use while it runs, in MiB; None: the library's own limit.
