@@ -54,10 +54,10 @@ format: $(VENV)/.dev  ## let ruff and clang-format rewrite
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(VENV)/.dev  ## one photo against the naive eager baseline
-	$(BIN)/python benchmarks/photo.py
+	$(BIN)/python -m benchmarks.cpu.photo
 
 bench-all: $(VENV)/.dev  ## every CPU benchmark, tables and plots (half an hour, on a quiet machine)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/all.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/cpu/all.sh
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist demo-output

@@ -63,7 +63,7 @@ def bundle(
     model: str, work: Path, *, calibration: str = "scclip", precisions: tuple[str, ...] = PRECISIONS
 ) -> Path:
     """A bundle with windows and, if calibrated, a dynamic grid in each precision; exported if it is not there."""
-    from scclip_export.cli import run
+    from scclip_export.cli.main import run
 
     name = model if calibration == "scclip" else f"{model}-{calibration}"
     path = work / f"{name}.scclip"

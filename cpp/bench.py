@@ -49,8 +49,8 @@ def make_inputs(folder: Path, bundle: str, queries: int) -> tuple[str, str]:
     """A 375×500 photo and a vocabulary of random unit vectors: the work does not depend on what they mean."""
     from PIL import Image
 
-    from scclip_rt.bundle import Bundle
-    from scclip_rt.vocabulary import Vocabulary, save_vocabulary
+    from scclip_rt.bundle.bundle import Bundle
+    from scclip_rt.vocabulary.file import Vocabulary, save_vocabulary
     from synthetic import scene
 
     opened = Bundle.open(bundle)

@@ -74,7 +74,7 @@ built=$SECONDS
 # The exported bundle is kept until the exporter, the kernels or the weights change.
 if [[ -z $bundle ]]; then
     bundle=$build/bundle/tiny.scclip
-    key=$(cat export/scclip_export/*.py kernels/scclip_kernels/*.py tests/synthetic.py scclip_rt/schema/*.json | sha256sum)
+    key=$(cat $(git ls-files export kernels tests/synthetic.py scclip_rt/bundle/schema) | sha256sum)
     if [[ ! -d $bundle || $(cat "$build/bundle/key" 2>/dev/null) != "$key" ]]; then
         rm -rf "$build/bundle"
         mkdir -p "$build/bundle"

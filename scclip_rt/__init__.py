@@ -24,12 +24,12 @@ from scclip_rt.errors import (
 )
 
 if TYPE_CHECKING:
-    from scclip_rt.bundle import Bundle
+    from scclip_rt.bundle.bundle import Bundle
     from scclip_rt.encoded import Encoded
-    from scclip_rt.images import load_image
+    from scclip_rt.image.load import load_image
     from scclip_rt.segmentation import Segmentation
     from scclip_rt.segmenter import Segmenter
-    from scclip_rt.vocabulary import Vocabulary
+    from scclip_rt.vocabulary.file import Vocabulary
 
 __version__ = "0.1.0"
 
@@ -50,12 +50,12 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Bundle": "scclip_rt.bundle",
+    "Bundle": "scclip_rt.bundle.bundle",
     "Encoded": "scclip_rt.encoded",
     "Segmentation": "scclip_rt.segmentation",
     "Segmenter": "scclip_rt.segmenter",
-    "Vocabulary": "scclip_rt.vocabulary",
-    "load_image": "scclip_rt.images",
+    "Vocabulary": "scclip_rt.vocabulary.file",
+    "load_image": "scclip_rt.image.load",
 }
 
 

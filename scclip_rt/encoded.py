@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.geometry import Tiling
-from scclip_rt.preparation import PreparedImage
+from scclip_rt.image.geometry import Tiling
+from scclip_rt.image.preparation import PreparedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.classes import shorten
+from scclip_rt.vocabulary.classes import shorten
 
 if TYPE_CHECKING:
     from PIL import ImageFont
 
-    from scclip_rt._best import Labels
+    from scclip_rt.decode.best import Labels
 
 Colour = tuple[int, ...]
 

@@ -14,7 +14,7 @@ from scclip_rt.errors import ImageError, OptionError
 from scclip_rt.files import atomic_path
 
 if TYPE_CHECKING:
-    from scclip_rt._best import Labels
+    from scclip_rt.decode.best import Labels
 
 UNLABELLED = "(unlabelled)"
 """What pixels without a class are called in shares and legends."""

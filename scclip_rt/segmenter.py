@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt._device_path import device_path
 from scclip_rt.backends import EncoderBackend, open_backend
-from scclip_rt.bundle import Bundle
-from scclip_rt.decode import decode, decode_plan
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.decode.decode import decode, decode_plan
+from scclip_rt.decode.pamr import pamr_affinity
+from scclip_rt.decode.settings import DecodeOptions
+from scclip_rt.device_stream import device_path
 from scclip_rt.encoded import Encoded
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
-from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS
-from scclip_rt.options import DecodeOptions
-from scclip_rt.pipeline import Outcome, Stages, Timings, run_pipeline
-from scclip_rt.preparation import Preparation, PreparedImage
-from scclip_rt.refine import pamr_affinity
-from scclip_rt.resolve import EmbeddingOptions, check_model, resolve_vocabulary
+from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
+from scclip_rt.image.preparation import Preparation, PreparedImage
 from scclip_rt.segmentation import Segmentation
-from scclip_rt.vocabulary import Vocabulary
+from scclip_rt.stream import Outcome, Stages, Timings, run_pipeline
+from scclip_rt.vocabulary.file import Vocabulary
+from scclip_rt.vocabulary.open import EmbeddingOptions, check_model, resolve_vocabulary
 
 if TYPE_CHECKING:
-    from scclip_rt.images import ImageSource
+    from scclip_rt.image.load import ImageSource
 
 
 class Segmenter:

@@ -70,7 +70,7 @@ def tiny_checkpoint(tiny_state: dict[str, Tensor], tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def export_cli() -> Callable[..., int]:
     """Run `scclip-export` in this process; return its exit code."""
-    from scclip_export.cli import run
+    from scclip_export.cli.main import run
 
     def call(*arguments: str | Path) -> int:
         return run([str(argument) for argument in arguments])
@@ -104,7 +104,7 @@ def micro_bundle(
 
 @pytest.fixture(scope="session")
 def _micro_clip(micro_state: dict[str, Tensor]) -> torch.nn.Module:
-    from scclip_export.architecture import build_clip, infer_architecture
+    from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 
     architecture, _ = infer_architecture(micro_state, {})
     return build_clip(architecture, micro_state)

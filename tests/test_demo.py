@@ -8,10 +8,10 @@ from PIL import Image
 
 import scclip_rt
 from scclip_rt import Bundle, Segmenter
-from scclip_rt.classes import parse_classes
 from scclip_rt.cli import run
 from scclip_rt.demo.scenes import CLASSES
 from scclip_rt.demo.scenes import test_scene as held_out_scene
+from scclip_rt.vocabulary.classes import parse_classes
 
 PACKAGE = Path(scclip_rt.__file__).parent
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from naive_scclip import NaiveScclip
 from safetensors.numpy import save_file
 from skimage import data
 
+from benchmarks.naive_scclip import NaiveScclip
 from scclip_rt import Segmenter
 from synthetic import clip_state_dict
 
@@ -43,8 +43,8 @@ def test_a_photo_is_segmented_at_batch_one_and_six_alike(
 def _naive_labels(checkpoint: Path, photo: np.ndarray, segmenter: Segmenter) -> np.ndarray:
     import torch
 
-    from scclip_export.architecture import build_clip, infer_architecture
-    from scclip_export.checkpoint import load_checkpoint
+    from scclip_export.checkpoint.architecture import build_clip, infer_architecture
+    from scclip_export.checkpoint.read import load_checkpoint
 
     state = load_checkpoint(checkpoint).state
     architecture, _ = infer_architecture(state, {})

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scclip_rt.cli import run
-from scclip_rt.vocabulary import load_vocabulary
+from scclip_rt.vocabulary.file import load_vocabulary
 from synthetic import scene
 
 DATA = Path(__file__).parent / "data"

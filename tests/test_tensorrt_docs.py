@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from scclip_export.cli import build_parser
+from scclip_export.cli.main import build_parser
 from scclip_export.engines import EngineRequest
 from scclip_export.engines.build import profile_shape
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs/tensorrt.md").read_text("utf-8")

@@ -1,6 +1,6 @@
 """TF32 has the mantissa of float16: no float32 product may run in it, wherever one is asked for.
 
-ONNX Runtime's providers and the torch set-up of benchmarks/gpu.py have tests beside theirs.
+ONNX Runtime's providers and the torch set-up of benchmarks/gpu have tests beside theirs.
 """
 
 import ast
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KERNELS = sorted((ROOT / "kernels/scclip_kernels/fused").glob("*.py"))
+KERNELS = sorted((ROOT / "kernels/scclip_kernels/triton").glob("*.py"))
 SOURCES = [
     path
     for folder in ("scclip_rt", "export", "kernels", "benchmarks")

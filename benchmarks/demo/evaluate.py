@@ -25,11 +25,11 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from scclip_export.config import CalibrationConfig, Method, calibration_for
-from scclip_export.encoder import CalibratedEncoder
-from scclip_rt.decode import decode, decode_plan
+from scclip_export.model.calibration import CalibrationConfig, Method, calibration_for
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_rt.decode.decode import decode, decode_plan
 from scclip_rt.demo.scenes import CLASSES, HELD_OUT_PAIRS, TEST_SCENES, Scene, test_scene, tuning_scene
-from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape, whole_image_shape
+from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape, whole_image_shape
 
 WINDOW, SHORT_SIDE = 224, 336
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from scclip_export.cli import run
+from scclip_export.cli.main import run
 from scclip_rt import Segmentation, Segmenter
 from scclip_rt.demo.scenes import CLASSES, test_scene
 

@@ -18,7 +18,7 @@ import torch
 from checkpoint import load_checkpoint
 from evaluate import Evaluator, Score, calibration_from, class_embeddings, scenes
 
-from scclip_export.config import CalibrationConfig
+from scclip_export.model.calibration import CalibrationConfig
 
 RESIDUALS = (0.0, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
 FLOORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scclip_rt.cli import run
-from scclip_rt.vocabulary import load_vocabulary
+from scclip_rt.vocabulary.file import load_vocabulary
 
 REFUSED = (
     "--refine sharp", "--refine", "--precision magic", "--precision fp16", "--precision bf16 --backend onnxruntime",

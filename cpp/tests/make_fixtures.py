@@ -42,7 +42,7 @@ def export(folder: Path) -> None:
     """The tiny synthetic model as FOLDER/tiny.scclip."""
     from safetensors.numpy import save_file
 
-    from scclip_export.cli import run
+    from scclip_export.cli.main import run
 
     save_file(
         {name: np.array(value) for name, value in clip_state_dict("tiny").items()},

@@ -14,15 +14,15 @@ from unittest import mock
 
 from python_refusals import message_of
 
-from engine_files import add_engine, list_engines
-from scclip_kernels.variants import runtime_variants
+from scclip_kernels.aot.variants import runtime_variants
 from scclip_rt.backends import engine_choice
-from scclip_rt.backends.choice import Machine as HostMachine
-from scclip_rt.backends.choice import choose
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import Machine, Wanted, choose_engine, supports
+from scclip_rt.backends.choose import Machine as HostMachine
+from scclip_rt.backends.choose import choose
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import Machine, Wanted, choose_engine, supports
+from scclip_rt.bundle.manifest import GridSpec
 from scclip_rt.errors import BackendError
-from scclip_rt.manifest import GridSpec
+from stand_ins.engine_files import add_engine, list_engines
 from tiny_bundle import build_bundle, relist
 
 L4 = Machine(library="tensorrt", version="10.14.1.48", compute_capability="8.9", device="NVIDIA L4")

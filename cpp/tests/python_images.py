@@ -11,7 +11,7 @@ from fixture_arrays import Fixtures
 from PIL import Image, PngImagePlugin
 from python_refusals import message_of
 
-from scclip_rt.images import load_image
+from scclip_rt.image.load import load_image
 from synthetic import scene
 
 ORIENTATION = 0x0112

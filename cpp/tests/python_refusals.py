@@ -9,10 +9,10 @@ import numpy as np
 from fixture_arrays import unit
 
 from scclip_rt import Segmenter
-from scclip_rt.bundle import Bundle
-from scclip_rt.classes import find_background
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import ScclipError
-from scclip_rt.vocabulary import load_vocabulary
+from scclip_rt.vocabulary.classes import find_background
+from scclip_rt.vocabulary.file import load_vocabulary
 from tiny_bundle import build_bundle, edit_manifest, encoder_model, relist
 
 ENCODER, DATA = "encoder.fp32.onnx", "encoder.fp32.onnx.data"

@@ -11,12 +11,12 @@ from fixture_arrays import Fixtures, unit
 
 from scclip_rt import Segmenter
 from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
-from scclip_rt.bundle import Bundle
-from scclip_rt.classes import find_background, parse_classes
-from scclip_rt.decode import decode, decode_plan
-from scclip_rt.geometry import Tiling, resize
-from scclip_rt.refine import pamr_affinity
-from scclip_rt.vocabulary import Vocabulary, save_vocabulary
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.decode.decode import decode, decode_plan
+from scclip_rt.decode.pamr import pamr_affinity
+from scclip_rt.image.geometry import Tiling, resize
+from scclip_rt.vocabulary.classes import find_background, parse_classes
+from scclip_rt.vocabulary.file import Vocabulary, save_vocabulary
 from synthetic import scene
 from tiny_bundle import add_int8_encoder, build_bundle
 

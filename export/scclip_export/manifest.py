@@ -11,10 +11,10 @@ from typing import Any
 import onnx
 from torch import Tensor
 
-from scclip_export.config import CalibrationConfig, Geometry, Method
-from scclip_export.source import LoadedModel
+from scclip_export.checkpoint.load_model import LoadedModel
+from scclip_export.model.calibration import CalibrationConfig, Geometry, Method
 from scclip_rt.files import sha256_file
-from scclip_rt.geometry import MIN_PATCHES
+from scclip_rt.image.geometry import MIN_PATCHES
 
 FORMAT_VERSION = 1
 _DTYPES = {

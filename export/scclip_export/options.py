@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scclip_export.config import Method
+from scclip_export.checkpoint.load_model import Source
 from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
-from scclip_export.graph import MAX_OPSET, MIN_OPSET
+from scclip_export.model.calibration import Method
+from scclip_export.onnx.trace import MAX_OPSET, MIN_OPSET
 from scclip_export.quantize import Int8Options
 from scclip_export.quantize.fp8 import MIN_OPSET as FP8_MIN_OPSET
-from scclip_export.source import Source
 
 Progress = Callable[[str], None]
 

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scclip_export.encoder import CalibratedEncoder, TextEncoder
 from scclip_export.errors import ExportError
-from scclip_export.sessions import Runner, open_session
+from scclip_export.model.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.onnx.runners import Runner, open_session
 from scclip_kernels import anomaly_scores, cosine_similarity, neighbor_weights, outlier_indices, resolve
 
 _TIE = 1e-6  # similarities; outlier scores are compared relative to their size

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scclip_export.config import CalibrationConfig, Geometry, calibration_for
-from scclip_export.encoder import TextEncoder
+from scclip_export.checkpoint.load_model import LoadedModel, load_model
+from scclip_export.checkpoint.tokenizer import tokenizer_json
 from scclip_export.engines import add_engines, add_kernels, check_kernels, check_requests
-from scclip_export.engines.plugins import table_prefers
+from scclip_export.engines.plugins.build import table_prefers
 from scclip_export.errors import ExportError
-from scclip_export.graph import onnx_from_text_encoder
 from scclip_export.manifest import (
     EncoderEntry,
     GraphEntry,
@@ -23,6 +22,11 @@ from scclip_export.manifest import (
     text_model_sha256,
     write_manifest,
 )
+from scclip_export.model.calibration import CalibrationConfig, Geometry, calibration_for
+from scclip_export.model.encoder import TextEncoder
+from scclip_export.onnx.runners import open_session
+from scclip_export.onnx.shared_weights import share_weights
+from scclip_export.onnx.trace import onnx_from_text_encoder
 from scclip_export.options import ExportConfig, Progress
 from scclip_export.parity import (
     Parity,
@@ -33,19 +37,15 @@ from scclip_export.parity import (
     parity_table,
 )
 from scclip_export.quantize import CALIBRATION_OPTION
-from scclip_export.sessions import open_session
-from scclip_export.sharing import share_weights
-from scclip_export.source import LoadedModel, load_model
-from scclip_export.tokenizer import tokenizer_json
 from scclip_export.verification import image_files, verification_images, verification_windows
 from scclip_export.writers import PRECISIONS, EncoderJob, GridPlan
-from scclip_rt.classes import parse_classes
-from scclip_rt.embedding import embed_classes
 from scclip_rt.files import atomic_directory, check_replaceable
-from scclip_rt.geometry import MIN_PATCHES, resize
-from scclip_rt.templates import load_templates
-from scclip_rt.text import Tokenizer
-from scclip_rt.vocabulary import save_vocabulary
+from scclip_rt.image.geometry import MIN_PATCHES, resize
+from scclip_rt.vocabulary.classes import parse_classes
+from scclip_rt.vocabulary.embedding import embed_classes
+from scclip_rt.vocabulary.file import save_vocabulary
+from scclip_rt.vocabulary.templates import load_templates
+from scclip_rt.vocabulary.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_export.config import Geometry
 from scclip_export.errors import ExportError
-from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape
-from scclip_rt.images import IMAGE_SUFFIXES
+from scclip_export.model.calibration import Geometry
+from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
+from scclip_rt.image.load import IMAGE_SUFFIXES
 
 
 def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
@@ -44,7 +44,7 @@ def verification_images(directory: Path | None, *, count: int = 3) -> list[NDArr
     """
     if directory is None:
         return [generated_image(375, 500, seed) for seed in range(count)]
-    from scclip_rt.images import load_image
+    from scclip_rt.image.load import load_image
 
     return [load_image(path) for path in image_files(directory, "--verify-images")[:count]]
 

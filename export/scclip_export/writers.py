@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from scclip_export import plugin_nodes
-from scclip_export.config import CalibrationConfig, Geometry
-from scclip_export.encoder import CalibratedEncoder, attention_operator
+from scclip_export.checkpoint.load_model import LoadedModel
 from scclip_export.engines.libraries import FP8_CAPABILITY
+from scclip_export.engines.plugins import nodes as plugin_nodes
+from scclip_export.engines.plugins.functions import add_functions
 from scclip_export.errors import ExportError
-from scclip_export.fused import Operations
-from scclip_export.graph import check_dtypes, onnx_from_encoder
+from scclip_export.model.calibration import CalibrationConfig, Geometry
+from scclip_export.model.dtypes import FLOAT32, POLICIES, DtypePolicy
+from scclip_export.model.encoder import CalibratedEncoder, attention_operator
+from scclip_export.model.operations import Operations
+from scclip_export.onnx.runners import Runner, float16_runner, onnx_runner, rounding_runner
+from scclip_export.onnx.shared_weights import share_weights
+from scclip_export.onnx.trace import check_dtypes, onnx_from_encoder
 from scclip_export.options import ExportConfig, Progress
-from scclip_export.plugin_functions import add_functions
-from scclip_export.precision import FLOAT32, POLICIES, DtypePolicy
 from scclip_export.quantize import (
     Fp8Plan,
     Plan,
@@ -24,9 +27,6 @@ from scclip_export.quantize import (
     write_fp8,
     write_int8,
 )
-from scclip_export.sessions import Runner, float16_runner, onnx_runner, rounding_runner
-from scclip_export.sharing import share_weights
-from scclip_export.source import LoadedModel
 from scclip_kernels import Attention, scaled_attention
 
 

@@ -3,7 +3,6 @@
 Every function works on a batch of windows, each window by itself: a batch equals its singles.
 """
 
-from scclip_kernels.affinity import affinity, aggregate, cosine_similarity, unit_rows
 from scclip_kernels.anomaly import anomaly_scores, num_outliers, outlier_indices, squared_distances
 from scclip_kernels.attention import (
     Attention,
@@ -13,7 +12,8 @@ from scclip_kernels.attention import (
     similarity_attention,
     split_heads,
 )
-from scclip_kernels.resolution import neighbor_weights, resolve
+from scclip_kernels.outlier_repair import neighbor_weights, resolve
+from scclip_kernels.similarity import affinity, aggregate, cosine_similarity, unit_rows
 
 __all__ = [
     "Attention",

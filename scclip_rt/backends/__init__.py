@@ -12,8 +12,8 @@ from scclip_rt.backends.base import (
     GridChoice,
     TextBackend,
 )
-from scclip_rt.backends.choice import choose
-from scclip_rt.bundle import Bundle
+from scclip_rt.backends.choose import choose
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError, OptionError
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
 
 BACKENDS = MappingProxyType(
     {
-        "onnxruntime": "scclip_rt.backends.onnxruntime",
-        "openvino": "scclip_rt.backends.openvino",
+        "onnxruntime": "scclip_rt.backends.onnxruntime.encoder",
+        "openvino": "scclip_rt.backends.openvino.encoder",
         "tensorrt": "scclip_rt.backends.tensorrt",
         "tensorrt-rtx": "scclip_rt.backends.tensorrt_rtx",
     }
@@ -52,7 +52,7 @@ def open_backend(
 
     Args:
         bundle: an open bundle.
-        backend: a name of `BACKENDS`, or `auto`: see `scclip_rt.backends.choice`.
+        backend: a name of `BACKENDS`, or `auto`: see `scclip_rt.backends.choose`.
         device: `cpu`, `cuda:N`, or `auto`: a GPU if the provider asked for needs one, else the CPU.
         precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device; `fast` for the
             fastest that the bundle and the processor have.
@@ -96,7 +96,7 @@ def open_text_backend(bundle: Bundle, *, backend: str = "auto", threads: int | N
         BundleError: the graph is damaged or does not agree with bundle.json.
     """
     _check_options(backend, threads, None)
-    from scclip_rt.backends.onnxruntime import OnnxRuntimeText
+    from scclip_rt.backends.onnxruntime.encoder import OnnxRuntimeText
 
     return OnnxRuntimeText.open(bundle, threads=threads)
 

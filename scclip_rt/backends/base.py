@@ -6,8 +6,8 @@ from typing import Literal, NotRequired, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.bundle import Bundle
-from scclip_rt.manifest import EncoderSpec
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.manifest import EncoderSpec
 
 GridChoice = Literal["window", "whole"]
 

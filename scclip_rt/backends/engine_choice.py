@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from scclip_rt.backends.base import GridChoice
 from scclip_rt.backends.cuda import Device, load_driver
+from scclip_rt.backends.gpu import Gpu
 from scclip_rt.backends.selection import grid_encoders
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import (
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import (
     MODULES,
     Engine,
     Library,
@@ -19,7 +20,6 @@ from scclip_rt.engines import (
     read_engines,
 )
 from scclip_rt.errors import BackendError
-from scclip_rt.gpus import Gpu
 
 ENGINE_BACKENDS: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
 """Backends that run engines, the preferred first: TensorRT's are tuned on the GPU they run on."""
@@ -64,7 +64,8 @@ def fitting_engine(bundle: Bundle, *, device: str, precision: str, grid: GridCho
     Args:
         bundle: an open bundle.
         device: `auto`, `cuda` or `cuda:N`.
-        precision: a name, `auto` or `fast`; the last two take what comes first in `scclip_rt.engines.PREFERENCE`.
+        precision: a name, `auto` or `fast`; the last two take what comes first in
+            `scclip_rt.bundle.engine_fit.PREFERENCE`.
         grid: `window` or `whole`.
     """
     held = {engine.library for engine in read_engines(bundle) if isinstance(engine, Engine)}

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from scclip_rt.bundle.manifest import GraphSpec, TensorSpec
 from scclip_rt.errors import BundleError
-from scclip_rt.manifest import GraphSpec, TensorSpec
 
 GraphTensors = Mapping[str, tuple[str, tuple[int | str | None, ...]]]
 """Name → dtype as numpy calls it, and shape; what is no number is dynamic."""

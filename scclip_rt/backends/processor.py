@@ -4,7 +4,7 @@ import functools
 import math
 from pathlib import Path
 
-from scclip_rt._parallel import usable_cpus
+from scclip_rt.decode.threads import usable_cpus
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
 """Instruction sets with bf16 arithmetic that OpenVINO's CPU plugin uses."""

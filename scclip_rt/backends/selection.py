@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from scclip_rt.backends.base import GridChoice
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.errors import BackendError
-from scclip_rt.manifest import EncoderSpec
 
 DeviceKind = Literal["cpu", "cuda"]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from scclip_rt.backends.base import BackendInfo, EncoderRequest
 from scclip_rt.backends.cuda import Device, DeviceBuffer, Ledger, Stream, load_driver
-from scclip_rt.backends.device_encoder import DeviceEncoder
+from scclip_rt.backends.cuda.encoder import DeviceEncoder
 from scclip_rt.backends.engine_choice import choose_for_grids, machine_with
 from scclip_rt.backends.processor import default_threads
 from scclip_rt.backends.selection import batch_size
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import (
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import (
     Engine,
     Library,
     encoder_of,

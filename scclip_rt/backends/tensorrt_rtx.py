@@ -1,9 +1,9 @@
 """TensorRT-RTX: as `scclip_rt.backends.tensorrt`, with engines that need no GPU to be built."""
 
 from scclip_rt.backends.base import EncoderRequest
-from scclip_rt.backends.device_encoder import DeviceEncoder
+from scclip_rt.backends.cuda.encoder import DeviceEncoder
 from scclip_rt.backends.tensorrt import open_engine
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 
 
 def open_encoder(bundle: Bundle, request: EncoderRequest) -> DeviceEncoder:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from scclip_rt.backends import BACKENDS
+from scclip_rt.bundle.manifest import Precision
 from scclip_rt.errors import OptionError
-from scclip_rt.manifest import Precision
 
 DEFAULT_SIZE = (375, 500)
 """Height and width of a PASCAL VOC photo."""

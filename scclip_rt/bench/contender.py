@@ -16,7 +16,7 @@ from scclip_rt.bench.errors import BenchError
 from scclip_rt.bench.flops import Product, block_products, count_flops
 from scclip_rt.bench.gate import Gate, check, limits_for
 from scclip_rt.bench.inputs import bench_image, bench_vocabulary
-from scclip_rt.bundle import MANIFEST_FILE, Bundle
+from scclip_rt.bundle.bundle import MANIFEST_FILE, Bundle
 from scclip_rt.files import sha256_file
 from scclip_rt.segmenter import Segmenter
 

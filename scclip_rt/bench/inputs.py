@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scclip_rt.bench.case import Workload
 
 if TYPE_CHECKING:
-    from scclip_rt.bundle import Bundle
-    from scclip_rt.vocabulary import Vocabulary
+    from scclip_rt.bundle.bundle import Bundle
+    from scclip_rt.vocabulary.file import Vocabulary
 
 
 def bench_image(workload: Workload) -> NDArray[np.uint8]:
@@ -27,7 +27,7 @@ def bench_image(workload: Workload) -> NDArray[np.uint8]:
     """
     import cv2
 
-    from scclip_rt.images import load_image
+    from scclip_rt.image.load import load_image
 
     source = Path(workload.image) if workload.image is not None else packaged_scene()
     image = load_image(source)
@@ -56,7 +56,7 @@ def bench_vocabulary(workload: Workload, bundle: Bundle) -> Vocabulary:
     Raises:
         VocabularyError: the file is no vocabulary, or of another model.
     """
-    from scclip_rt.vocabulary import Vocabulary, load_vocabulary
+    from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
 
     if workload.vocabulary is not None:
         loaded = load_vocabulary(Path(workload.vocabulary))

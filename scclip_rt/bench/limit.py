@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt._parallel import set_blas_threads
-from scclip_rt.backends.openvino import load_openvino
+from scclip_rt.backends.openvino.encoder import load_openvino
 from scclip_rt.bench.flops import Product
 from scclip_rt.bench.onnx_graph import float_product, quantised_product
+from scclip_rt.decode.threads import set_blas_threads
 
 LIBRARIES = ("onnxruntime", "openvino")
 """Backends whose limit can be measured, on the CPU."""
@@ -75,7 +75,7 @@ def _seconds(run: Run) -> float:
 
 def _onnxruntime_runs(request: LimitRequest) -> dict[str, list[Run]]:
     # No bf16: its CPU provider has no such product. fp16 is refused there (see the backend).
-    from scclip_rt.backends.ort_session import load_onnxruntime
+    from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()

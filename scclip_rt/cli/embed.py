@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     check_replaceable(args.output, force=args.force)
     check_json_target(args.json, force=args.force)
 
-    from scclip_rt.bundle import Bundle
-    from scclip_rt.resolve import EmbeddingOptions, resolve_vocabulary
-    from scclip_rt.vocabulary import save_vocabulary
+    from scclip_rt.bundle.bundle import Bundle
+    from scclip_rt.vocabulary.file import save_vocabulary
+    from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
 
     bundle = Bundle.open(args.bundle)
     options = EmbeddingOptions(

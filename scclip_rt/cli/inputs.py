@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scclip_rt.errors import ImageError
-from scclip_rt.images import IMAGE_SUFFIXES
+from scclip_rt.image.load import IMAGE_SUFFIXES
 
 OUTPUT_SUFFIXES = (".labels.png", ".overlay.png", ".confidence.png")
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scclip_rt.backends.choice import choose
-from scclip_rt.bundle import Bundle
-from scclip_rt.cli.options import add_output_options, check_json_target, write_json
-from scclip_rt.engines import (
+from scclip_rt.backends.choose import choose
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import (
     Engine,
     Library,
     Machine,
@@ -19,8 +18,9 @@ from scclip_rt.engines import (
     rebuild_command,
     this_machine,
 )
+from scclip_rt.bundle.manifest import EncoderSpec, GraphSpec
+from scclip_rt.cli.options import add_output_options, check_json_target, write_json
 from scclip_rt.errors import BackendError
-from scclip_rt.manifest import EncoderSpec, GraphSpec
 
 _DESCRIPTION = """\
 Show what a bundle holds, and check all of it: the manifest, every file's SHA-256, and that the
@@ -67,7 +67,7 @@ def _check_graphs(bundle: Bundle) -> list[str]:
 
     Only those that the CPU provider can load: fp16 and bf16 graphs need a GPU.
     """
-    from scclip_rt.backends.ort_session import create_session
+    from scclip_rt.backends.onnxruntime.session import create_session
 
     graphs: list[GraphSpec] = [spec for spec in bundle.encoders if spec.precision in ("fp32", "int8")]
     graphs.append(bundle.text_encoder)

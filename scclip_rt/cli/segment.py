@@ -21,9 +21,9 @@ from scclip_rt.files import atomic_path, check_replaceable
 
 if TYPE_CHECKING:
     from scclip_rt.backends import BackendInfo
-    from scclip_rt.pipeline import Outcome
     from scclip_rt.segmentation import Segmentation
     from scclip_rt.segmenter import Segmenter
+    from scclip_rt.stream import Outcome
 
 _DESCRIPTION = """\
 Segment images: every pixel gets the class whose name fits it best.
@@ -195,8 +195,8 @@ def plan(args: argparse.Namespace) -> list[Task]:
 
 
 def _segmenter(args: argparse.Namespace) -> "Segmenter":
-    from scclip_rt.bundle import Bundle
-    from scclip_rt.geometry import MAX_PIXELS, MAX_WINDOWS
+    from scclip_rt.bundle.bundle import Bundle
+    from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
     from scclip_rt.segmenter import Segmenter
 
     bundle = Bundle.open(args.bundle)

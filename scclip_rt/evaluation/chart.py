@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.classes import shorten
+from scclip_rt.vocabulary.classes import shorten
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt._best import Labels
+from scclip_rt.decode.best import Labels
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.evaluate import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.datasets.masks import IGNORED
@@ -26,7 +26,7 @@ from scclip_rt.evaluation.state import Tally, load_state, save_state
 from scclip_rt.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from scclip_rt.images import ImageSource
+    from scclip_rt.image.load import ImageSource
     from scclip_rt.segmentation import Segmentation
 
 SAVE_SECONDS = 10.0

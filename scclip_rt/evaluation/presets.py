@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scclip_rt.manifest import ModelSpec
+from scclip_rt.bundle.manifest import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from scclip_rt.classes import shorten
 from scclip_rt.evaluation.compare import Comparison
 from scclip_rt.evaluation.evaluate import Evaluation
+from scclip_rt.vocabulary.classes import shorten
 
 SCHEMA = "scclip-eval/1"
 COMPARISON_SCHEMA = "scclip-eval-comparison/1"

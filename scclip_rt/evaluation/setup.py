@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from scclip_rt import __version__
-from scclip_rt.bundle import MANIFEST_FILE
+from scclip_rt.bundle.bundle import MANIFEST_FILE
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset
 from scclip_rt.files import sha256_file

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt._best import Labels
+from scclip_rt.decode.best import Labels
 from scclip_rt.evaluation.compare import Comparison, Difference
 from scclip_rt.evaluation.datasets.masks import IGNORED
 from scclip_rt.evaluation.report import percent, setup_lines

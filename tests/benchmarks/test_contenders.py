@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from naive_contender import NaiveContender
-from sweeps import LARGE, groups
 
+from benchmarks.cpu.naive_contender import NaiveContender
+from benchmarks.cpu.sweeps import LARGE, groups
 from scclip_rt.bench import BenchError, Case, Workload
 from scclip_rt.bench.contender import Contender, Reference
 
@@ -59,8 +59,11 @@ def test_sweeps_change_what_they_say() -> None:
 
 def test_the_scripts_bring_no_torch_into_a_contender_s_process() -> None:
     """Each process imports the script again; torch's 200 MB would be counted as the runtime's."""
-    code = "import sys, photo, sweeps, calibration, pareto; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
-    folder = Path(__file__).parents[2] / "benchmarks"
+    code = (
+        "import sys; from benchmarks.cpu import calibration, pareto, photo, sweeps\n"
+        "print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    )
+    folder = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py without a GPU: all of its way on a tiny model, its baseline, its verdicts."""
+"""benchmarks/gpu without a GPU: all of its way on a tiny model, its baseline, its verdicts."""
 
 import json
 import os
@@ -10,24 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_clock import Clock, statistics
-from gpu_kernels import choice_table
-from gpu_models import calibration, encoder, flops, naive, visual
-from gpu_report import goals, tables
-from naive_scclip import NaiveScclip
 
-from scclip_rt.geometry import Tiling, cut_windows
+from benchmarks.gpu.clock import Clock, statistics
+from benchmarks.gpu.kernels import choice_table
+from benchmarks.gpu.models import calibration, encoder, flops, naive, visual
+from benchmarks.gpu.report import goals, tables
+from benchmarks.naive_scclip import NaiveScclip
+from scclip_rt.image.geometry import Tiling, cut_windows
 from synthetic import scene
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--device", "cpu", "--quick"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--quick"]
     run = subprocess.run(
         [*command, "--results", str(tmp_path)],
         capture_output=True,
         text=True,
+        cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=900,
         check=False,
@@ -117,7 +118,7 @@ def test_the_encoder_without_open_clip_is_the_method(tower: Any) -> None:
 
 
 def test_operations_are_those_the_method_counts() -> None:
-    """METHOD §5: a B/16 window takes 35 GFLOP, of which the calibration is about 1.5 %."""
+    """METHOD 5: a B/16 window takes 35 GFLOP, of which the calibration is about 1.5 %."""
     counted = flops("vitb16", "scclip", 150)
     assert counted.total == pytest.approx(35e9, rel=0.05)
     assert 0.005 < counted.calibration / counted.total < 0.03

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py does on a GPU alone: CUDA graphs, the runtime's device path; resuming; errors as rows."""
+"""What benchmarks/gpu does on a GPU alone: CUDA graphs, the runtime's device path; resuming; errors as rows."""
 
 import json
 import sys
@@ -6,18 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gpu
-import gpu_measure
 import numpy as np
 import pytest
 import torch
-from gpu_clock import Clock, CudaGraph
-from gpu_contenders import COMPILATION, Contender, Subject, compiled_contenders, eager_contenders
-from gpu_run import ContextLostError, OutOfTimeError, Run, start_again
-from gpu_torch import logits_of
 
-import fake_torch_cuda
 import synthetic
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import measure as gpu_measure
+from benchmarks.gpu.clock import Clock, CudaGraph
+from benchmarks.gpu.contenders import COMPILATION, Contender, Subject, compiled_contenders, eager_contenders
+from benchmarks.gpu.run import ContextLostError, OutOfTimeError, Run, start_again
+from benchmarks.gpu.torch_models import logits_of
+from stand_ins import torch_cuda as fake_torch_cuda
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {"gpu": {"name": "NVIDIA H100", "cuda": "13.0"}, "versions": {"torch": "2.11"}}
@@ -240,11 +240,11 @@ def test_a_new_process_has_what_is_left_of_the_time(tmp_path: Path, monkeypatch:
     now = 500.0
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, arguments: started.append(arguments[1:]))
-    command = ["benchmarks/gpu.py", "--budget", "540", "--fresh", "--results", str(tmp_path)]
+    command = ["benchmarks/gpu", "--budget", "540", "--fresh", "--results", str(tmp_path)]
     start_again(command, run.seconds_left())
     args = gpu.parse(started[0][1:])
     assert (args.budget, args.fresh) == (40.0, False)
-    start_again(["benchmarks/gpu.py"], make_run(tmp_path).seconds_left())
+    start_again(["benchmarks/gpu"], make_run(tmp_path).seconds_left())
     assert gpu.parse(started[1][1:]).budget is None
 
 
@@ -280,10 +280,10 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The driver's fake with the runtime's kernels in Python, and the device and kernel set on it."""
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
     pytest.importorskip("triton", reason="Triton is not installed (extra triton)")
-    from fake_cuda import FakeDriver
-    from fake_kernels import kernel_set
     from scclip_rt.backends.cuda import Device, Driver
     from scclip_rt.backends.cuda import device as device_module
+    from stand_ins.cuda import FakeDriver
+    from stand_ins.kernels import kernel_set
 
     fake = FakeDriver()
     device = Device.open(0, Driver(fake))
@@ -292,7 +292,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_runtime_around_a_torch_encoder(tmp_path: Path, driver: Any) -> None:
-    from gpu_runtime import overhead_row, runtime_row
+    from benchmarks.gpu.runtime import overhead_row, runtime_row
 
     fake, device, kernels = driver
     run = make_run(tmp_path)
@@ -329,7 +329,7 @@ def test_without_cuda_python_the_runtime_is_left_out_and_nothing_fails(
 def test_a_tensor_over_memory_is_that_memory() -> None:
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
     pytest.importorskip("triton", reason="Triton is not installed (extra triton)")
-    from gpu_runtime import view
+    from benchmarks.gpu.runtime import view
 
     memory = np.arange(6, dtype=np.float32)
     tensor = view(memory.ctypes.data, (2, 3), np.float32, CPU)

@@ -1,12 +1,13 @@
-"""From what benchmarks/gpu.py wrote on a GPU to the documents: made-up rows in a folder of their own."""
+"""From what benchmarks/gpu wrote on a GPU to the documents: made-up rows in a folder of their own."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import summary
-from gpu_report import NO_RUN, document_tables, load_reports, short_table
+
+from benchmarks.gpu.report import NO_RUN, document_tables, load_reports, short_table
+from benchmarks.tables import summary
 
 
 def row(question: str, contender: str, p50: float | None = None, **more: Any) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def test_without_a_gpu_a_sentence_says_so(tmp_path: Path) -> None:
 
 def test_the_plot_is_drawn(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from figures import draw
+    from benchmarks.tables.figures import draw
 
     written = draw(results, tmp_path / "images")
     assert [path.name for path in written] == ["bench-gpu.png"]

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import profile_ops
 import pytest
-import summary
+
+from benchmarks.cpu import profile_ops
+from benchmarks.tables import summary
 
 
 def row(name: str, totals: Sequence[float], *, queries: int = 20, **changes: Any) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def test_a_document_gets_its_tables_and_nothing_else_changes(results: Path) -> N
 
 def test_plots_are_drawn_and_the_same_rows_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from figures import draw
+    from benchmarks.tables.figures import draw
 
     first, second = (draw(results, tmp_path / name) for name in ("a", "b"))
     assert [path.name for path in first] == ["bench-photo.png", "bench-growth.png", "bench-pareto.png"]
@@ -192,9 +193,9 @@ def test_the_documents_say_what_the_rows_say() -> None:
     made = summary.tables(summary.RESULTS)
     for document in summary.DOCUMENTS:
         text = document.read_text("utf-8")
-        assert summary.fill(text, made) == text, f"{document.name}: run python benchmarks/summary.py"
+        assert summary.fill(text, made) == text, f"{document.name}: run python -m benchmarks.tables.summary"
     found = summary.MEASUREMENTS.read_text("utf-8") if summary.MEASUREMENTS.exists() else None
-    assert found == summary.measurements(made), "run python benchmarks/summary.py"
+    assert found == summary.measurements(made), "run python -m benchmarks.tables.summary"
 
 
 def test_measurements_have_a_section_for_each_table_and_none_without(results: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_file_is_small_and_says_what_tensors_do_not(path):
 
 
 def test_the_exporter_reads_the_same_model(path, loaded):
-    from scclip_export.source import Source, load_model
+    from scclip_export.checkpoint.load_model import Source, load_model
 
     model, index, calibration = loaded
     exported = load_model(Source(checkpoint=path), progress=lambda _: None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scclip_export.architecture import Choice, build_clip, infer_architecture
+from scclip_export.checkpoint.architecture import Choice, build_clip, infer_architecture
 from scclip_export.errors import CheckpointError, ExportError
 
 State = dict[str, Tensor]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from scclip_export.checkpoint import load_checkpoint
+from scclip_export.checkpoint.read import load_checkpoint
 from scclip_export.errors import CheckpointError
 
 State = dict[str, Tensor]

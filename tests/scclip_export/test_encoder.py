@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from naive_scclip import MEAN, STD, NaiveScclip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scclip_export.config import CalibrationConfig
-from scclip_export.encoder import CalibratedEncoder, TextEncoder
+from benchmarks.naive_scclip import MEAN, STD, NaiveScclip
+from scclip_export.model.calibration import CalibrationConfig
+from scclip_export.model.encoder import CalibratedEncoder, TextEncoder
 from synthetic import scene
 
 CALIBRATION = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.3)
@@ -87,7 +87,7 @@ def test_method_maskclip_is_the_value_path_of_the_last_block(micro_clip: nn.Modu
 def test_layer_scale_is_folded_exactly(micro_clip: nn.Module) -> None:
     from open_clip.transformer import LayerScale
 
-    from scclip_export.encoder import Block
+    from scclip_export.model.encoder import Block
 
     block = micro_clip.visual.transformer.resblocks[0]
     block.ls_1, block.ls_2 = LayerScale(128), LayerScale(128)

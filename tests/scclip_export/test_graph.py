@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from scclip_export.graph import FORBIDDEN_OPS, operators
+from scclip_export.onnx.trace import FORBIDDEN_OPS, operators
 from synthetic import scene
 
 WINDOWS, FIXED, DYNAMIC = "encoder.fp32.onnx", "encoder.fp32.96x160.onnx", "encoder.fp32.dynamic.onnx"

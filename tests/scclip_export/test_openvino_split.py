@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scclip_rt.backends.openvino import load_openvino
-from scclip_rt.backends.ov_islands import split_encoder
-from scclip_rt.bundle import Bundle
+from scclip_rt.backends.openvino.encoder import load_openvino
+from scclip_rt.backends.openvino.split import split_encoder
+from scclip_rt.bundle.bundle import Bundle
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="extra `openvino`")

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scclip_export import pipeline
-from scclip_export.config import CalibrationConfig, calibration_for
+from scclip_export.checkpoint.load_model import Source
+from scclip_export.model.calibration import CalibrationConfig, calibration_for
 from scclip_export.options import ExportConfig
 from scclip_export.parity import Parity, Thresholds
-from scclip_export.source import Source
 from scclip_rt import Bundle, Segmenter
 from synthetic import scene
 
@@ -29,7 +29,7 @@ def manifest(bundle: Path) -> dict:
 def test_manifest_matches_the_committed_schema(micro_bundle: Path) -> None:
     from importlib import resources
 
-    schema = json.loads((resources.files("scclip_rt") / "schema/bundle.schema.json").read_text())
+    schema = json.loads((resources.files("scclip_rt") / "bundle/schema/bundle.schema.json").read_text())
     jsonschema.validate(manifest(micro_bundle), schema)
 
 
@@ -58,9 +58,9 @@ def test_assumptions_and_calibration_are_recorded(micro_bundle: Path) -> None:
 
 
 def test_exporting_again_keeps_vocabularies_valid(micro_checkpoint: Path, micro_bundle: Path) -> None:
-    from scclip_export.checkpoint import load_checkpoint
+    from scclip_export.checkpoint.read import load_checkpoint
+    from scclip_export.checkpoint.tokenizer import tokenizer_json
     from scclip_export.manifest import text_model_sha256
-    from scclip_export.tokenizer import tokenizer_json
 
     state = load_checkpoint(micro_checkpoint).state
     expected = manifest(micro_bundle)["text_encoder"]["model_sha256"]
@@ -282,7 +282,7 @@ def test_too_shallow_a_model_is_refused() -> None:
 def test_every_backbone_of_the_table_is_known_to_open_clip() -> None:
     import open_clip
 
-    from scclip_export.backbones import BACKBONES, model_config
+    from scclip_export.checkpoint.backbones import BACKBONES, model_config
 
     for row in BACKBONES.values():
         assert model_config(row.architecture)["vision_cfg"]["width"]
@@ -290,8 +290,8 @@ def test_every_backbone_of_the_table_is_known_to_open_clip() -> None:
 
 
 def test_the_weights_say_quickgelu_where_the_name_does_not() -> None:
-    from scclip_export.backbones import model_config
-    from scclip_export.source import _pretrained_config, _table_choice
+    from scclip_export.checkpoint.backbones import model_config
+    from scclip_export.checkpoint.load_model import _pretrained_config, _table_choice
 
     config = model_config("ViT-B-16")
     assert _table_choice(config, _pretrained_config("ViT-B-16", "openai")).activation == "quickgelu"

@@ -18,24 +18,24 @@ from onnx import TensorProto
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scclip_export import plugin_nodes
-from scclip_export.config import CalibrationConfig
-from scclip_export.encoder import CalibratedEncoder
+from scclip_export.checkpoint.load_model import Source
 from scclip_export.engines import EngineRequest
+from scclip_export.engines.plugins import nodes as plugin_nodes
+from scclip_export.engines.plugins.functions import add_functions
 from scclip_export.errors import ExportError
-from scclip_export.graph import check_dtypes, onnx_from_encoder, tensor_types
+from scclip_export.model.calibration import CalibrationConfig
+from scclip_export.model.dtypes import POLICIES, saturate
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.onnx.runners import float16_runner, onnx_runner, rounding_runner
+from scclip_export.onnx.trace import check_dtypes, onnx_from_encoder, tensor_types
 from scclip_export.options import ExportConfig
 from scclip_export.pipeline import _plugin_forms
-from scclip_export.plugin_functions import add_functions
-from scclip_export.precision import POLICIES, saturate
-from scclip_export.sessions import float16_runner, onnx_runner, rounding_runner
-from scclip_export.source import Source
 from scclip_export.writers import GridPlan
-from scclip_kernels.plugin_table import PLUGINS
+from scclip_kernels.plugins.table import PLUGINS
 from scclip_rt.backends import open_backend
-from scclip_rt.backends.choice import choose
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import Engine, read_engines
+from scclip_rt.backends.choose import choose
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import Engine, read_engines
 from scclip_rt.errors import BackendError
 from synthetic import scene
 
@@ -47,7 +47,7 @@ MARK, TARGET, NEURON = 5, 77, 0
 
 
 def build_clip(state: dict[str, Tensor]) -> torch.nn.Module:
-    from scclip_export.architecture import build_clip, infer_architecture
+    from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 
     return build_clip(infer_architecture(state, {})[0], state)
 
@@ -183,7 +183,7 @@ def test_fp8_is_the_fp16_file_with_float8_blocks(narrow_bundle: Path) -> None:
 
 def test_the_record_of_fp8_says_what_it_is_for(narrow_bundle: Path) -> None:
     document = json.loads((narrow_bundle / "bundle.json").read_text())
-    schema = json.loads((resources.files("scclip_rt") / "schema/bundle.schema.json").read_text())
+    schema = json.loads((resources.files("scclip_rt") / "bundle/schema/bundle.schema.json").read_text())
     jsonschema.validate(document, schema)
     (entry,) = [encoder for encoder in document["encoders"] if encoder["precision"] == "fp8"]
     assert (entry["file"], entry["runs_on"]) == ("encoder.fp8.onnx", ["tensorrt"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scclip_kernels.choice import OPERATIONS, check_kernels, faster_in_triton, measured, use_triton
+from scclip_kernels.fastest import OPERATIONS, check_kernels, faster_in_triton, measured, use_triton
 
 
 def table(**milliseconds: tuple[float, float]) -> dict:
@@ -23,7 +23,7 @@ def table(**milliseconds: tuple[float, float]) -> dict:
 
 
 def test_the_table_that_ships_is_a_measurement() -> None:
-    """Of benchmarks/gpu.py; fp16 runs in Triton at every size there is, float32 at many windows in torch."""
+    """Of benchmarks/gpu; fp16 runs in Triton at every size there is, float32 at many windows in torch."""
     results = Path(__file__).parents[2] / "benchmarks/results"
     written = [json.loads(path.read_text("utf-8")) for path in results.glob("gpu-kernels-*.json")]
     assert measured() in written
@@ -68,7 +68,7 @@ def test_unknown_kernels_are_refused() -> None:
 
 
 def test_triton_that_is_missing_is_one_clear_error(monkeypatch) -> None:
-    monkeypatch.setattr("scclip_kernels.choice.find_spec", lambda _: None)
+    monkeypatch.setattr("scclip_kernels.fastest.find_spec", lambda _: None)
     check_kernels("auto")
     with pytest.raises(
         ValueError, match=r"needs Triton, which is not installed\. pip install 'scclip-rt\[triton\]'"
@@ -79,9 +79,9 @@ def test_triton_that_is_missing_is_one_clear_error(monkeypatch) -> None:
 def test_the_references_need_no_triton() -> None:
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch, scclip_kernels, scclip_kernels.choice\n"
+        "import torch, scclip_kernels, scclip_kernels.fastest\n"
         "scclip_kernels.anomaly_scores(torch.randn(1, 49, 8))\n"
-        "from scclip_kernels.compile import run\n"
+        "from scclip_kernels.aot.compile import run\n"
         "raise SystemExit(run(['--targets', '80']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

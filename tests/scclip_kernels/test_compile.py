@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from scclip_kernels.compile import (
+from scclip_kernels.aot.compile import (
     SHARED_LIMIT,
     TARGETS,
     CompileError,
@@ -23,8 +23,8 @@ from scclip_kernels.compile import (
     run,
     write_kernels,
 )
-from scclip_kernels.fused.decoding import ROWS
-from scclip_kernels.variants import model_variants, runtime_variants
+from scclip_kernels.aot.variants import model_variants, runtime_variants
+from scclip_kernels.triton.decode import ROWS
 
 
 def shipped() -> list:
@@ -55,7 +55,7 @@ def test_every_kernel_fits_every_target(capsys) -> None:
 
 def test_what_is_written_is_what_the_runtime_reads(tmp_path: Path, monkeypatch) -> None:
     few = [v for v in runtime_variants() if v.title in ("windows", "decode_rows_u8_soft")]
-    monkeypatch.setattr("scclip_kernels.variants.runtime_variants", lambda: iter(few))
+    monkeypatch.setattr("scclip_kernels.aot.variants.runtime_variants", lambda: iter(few))
     written = write_kernels(tmp_path, (80, 89), jobs=1)
     assert written[-1] == "kernels/kernels.json"
     assert sorted(written) == sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
@@ -79,7 +79,7 @@ def test_what_is_written_is_what_the_runtime_reads(tmp_path: Path, monkeypatch) 
 
 
 def test_every_runtime_kernel_says_how_it_is_launched() -> None:
-    from scclip_kernels.variants import GRIDS
+    from scclip_kernels.aot.variants import GRIDS
 
     variants = list(runtime_variants())
     assert {v.name for v in variants} == set(GRIDS)
@@ -131,7 +131,7 @@ def test_interpreted_kernels_are_not_compiled() -> None:
     command = [
         sys.executable,
         "-m",
-        "scclip_kernels.compile",
+        "scclip_kernels.aot.compile",
         "--targets",
         "80",
         "--only",

@@ -8,9 +8,9 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from scclip_kernels.compile import Compiled, CompileError, compile_variant, resources, without_hidden  # noqa: E402
-from scclip_kernels.plugin_table import PLUGINS  # noqa: E402
-from scclip_kernels.plugins import MAX_SHARED_BYTES, plugin_kernel, plugin_variants  # noqa: E402
+from scclip_kernels.aot.compile import Compiled, CompileError, compile_variant, resources, without_hidden  # noqa: E402
+from scclip_kernels.plugins.plugins import MAX_SHARED_BYTES, plugin_kernel, plugin_variants  # noqa: E402
+from scclip_kernels.plugins.table import PLUGINS  # noqa: E402
 
 
 def assemble(ptx: str, target: int, path: Path) -> bytes:

@@ -8,7 +8,7 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_f
 from torch.fx.experimental.proxy_tensor import make_fx
 
 triton = pytest.importorskip("triton")
-fused = pytest.importorskip("scclip_kernels.fused")
+fused = pytest.importorskip("scclip_kernels.triton.operations")
 
 
 KERNELS = [

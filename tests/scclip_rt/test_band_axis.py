@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from naive_decode import case
-from scclip_rt._band_axis import band_plan
+from oracles.decode import case
+from scclip_rt.decode.bands import band_plan
 
 CASES = [
     ((48, 64), (50, 70), 32, 16, (4, 4)),  # windows overlap by half

@@ -9,11 +9,11 @@ from typing import Any
 import onnx
 import pytest
 
-from scclip_rt import hashes
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle import hashes
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.onnx_weights import external_locations
 from scclip_rt.errors import BundleError
 from scclip_rt.files import cache_directory
-from scclip_rt.onnx_external import external_locations
 from tiny_bundle import build_bundle, edit_manifest, encoder_model, relist
 
 ENCODER, DATA = "encoder.fp32.onnx", "encoder.fp32.onnx.data"
@@ -63,7 +63,7 @@ def test_path_that_is_no_bundle(tmp_path: Path, kind: str) -> None:
 
 
 def test_demo_without_a_packaged_bundle_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("scclip_rt.bundle.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("scclip_rt.bundle.bundle.resources.files", lambda _: tmp_path)
     refuse("demo", "ships no demo bundle")
     build_bundle(tmp_path / "demo.scclip")
     assert Bundle.open("demo").name == "tiny"

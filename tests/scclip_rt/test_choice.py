@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from scclip_rt.backends import open_backend
-from scclip_rt.backends.choice import Machine, choose
-from scclip_rt.bundle import Bundle
+from scclip_rt.backends.choose import Machine, choose
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError
 from tiny_bundle import edit_manifest, encoder_entry
 

@@ -1,4 +1,4 @@
-"""Decoding equals the method written naively: upsample, average, resize, soft-max (METHOD §4), in float64."""
+"""Decoding equals the method written naively: upsample, average, resize, soft-max (METHOD 4), in float64."""
 
 import tracemalloc
 
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import scclip_rt._best as best_module
-import scclip_rt.decode as decode_module
-from naive_decode import case, naive_labels, naive_map, unit
-from scclip_rt._best import FEW_QUERIES
-from scclip_rt.decode import Decoded, decode, decode_plan, label_type
+import scclip_rt.decode.best as best_module
+import scclip_rt.decode.decode as decode_module
+from oracles.decode import case, naive_labels, naive_map, unit
+from scclip_rt.decode.best import FEW_QUERIES
+from scclip_rt.decode.decode import Decoded, decode, decode_plan, label_type
 from scclip_rt.errors import BackendError, OptionError
-from scclip_rt.geometry import Tiling
+from scclip_rt.image.geometry import Tiling
 
 UNIT = {"prob_threshold": 0.0, "area_threshold": 0.0, "background": None}
 

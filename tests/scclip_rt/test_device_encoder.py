@@ -11,17 +11,17 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
 
-import fake_trt_runtime
-from engine_files import add_engine
-from fake_cuda import FakeDriver, ForeignArray
-from fake_kernels import add_kernels
 from scclip_rt import Segmenter
 from scclip_rt.backends import cuda, engine_choice
 from scclip_rt.backends import tensorrt as backend_module
 from scclip_rt.backends.cuda import device as device_module
-from scclip_rt.backends.device_encoder import DeviceEncoder
-from scclip_rt.backends.lane import Lane, PlanCache
+from scclip_rt.backends.cuda.encoder import DeviceEncoder
+from scclip_rt.backends.cuda.plans import Lane, PlanCache
 from scclip_rt.errors import BackendError, ImageError
+from stand_ins import tensorrt_runtime as fake_trt_runtime
+from stand_ins.cuda import FakeDriver, ForeignArray
+from stand_ins.engine_files import add_engine
+from stand_ins.kernels import add_kernels
 from tiny_bundle import blocks_image
 
 WINDOWS = np.random.default_rng(3).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)

@@ -10,13 +10,20 @@ from typing import Any, get_args
 
 import pytest
 
-from engine_files import add_engine, list_engines
-from scclip_rt import engines
 from scclip_rt.backends.cuda.driver import Driver
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import Machine, UnreadableEngine, Wanted, choose_engine, engine_path, read_engines
+from scclip_rt.bundle import engine_fit as engines
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import (
+    Machine,
+    UnreadableEngine,
+    Wanted,
+    choose_engine,
+    engine_path,
+    read_engines,
+)
+from scclip_rt.bundle.manifest import GridSpec, Precision
 from scclip_rt.errors import BackendError, BundleError
-from scclip_rt.manifest import GridSpec, Precision
+from stand_ins.engine_files import add_engine, list_engines
 from tiny_bundle import edit_manifest, relist
 
 L4 = Machine(library="tensorrt", version="10.14.1.48", compute_capability="8.9", device="NVIDIA L4")
@@ -297,7 +304,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.M
 
 def test_this_machine_is_the_library_and_the_gpu_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cuda.bindings")
-    from fake_cuda import FakeDriver
+    from stand_ins.cuda import FakeDriver
 
     driver = Driver(FakeDriver(capability=(9, 0)))
     monkeypatch.setattr("scclip_rt.backends.cuda.driver.load_driver", lambda: driver)

@@ -1,4 +1,4 @@
-"""Sizes, windows and limits (METHOD §1 and §7)."""
+"""Sizes, windows and limits (METHOD 1 and 7)."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scclip_rt.errors import ImageError, OptionError
-from scclip_rt.geometry import (
+from scclip_rt.image.geometry import (
     Tiling,
     check_limits,
     check_pixels,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from scclip_rt.errors import ImageError
-from scclip_rt.images import load_image
+from scclip_rt.image.load import load_image
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (20, 30, 3), np.uint8)

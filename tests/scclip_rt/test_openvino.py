@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from scclip_rt.backends import open_backend
-from scclip_rt.backends import openvino as backend_module
-from scclip_rt.backends.ov_islands import narrow_nodes, split_encoder
+from scclip_rt.backends.openvino import encoder as backend_module
+from scclip_rt.backends.openvino.split import narrow_nodes, split_encoder
 from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError
 from tiny_bundle import EMBED, add_int8_encoder, encoder_model, relist
 

@@ -10,14 +10,18 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
 
-from fake_cuda import FakeDriver, ForeignArray
-from fake_kernels import add_kernels
 from scclip_rt import Segmenter
-from scclip_rt.backends import cuda, onnxruntime, open_backend, ort_device, ort_graphs, ort_session
+from scclip_rt.backends import cuda, open_backend
 from scclip_rt.backends.cuda import device as device_module
-from scclip_rt.backends.device_encoder import DeviceEncoder
-from scclip_rt.bundle import Bundle
+from scclip_rt.backends.cuda.encoder import DeviceEncoder
+from scclip_rt.backends.onnxruntime import cuda_graphs as ort_graphs
+from scclip_rt.backends.onnxruntime import device as ort_device
+from scclip_rt.backends.onnxruntime import encoder as onnxruntime
+from scclip_rt.backends.onnxruntime import session as ort_session
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError
+from stand_ins.cuda import FakeDriver, ForeignArray
+from stand_ins.kernels import add_kernels
 from tiny_bundle import blocks_image
 
 OPENED: list["FakeGpuSession"] = []

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from scclip_rt._parallel import parallel
+from scclip_rt.decode.threads import parallel
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from scclip_rt.pipeline import Stages, run_pipeline
+from scclip_rt.stream import Stages, run_pipeline
 
 
 @dataclass

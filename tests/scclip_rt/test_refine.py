@@ -1,15 +1,15 @@
-"""PAMR equals its definition written naively in float64 (METHOD §4, last paragraph)."""
+"""PAMR equals its definition written naively in float64 (METHOD 4, last paragraph)."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from naive_decode import case, naive_labels, naive_map, unit
-from scclip_rt.decode import decode, decode_plan
+from oracles.decode import case, naive_labels, naive_map, unit
+from scclip_rt.decode.decode import decode, decode_plan
+from scclip_rt.decode.pamr import pamr_affinity
 from scclip_rt.errors import ImageError, OptionError
-from scclip_rt.geometry import Tiling
-from scclip_rt.refine import pamr_affinity
+from scclip_rt.image.geometry import Tiling
 
 MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)

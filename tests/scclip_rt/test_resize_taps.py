@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from scclip_rt._resize_taps import resize_by_taps
-from scclip_rt.geometry import resize
+from scclip_rt.image.geometry import resize
+from scclip_rt.image.resize import resize_by_taps
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="OpenCV's bytes are x86-64's"

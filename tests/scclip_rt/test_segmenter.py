@@ -11,7 +11,7 @@ from PIL import Image
 
 from scclip_rt import Bundle, Segmenter, Vocabulary
 from scclip_rt.errors import BackendError, ImageError, OptionError, VocabularyError
-from scclip_rt.vocabulary import save_vocabulary
+from scclip_rt.vocabulary.file import save_vocabulary
 from tiny_bundle import EMBED, ZERO_SHA, blocks_image, edit_manifest
 
 # The features are colours about grey, so these three "classes" can be told apart by eye.

@@ -11,18 +11,18 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
 
-from engine_files import add_engine
-from fake_cuda import FakeDriver, ForeignArray
-from fake_kernels import add_kernels, kernel_list
-from fake_trt_runtime import engine_bytes, make_module
 from scclip_rt import Segmenter
 from scclip_rt.backends import cuda, engine_choice, open_backend
 from scclip_rt.backends import tensorrt as backend_module
-from scclip_rt.backends.choice import choose
-from scclip_rt.backends.cuda import decoding
+from scclip_rt.backends.choose import choose
+from scclip_rt.backends.cuda import decode as decoding
 from scclip_rt.backends.cuda import device as device_module
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError, ImageError
+from stand_ins.cuda import FakeDriver, ForeignArray
+from stand_ins.engine_files import add_engine
+from stand_ins.kernels import add_kernels, kernel_list
+from stand_ins.tensorrt_runtime import engine_bytes, make_module
 from tiny_bundle import EMBED, blocks_image
 
 PROFILE = {"batch": (1, 6, 8), "queries": (1, 20, 40)}

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from scclip_export.tokenizer import tokenizer_json
+from scclip_export.checkpoint.tokenizer import tokenizer_json
 from scclip_rt.errors import BundleError, VocabularyError
-from scclip_rt.templates import IMAGENET_TEMPLATES, load_templates
-from scclip_rt.text import Tokenizer, pad
+from scclip_rt.vocabulary.templates import IMAGENET_TEMPLATES, load_templates
+from scclip_rt.vocabulary.tokenizer import Tokenizer, pad
 
 REFERENCE = SimpleTokenizer()
 TOKENIZER = Tokenizer.from_json(tokenizer_json())

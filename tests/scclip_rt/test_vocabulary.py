@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scclip_export.tokenizer import tokenizer_json
-from scclip_rt.classes import find_background, parse_classes, shorten
-from scclip_rt.embedding import embed_classes
+from scclip_export.checkpoint.tokenizer import tokenizer_json
 from scclip_rt.errors import OutputError, VocabularyError
-from scclip_rt.templates import Templates, load_templates
-from scclip_rt.text import Tokenizer
-from scclip_rt.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
+from scclip_rt.vocabulary.classes import find_background, parse_classes, shorten
+from scclip_rt.vocabulary.embedding import embed_classes
+from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary, save_vocabulary
+from scclip_rt.vocabulary.templates import Templates, load_templates
+from scclip_rt.vocabulary.tokenizer import Tokenizer
 
 SHA = "ab" * 32
 
@@ -294,7 +294,7 @@ def test_damaged_cache_entries_are_made_again(tmp_path, damage):
 
 
 def test_interrupted_work_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("scclip_rt.embedding.GROUP_PROMPTS", 80)
+    monkeypatch.setattr("scclip_rt.vocabulary.embedding.GROUP_PROMPTS", 80)
 
     class Interrupted(FakeEncoder):
         def __call__(self, tokens: np.ndarray) -> np.ndarray:

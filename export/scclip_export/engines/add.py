@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scclip_export.engines.build import BuildError, engine_from_onnx
 from scclip_export.engines.libraries import EngineLibrary, Target, narrowed, open_library
-from scclip_export.engines.plugins import check_plugins, has_plugins, plugin_graph, table_prefers
+from scclip_export.engines.plugins.build import check_plugins, has_plugins, plugin_graph, table_prefers
 from scclip_export.engines.request import (
     ENGINE_PRECISIONS,
     EngineRequest,
@@ -18,9 +18,9 @@ from scclip_export.engines.request import (
 )
 from scclip_export.engines.store import check_writable, store_engine
 from scclip_export.errors import ExportError
-from scclip_rt.bundle import DEMO_NAME, Bundle
-from scclip_rt.engines import source_sha256
-from scclip_rt.manifest import EncoderSpec
+from scclip_rt.bundle.bundle import DEMO_NAME, Bundle
+from scclip_rt.bundle.engine_fit import source_sha256
+from scclip_rt.bundle.manifest import EncoderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from scclip_export.engines.precisions import (
 )
 from scclip_export.engines.request import EngineRequest, Profile, Progress
 from scclip_export.errors import ExportError
+from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.files import atomic_path
-from scclip_rt.manifest import EncoderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

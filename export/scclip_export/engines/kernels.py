@@ -10,8 +10,8 @@ from pathlib import Path
 from scclip_export.engines.request import EngineRequest, Progress
 from scclip_export.engines.store import check_writable, locked, write_manifest
 from scclip_export.errors import ExportError
-from scclip_rt.bundle import MANIFEST_FILE, Bundle
-from scclip_rt.engines import Engine, read_engines, supports
+from scclip_rt.bundle.bundle import MANIFEST_FILE, Bundle
+from scclip_rt.bundle.engine_fit import Engine, read_engines, supports
 from scclip_rt.files import atomic_path, sha256_file
 
 # Code for 8.0 runs on every 8.x; from 9.0 on it runs on its own target alone. 8.9 adds nothing that these kernels use.
@@ -89,7 +89,7 @@ def add_kernels(root: Path, progress: Progress = lambda _: None) -> list[str]:
         OutputError: the bundle can't be written.
     """
     check_kernels()
-    from scclip_kernels.compile import CompileError, write_kernels
+    from scclip_kernels.aot.compile import CompileError, write_kernels
 
     bundle = Bundle.open(root)
     check_writable(bundle.path)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from scclip_export.errors import ExportError
-from scclip_rt.engines import BUNDLE_PLACEHOLDER, Library
-from scclip_rt.manifest import GridSpec
+from scclip_rt.bundle.engine_fit import BUNDLE_PLACEHOLDER, Library
+from scclip_rt.bundle.manifest import GridSpec
 
 Progress = Callable[[str], None]
 HardwareCompatibility = Literal["ampere+", "same-compute-capability"]
@@ -32,7 +32,7 @@ class EngineRequest:
         precisions: of the encoders to build from; empty: the first of fp16, bf16 and fp32 that the bundle holds.
         grids: `window` or `HxW` in pixels; empty: the windows and every fixed size.
         compute_capabilities: `8.9`, …, for TensorRT-RTX; empty: its portable engine, for
-            `scclip_rt.engines.RTX_CAPABILITIES`.
+            `scclip_rt.bundle.engine_fit.RTX_CAPABILITIES`.
         opt_batch: the batch to tune for; None: six windows, one whole image.
         opt_queries: the number of queries to tune for; None: 150.
         workspace: most device memory that a layer may use while it runs, in MiB; None: the library's own limit.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scclip_export.engines.build import BuiltEngine
-from scclip_rt.bundle import MANIFEST_FILE, Bundle
-from scclip_rt.engines import Engine, UnreadableEngine, misfit, read_engines
+from scclip_rt.bundle.bundle import MANIFEST_FILE, Bundle
+from scclip_rt.bundle.engine_fit import Engine, UnreadableEngine, misfit, read_engines
 from scclip_rt.errors import BundleError, OutputError
 from scclip_rt.files import atomic_path, sha256_file
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_export.config import Geometry
+from scclip_export.model.calibration import Geometry
 from scclip_export.verification import image_files, image_windows
 
 CALIBRATION_OPTION = "--calibration-images"
@@ -34,7 +34,7 @@ def calibration_windows(
     if directory is None:
         return _scene_windows(geometry, count)
     files = image_files(directory, CALIBRATION_OPTION)
-    from scclip_rt.images import load_image
+    from scclip_rt.image.load import load_image
 
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))]
     each = math.ceil(count / len(chosen))

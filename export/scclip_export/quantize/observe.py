@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from scclip_export.quantize.layers import Layer
-from scclip_rt.backends.ort_session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 
 # Rows (tokens) kept per layer to try ranges and rescaling on: 0.7 GB for the 96 products of ViT-L/14.
 SAMPLED_ROWS = 1024

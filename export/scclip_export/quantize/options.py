@@ -10,7 +10,7 @@ from scclip_export.quantize.ranges import RangeRule
 
 Progress = Callable[[str], None]
 Method = Literal["tuned", "smooth", "minmax", "percentile", "entropy"]
-# Whether channels are rescaled (SmoothQuant), and how ranges are chosen: compared by benchmarks/int8.py.
+# Whether channels are rescaled (SmoothQuant), and how ranges are chosen: compared by benchmarks/cpu/int8.py.
 METHODS: Mapping[Method, tuple[bool, RangeRule | Literal["error"]]] = {
     "tuned": (True, "error"),
     "smooth": (True, "minmax"),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self, SupportsInt
 
 from scclip_rt.backends.cuda.driver import Driver, load_driver
+from scclip_rt.backends.gpu import Gpu, find_gpu
 from scclip_rt.errors import BackendError
-from scclip_rt.gpus import Gpu, find_gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

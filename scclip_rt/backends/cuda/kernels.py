@@ -13,7 +13,7 @@ from typing import Any
 from scclip_rt.backends.cuda.device import Device
 from scclip_rt.backends.cuda.driver import CudaError
 from scclip_rt.backends.cuda.stream import Stream
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BundleError
 
 KERNEL_LIST = "kernels/kernels.json"

@@ -5,11 +5,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt._resize_taps import resize_taps
 from scclip_rt.backends.cuda.kernels import Kernel
 from scclip_rt.backends.cuda.memory import DeviceBuffer, Ledger
 from scclip_rt.backends.cuda.stream import Stream
-from scclip_rt.geometry import Tiling, resize
+from scclip_rt.image.geometry import Tiling, resize
+from scclip_rt.image.resize import resize_taps
 
 
 class Cutter(Protocol):
@@ -91,7 +91,7 @@ class CopyCutter:
 
 
 class KernelCutter:
-    """One kernel resizes (to OpenCV's bytes, see `scclip_rt._resize_taps`) and cuts."""
+    """One kernel resizes (to OpenCV's bytes, see `scclip_rt.image.resize`) and cuts."""
 
     def __init__(self, kernel: Kernel, tiling: Tiling, source: tuple[int, int], ledger: Ledger) -> None:
         self._kernel, self._tiling, self._source = kernel, tiling, source

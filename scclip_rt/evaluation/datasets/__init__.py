@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from scclip_rt.classes import ClassSource
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.datasets.benchmarks import BENCHMARKS, Benchmark
 from scclip_rt.evaluation.datasets.demo import open_demo
 from scclip_rt.evaluation.datasets.folder import open_folder
 from scclip_rt.evaluation.datasets.masks import IGNORED, MaskRule
+from scclip_rt.vocabulary.classes import ClassSource
 
 __all__ = [
     "BENCHMARKS",

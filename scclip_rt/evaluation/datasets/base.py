@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.classes import Classes
 from scclip_rt.evaluation.errors import DatasetError
 from scclip_rt.evaluation.presets import Preset
+from scclip_rt.vocabulary.classes import Classes
 
 if TYPE_CHECKING:
-    from scclip_rt.images import ImageSource
+    from scclip_rt.image.load import ImageSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from scclip_rt.classes import Classes, ClassSource, parse_classes
 from scclip_rt.evaluation.datasets.base import Dataset
 from scclip_rt.evaluation.datasets.layouts import Layout
 from scclip_rt.evaluation.datasets.masks import MaskRule
 from scclip_rt.evaluation.errors import DatasetError
 from scclip_rt.evaluation.presets import Preset, published
+from scclip_rt.vocabulary.classes import Classes, ClassSource, parse_classes
 
 _VOC = Layout(
     title="PASCAL VOC 2012",

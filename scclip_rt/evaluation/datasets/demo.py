@@ -10,10 +10,10 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.classes import ClassSource, parse_classes
 from scclip_rt.demo.scenes import CLASSES, TEST_SCENES, Scene, test_scene
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.errors import DatasetError
+from scclip_rt.vocabulary.classes import ClassSource, parse_classes
 
 
 def open_demo(*, classes: ClassSource | None = None) -> Dataset:

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from scclip_rt.classes import ClassSource, parse_classes
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.datasets.masks import MaskRule
 from scclip_rt.evaluation.datasets.names import read_names
 from scclip_rt.evaluation.errors import DatasetError
 from scclip_rt.evaluation.metrics import IGNORE
-from scclip_rt.images import IMAGE_SUFFIXES
+from scclip_rt.image.load import IMAGE_SUFFIXES
+from scclip_rt.vocabulary.classes import ClassSource, parse_classes
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 

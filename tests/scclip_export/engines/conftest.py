@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_tensorrt import DataType, FakeTensorrt, Layer, encoder_layers
 from scclip_export.engines import libraries
+from scclip_rt.backends.gpu import Gpu
 from scclip_rt.errors import BackendError
-from scclip_rt.gpus import Gpu
+from stand_ins.tensorrt import DataType, FakeTensorrt, Layer, encoder_layers
 from tiny_bundle import build_bundle
 
 _ENTRY_POINTS = (

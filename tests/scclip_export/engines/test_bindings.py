@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-import fake_tensorrt
+from stand_ins import tensorrt as fake_tensorrt
 
 pytestmark = pytest.mark.tensorrt
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from scclip_export.architecture import build_clip, infer_architecture
-from scclip_export.config import calibration_for
-from scclip_export.encoder import CalibratedEncoder
+from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 from scclip_export.engines import EngineRequest
 from scclip_export.engines.build import engine_from_onnx
 from scclip_export.engines.libraries import open_library
-from scclip_export.graph import onnx_from_encoder
-from scclip_export.precision import POLICIES
-from scclip_rt.manifest import EncoderSpec, GridSpec, TensorSpec
+from scclip_export.model.calibration import calibration_for
+from scclip_export.model.dtypes import POLICIES
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.onnx.trace import onnx_from_encoder
+from scclip_rt.bundle.manifest import EncoderSpec, GridSpec, TensorSpec
 from synthetic import clip_state_dict
 
 pytestmark = [

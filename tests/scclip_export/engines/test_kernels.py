@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine_files import add_engine
 from scclip_export.engines import add_kernels, kernels
 from scclip_export.errors import ExportError
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import RTX_CAPABILITIES
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import RTX_CAPABILITIES
+from stand_ins.engine_files import add_engine
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_targets_follow_the_engines(capabilities: Sequence[str], expected: tuple
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """A stand-in for Triton's compiler that writes a file per target; returns what it was asked for."""
-    compile_module = pytest.importorskip("scclip_kernels.compile")
+    compile_module = pytest.importorskip("scclip_kernels.aot.compile")
     asked: list[tuple[int, ...]] = []
 
     def write(folder: Path, targets: Sequence[int]) -> list[str]:

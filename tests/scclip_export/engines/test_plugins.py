@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from fake_tensorrt import DataType, FakeTensorrt, Layer, LayerType, Tensor, encoder_layers
-from scclip_export.engines import EngineRequest, add_engines, plugins
+from scclip_export.engines import EngineRequest, add_engines
+from scclip_export.engines.plugins import build as plugins
 from scclip_export.errors import ExportError
-from scclip_kernels.plugin_table import PLUGINS
-from scclip_rt.bundle import Bundle
+from scclip_kernels.plugins.table import PLUGINS
+from scclip_rt.bundle.bundle import Bundle
+from stand_ins.tensorrt import DataType, FakeTensorrt, Layer, LayerType, Tensor, encoder_layers
 from tiny_bundle import edit_manifest, relist
 
 Install = Callable[..., FakeTensorrt]
@@ -53,7 +54,7 @@ def told(with_bindings: Callable[..., str]) -> dict[str, Any]:
     """What `tensorrt.plugin` tells TensorRT of each plug-in, and of one that gets wrong dtypes."""
     pytest.importorskip("triton")
     asked = [*map(layer, PLUGINS), layer("aggregate") | {"dtypes": ["FLOAT", "HALF", "HALF", "FLOAT"]}]
-    script = Path(__file__).parents[2] / "quick_plugins.py"
+    script = Path(__file__).parents[2] / "stand_ins/quick_plugins.py"
     printed = with_bindings(str(script), json.dumps(asked))
     found = json.loads(printed[printed.index("[{") :])
     return dict(zip([*PLUGINS, "wrong"], found, strict=True))
@@ -186,7 +187,7 @@ def test_without_a_measurement_the_plain_encoder_is_taken(
 ) -> None:
     install(layers(0))
     # What torch gained from the kernels is no reason to build engines with them.
-    monkeypatch.setattr("scclip_kernels.choice.faster_in_triton", lambda *_, **__: True)
+    monkeypatch.setattr("scclip_kernels.fastest.faster_in_triton", lambda *_, **__: True)
     for plugins_wanted in (None, False):
         (report,) = add_engines(with_nodes, [request(plugins=plugins_wanted)])
         sidecar = json.loads((with_nodes / report.sidecar).read_text())

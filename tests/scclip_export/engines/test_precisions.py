@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from fake_tensorrt import DataType, Network, encoder_layers, gemm, linear, linear_fp8, product
 from scclip_export.engines.precisions import (
     check_engine,
     check_network,
@@ -13,6 +12,7 @@ from scclip_export.engines.precisions import (
     network_precisions,
 )
 from scclip_export.errors import ExportError
+from stand_ins.tensorrt import DataType, Network, encoder_layers, gemm, linear, linear_fp8, product
 
 
 def network(trunk: DataType) -> Any:

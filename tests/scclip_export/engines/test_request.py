@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from scclip_export.cli import build_parser
+from scclip_export.cli.engines import requests_from
+from scclip_export.cli.main import build_parser
 from scclip_export.engines import EngineRequest
-from scclip_export.engines.arguments import requests_from
 from scclip_export.engines.libraries import Target, narrowed, parse_compute_capability
 from scclip_export.engines.request import rebuild_command
 from scclip_export.errors import ExportError
-from scclip_rt.engines import RTX_CAPABILITIES, Library
-from scclip_rt.manifest import GridSpec
+from scclip_rt.bundle.engine_fit import RTX_CAPABILITIES, Library
+from scclip_rt.bundle.manifest import GridSpec
 
 WINDOW, FIXED = GridSpec(kind="window", rows=14, columns=14), GridSpec(kind="fixed", rows=8, columns=12)
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from fake_tensorrt import (
+from scclip_export.engines import EngineRequest, add_engines, check_requests
+from scclip_export.errors import ExportError
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import Machine, Wanted, choose_engine
+from scclip_rt.files import cache_directory
+from stand_ins.tensorrt import (
     BuilderFlag,
     DataType,
     FakeTensorrt,
@@ -18,11 +23,6 @@ from fake_tensorrt import (
     gemm,
     linear,
 )
-from scclip_export.engines import EngineRequest, add_engines, check_requests
-from scclip_export.errors import ExportError
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import Machine, Wanted, choose_engine
-from scclip_rt.files import cache_directory
 from tiny_bundle import edit_manifest
 
 Install = Callable[..., FakeTensorrt]

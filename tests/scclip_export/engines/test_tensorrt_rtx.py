@@ -15,8 +15,8 @@ import pytest
 
 from scclip_export.engines import libraries
 from scclip_rt import cli
-from scclip_rt.bundle import Bundle
-from scclip_rt.engines import Machine, Wanted, choose_engine, encoder_of
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import Machine, Wanted, choose_engine, encoder_of
 from scclip_rt.errors import BackendError
 from tiny_bundle import build_bundle
 
@@ -204,7 +204,7 @@ def test_adding_engines_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     bundle = build_bundle(tmp_path / "tiny.scclip")
     code = (
         "import sys\n"
-        "from scclip_export.cli import run\n"
+        "from scclip_export.cli.main import run\n"
         "options = ['--tensorrt-rtx', '--no-gpu-kernels', '--engine-grid', 'window']\n"
         f"assert run(['--bundle', {str(bundle)!r}, *options]) == 0\n"
         "print({'torch', 'onnx', 'open_clip'} & set(sys.modules))"

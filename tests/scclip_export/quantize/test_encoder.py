@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from scclip_export.graph import operators
+from scclip_export.onnx.trace import operators
 from scclip_export.quantize import Plan
 from scclip_export.quantize.layers import find_layers
 from scclip_export.quantize.observe import session_of
@@ -161,8 +161,8 @@ def test_demo_scenes_are_segmented_as_well_as_in_float(demo_int8: tuple[Path, Pl
     """mIoU within 1.0 of fp32 (issue: int8 within 1.0) and nearly all labels equal, on held-out scenes."""
     from safetensors.numpy import load_file
 
-    from scclip_rt.decode import decode, decode_plan
-    from scclip_rt.geometry import Tiling, cut_windows, resize, resize_shape
+    from scclip_rt.decode.decode import decode, decode_plan
+    from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 
     text = load_file(demo_fp32.parent / "vocabularies" / "classes.safetensors")["embeddings"]
     loaded = [session(path) for path in (demo_fp32, demo_int8[0])]

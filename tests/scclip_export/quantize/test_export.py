@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from scclip_export.graph import operators
+from scclip_export.onnx.trace import operators
 from scclip_export.parity import THRESHOLDS, Parity
 from scclip_rt import Segmenter
 from synthetic import scene
@@ -51,7 +51,7 @@ def test_every_grid_has_an_int8_encoder_for_cpus(int8_bundle: Path) -> None:
 def test_the_record_says_how_it_was_calibrated_and_how_close_it_is(int8_bundle: Path) -> None:
     from importlib import resources
 
-    schema = json.loads((resources.files("scclip_rt") / "schema/bundle.schema.json").read_text())
+    schema = json.loads((resources.files("scclip_rt") / "bundle/schema/bundle.schema.json").read_text())
     jsonschema.validate(json.loads((int8_bundle / "bundle.json").read_text()), schema)
     for name, entry in entries(int8_bundle).items():
         assert ("quantization" in entry) == ("int8" in name)

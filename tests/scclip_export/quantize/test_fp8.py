@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from scclip_export.errors import ExportError
+from scclip_export.onnx.runners import onnx_runner
+from scclip_export.onnx.shared_weights import share_weights
 from scclip_export.quantize import Fp8Plan, fp8, plan_fp8, write_fp8
 from scclip_export.quantize.fp8 import power_of_two_scale, rounded
-from scclip_export.sessions import onnx_runner
-from scclip_export.sharing import share_weights
 from synthetic import scene
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scclip_export.config import Geometry
 from scclip_export.errors import ExportError
+from scclip_export.model.calibration import Geometry
 from scclip_export.quantize import (
     Int8Options,
     Plan,

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from scclip_export.quantize.weights import PAIR_LIMIT, quantize_weight
-from scclip_rt.backends.ort_session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from kernel_oracles import anomaly_oracle, assert_within_budget, resolve_oracle
+from oracles.kernels import anomaly_oracle, assert_within_budget, resolve_oracle
 from scclip_kernels import num_outliers
-from scclip_kernels.fused import anomaly_scores, resolve_outliers
-from scclip_kernels.fused.anomaly import SIZES, anomaly_scores_reference
-from scclip_kernels.fused.resolution import resolve_outliers_reference
+from scclip_kernels.triton.anomaly import SIZES, anomaly_scores, anomaly_scores_reference
+from scclip_kernels.triton.outlier_repair import resolve_outliers, resolve_outliers_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -17,7 +16,7 @@ def large_blocks(monkeypatch) -> None:
     """Fewer programs: the interpreter's time goes by programs. Small cases run the sizes that are shipped."""
     monkeypatch.setitem(SIZES, "BLOCK_M", 128)
     monkeypatch.setitem(SIZES, "BLOCK_K", 64)
-    monkeypatch.setattr("scclip_kernels.fused.halves.ROWS", 128)
+    monkeypatch.setattr("scclip_kernels.triton.halves.ROWS", 128)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -3,11 +3,18 @@
 import pytest
 import torch
 
-from kernel_oracles import aggregate_oracle, assert_within_budget, attention_oracle, similarities
-from scclip_kernels.fused import affinity, aggregate, attention, calibrated_attention, similarity
-from scclip_kernels.fused.affinity import Similarity, aggregate_reference, mean_similarity
-from scclip_kernels.fused.attention import calibrated_attention_reference
-from scclip_kernels.fused.halves import halves
+from oracles.kernels import aggregate_oracle, assert_within_budget, attention_oracle, similarities
+from scclip_kernels.triton import attention
+from scclip_kernels.triton import similarity as affinity
+from scclip_kernels.triton.attention import calibrated_attention, calibrated_attention_reference
+from scclip_kernels.triton.halves import halves
+from scclip_kernels.triton.similarity import (
+    Similarity,
+    aggregate,
+    aggregate_reference,
+    mean_similarity,
+    similarity,
+)
 
 FP32, FP16, BF16 = DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

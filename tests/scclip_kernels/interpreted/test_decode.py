@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from naive_decode import case, naive_labels, naive_map
-from scclip_kernels.fused import AxisTables, decode, decoding
-from scclip_kernels.fused.decoding import BLOCK_X, ROWS, decode_reference
-from scclip_rt._band_axis import band_plan
-from scclip_rt.decode import decode as decode_on_host
+from oracles.decode import case, naive_labels, naive_map
+from scclip_kernels.triton import decode as decoding
+from scclip_kernels.triton.decode import BLOCK_X, ROWS, AxisTables, decode, decode_reference
+from scclip_rt.decode.bands import band_plan
+from scclip_rt.decode.decode import decode as decode_on_host
 
 GEOMETRY = [
     pytest.param((48, 64), (11, 40), 32, 16, (4, 4), id="overlapping"),

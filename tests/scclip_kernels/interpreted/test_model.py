@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scclip_export.config import CalibrationConfig
-from scclip_export.encoder import CalibratedEncoder
-from scclip_export.precision import POLICIES
+from scclip_export.model.calibration import CalibrationConfig
+from scclip_export.model.dtypes import POLICIES
+from scclip_export.model.encoder import CalibratedEncoder
 from synthetic import scene
 
 CALIBRATION = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.3)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernel_oracles import assert_within_budget
-from scclip_export.plugin_functions import REFERENCES
-from scclip_kernels.plugin_table import PLUGINS
-from scclip_kernels.plugins import plugin_kernel
+from oracles.kernels import assert_within_budget
+from scclip_export.engines.plugins.functions import REFERENCES
+from scclip_kernels.plugins.plugins import plugin_kernel
+from scclip_kernels.plugins.table import PLUGINS
 
 BATCH, COLUMNS, PATCHES, WIDTH, HEADS = 2, 7, 49, 32, 2
 NARROW = {"fp32": torch.float32, "fp16": torch.float16}

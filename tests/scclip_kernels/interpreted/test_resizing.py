@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from scclip_kernels.fused import is_broken, resize_windows
-from scclip_kernels.fused.finite import is_broken_reference
-from scclip_kernels.fused.resizing import resize_windows_reference
-from scclip_rt._resize_taps import resize_taps
-from scclip_rt.geometry import Tiling, cut_windows, resize
+from scclip_kernels.triton.finite import is_broken, is_broken_reference
+from scclip_kernels.triton.resizing import resize_windows, resize_windows_reference
+from scclip_rt.image.geometry import Tiling, cut_windows, resize
+from scclip_rt.image.resize import resize_taps
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scclip_kernels.fused import cut_windows
-from scclip_kernels.fused.windows import cut_windows_reference
-from scclip_rt.geometry import Tiling
-from scclip_rt.geometry import cut_windows as cut_on_host
+from scclip_kernels.triton.windows import cut_windows, cut_windows_reference
+from scclip_rt.image.geometry import Tiling
+from scclip_rt.image.geometry import cut_windows as cut_on_host
 
 
 @pytest.mark.parametrize(("size", "window"), [((45, 70), 32), ((32, 32), 32), ((33, 700), (33, 400))])

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import shape_inference
 
-from scclip_rt.backends.ort_session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.bench.flops import Product, block_products, count_flops
 from scclip_rt.bench.limit import LimitRequest, open_limit
 from scclip_rt.bench.onnx_graph import float_product, quantised_product
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 
 PRODUCTS = (
     Product(name="first", rows=40, inner=48, outer=80),

@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from bench_objects import open_echo
 from scclip_rt.bench.errors import BenchError
 from scclip_rt.bench.remote import Remote, peak_bytes
 from scclip_rt.errors import OptionError
+from stand_ins.bench import open_echo
 
 
 def test_a_remote_answers_refuses_fails_and_counts_its_own_memory() -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from fake_cuda import FakeDriver
     from scclip_rt.backends.cuda import Device
+    from stand_ins.cuda import FakeDriver
 
 # The fake takes its structures from cuda-python (extra dev; Linux and Windows only).
 if importlib.util.find_spec("cuda") is None:
@@ -17,8 +17,8 @@ if importlib.util.find_spec("cuda") is None:
 
 @pytest.fixture
 def fake() -> "Iterator[FakeDriver]":
-    from fake_cuda import FakeDriver
     from scclip_rt.backends.cuda import device as device_module
+    from stand_ins.cuda import FakeDriver
 
     yield FakeDriver()
     device_module._OPEN.clear()

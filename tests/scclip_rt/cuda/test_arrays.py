@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fake_cuda import LEGACY, FakeDriver, ForeignArray
 from scclip_rt.backends.cuda import Device, Stream, device_array, image_array, is_device_array
 from scclip_rt.errors import BackendError, ImageError
+from stand_ins.cuda import LEGACY, FakeDriver, ForeignArray
 
 IMAGE = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
 

@@ -1,7 +1,7 @@
 """The CUDA layer through the real cuda.bindings: how arguments are packed, structures laid out, results returned.
 
-A libcuda of a few hundred lines of C on host memory (tests/libcuda/stub.c) is what the bindings load, in a process of
-its own. What the fake of the other tests believes about the bindings is tried here.
+A libcuda of a few hundred lines of C on host memory (tests/stand_ins/libcuda/stub.c) is what the bindings load, in a
+process of its own. What the fake of the other tests believes about the bindings is tried here.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-STUB = Path(__file__).parents[2] / "libcuda"
+STUB = Path(__file__).parents[2] / "stand_ins/libcuda"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stand-in is a libcuda.so.1")

@@ -5,7 +5,6 @@ import threading
 import pytest
 from cuda.bindings import driver as real
 
-from fake_cuda import FakeDriver
 from scclip_rt.backends.cuda import (
     CudaError,
     Device,
@@ -15,6 +14,7 @@ from scclip_rt.backends.cuda import (
     load_driver,
 )
 from scclip_rt.errors import BackendError
+from stand_ins.cuda import FakeDriver
 
 
 def test_every_faked_function_takes_what_the_real_one_takes() -> None:

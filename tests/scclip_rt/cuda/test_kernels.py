@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fake_cuda import FakeDriver
-from fake_kernels import add_kernels, kernel_list
 from scclip_rt.backends.cuda import (
     CudaError,
     Device,
@@ -18,9 +16,11 @@ from scclip_rt.backends.cuda import (
     Stream,
     read_kernel_list,
 )
-from scclip_rt.backends.cuda.decoding import DecodeKernels
-from scclip_rt.bundle import Bundle
+from scclip_rt.backends.cuda.decode import DecodeKernels
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BundleError
+from stand_ins.cuda import FakeDriver
+from stand_ins.kernels import add_kernels, kernel_list
 
 
 def kernels(root: Path, device: Device) -> KernelSet:
@@ -161,7 +161,7 @@ def test_other_lists_are_refused(
 def test_the_fakes_have_the_compiled_kernels_parameters() -> None:
     """What the tests launch is what `scclip_kernels` compiles: names, types, order, constants."""
     pytest.importorskip("triton", reason="Triton is not installed (extra triton)")
-    from scclip_kernels.variants import runtime_variants
+    from scclip_kernels.aot.variants import runtime_variants
 
     real = {
         (v.name, str(v.types.get("labels")), v.constants.get("SOFT"), v.constants.get("MASKED")): v

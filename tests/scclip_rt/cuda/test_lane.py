@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_cuda import FakeDriver
-from fake_kernels import add_kernels
 from scclip_rt.backends.cuda import Device, DeviceBuffer, KernelSet, Ledger, Stream
-from scclip_rt.backends.cuda.decoding import DecodeKernels, DecodeTask
-from scclip_rt.backends.lane import Lane, SegmentPlan, SegmentShape, Sizes
-from scclip_rt.bundle import Bundle
-from scclip_rt.decode import decode_plan
-from scclip_rt.geometry import Tiling
+from scclip_rt.backends.cuda.decode import DecodeKernels, DecodeTask
+from scclip_rt.backends.cuda.plans import Lane, SegmentPlan, SegmentShape, Sizes
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.decode.decode import decode_plan
+from scclip_rt.image.geometry import Tiling
+from stand_ins.cuda import FakeDriver
+from stand_ins.kernels import add_kernels
 
 PATCHES, QUERIES = 9, 5
 

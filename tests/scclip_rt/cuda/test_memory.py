@@ -5,7 +5,6 @@ import gc
 import numpy as np
 import pytest
 
-from fake_cuda import FakeDriver
 from scclip_rt.backends.cuda import (
     CudaError,
     Device,
@@ -16,6 +15,7 @@ from scclip_rt.backends.cuda import (
     Stream,
     mebibytes,
 )
+from stand_ins.cuda import FakeDriver
 
 
 def test_a_round_trip(device: Device) -> None:

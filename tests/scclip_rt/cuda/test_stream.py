@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from fake_cuda import FakeDriver
 from scclip_rt.backends.cuda import CudaError, Device, DeviceBuffer, Event, Ledger, PinnedBuffer, Stream
+from stand_ins.cuda import FakeDriver
 
 
 @pytest.mark.parametrize("refused", [False, True])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scclip_rt.bundle import Bundle
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.demo.scenes import CLASSES, test_scene
 from scclip_rt.errors import OptionError, ScclipError, VocabularyError
 from scclip_rt.evaluation import BENCHMARKS, DATASETS, DatasetError, open_dataset, open_segmenter

@@ -1,0 +1,129 @@
+"""The bundle contenders of benchmarks/gpu: every backend that is here and that a bundle has something for."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu.run import Run
+from scclip_rt import Segmenter
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.errors import ScclipError
+from scclip_rt.vocabulary.file import Vocabulary
+
+# name, backend, provider of ONNX Runtime, precisions tried
+GPU_CONTENDERS = (
+    ("ONNX Runtime CUDA fp32", "onnxruntime", "cuda", "fp32"),
+    ("ONNX Runtime CUDA fp16", "onnxruntime", "cuda", "fp16"),
+    ("ONNX Runtime CUDA fp16, its graphs", "onnxruntime", "cuda-graphs", "fp16"),
+    ("ONNX Runtime TensorRT fp16", "onnxruntime", "tensorrt", "fp16"),
+    ("TensorRT fp32", "tensorrt", None, "fp32"),
+    ("TensorRT fp16", "tensorrt", None, "fp16"),
+    ("TensorRT fp8", "tensorrt", None, "fp8"),
+    ("TensorRT-RTX fp16", "tensorrt-rtx", None, "fp16"),
+    ("TensorRT-RTX fp8", "tensorrt-rtx", None, "fp8"),
+)
+CPU_CONTENDERS = (("ONNX Runtime CPU fp32", "onnxruntime", "cpu", "fp32"),)
+
+
+def measure_bundle(
+    run: Run, path: Path, *, arch: str, image: NDArray[np.uint8], agreement: Mapping[str, float]
+) -> None:
+    """Labels against the bundle's fp32 encoder on the CPU, then host-to-host times of an image and of the encoder.
+
+    Rows of the questions `image` and `encode (host to host)`; one with `skipped` and the reason where a contender is
+    not here or has nothing in the bundle.
+    """
+    bundle = Bundle.open(path)
+    device = f"cuda:{run.clock.device.index or 0}" if run.clock.on_gpu else "cpu"
+    reference = _Reference(bundle, image)
+    for name, backend, provider, precision in GPU_CONTENDERS if run.clock.on_gpu else CPU_CONTENDERS:
+        base = {"arch": arch, "bundle": bundle.name, "contender": name, "precision": precision}
+        images = [base | {"question": "image", "queries": count} for count in run.args.queries]
+        encodes = [
+            base | {"question": "encode (host to host)", "windows": batch} for batch in run.args.windows
+        ]
+        if not any(run.wants(row) for row in (*images, *encodes)):
+            continue
+        try:
+            segmenter = _open(bundle, backend, provider, precision, device)
+        except ScclipError as error:
+            for row in (*images, *encodes):
+                if run.found(row) is None:
+                    run.add(row | {"skipped": str(error)})
+            continue
+        least = agreement[precision]
+        for row in images:
+            run.attempt(row, partial(_image_row, run, segmenter, reference, row["queries"], least))
+        for row in encodes:
+            run.attempt(row, partial(_encode_row, run, segmenter, bundle, row["windows"]))
+        close = getattr(segmenter.backend, "close", None)
+        if close is not None:
+            close()
+
+
+class _Reference:
+    """Labels of the bundle's float32 encoder on the CPU, made when they are first asked for."""
+
+    def __init__(self, bundle: Bundle, image: NDArray[np.uint8]) -> None:
+        self.bundle, self.image = bundle, image
+        self._segmenter: Segmenter | None = None
+        self._labels: dict[int, NDArray[Any]] = {}
+
+    def labels(self, queries: int) -> NDArray[Any]:
+        if queries not in self._labels:
+            if self._segmenter is None:
+                self._segmenter = _open(self.bundle, "onnxruntime", "cpu", "fp32", "cpu")
+            self._segmenter.set_classes(vocabulary=_vocabulary(self.bundle, queries))
+            self._labels[queries] = self._segmenter(self.image).labels
+        return self._labels[queries]
+
+
+def _open(bundle: Bundle, backend: str, provider: str | None, precision: str, device: str) -> Segmenter:
+    options: dict[str, Any] = {"ort_provider": provider} if backend == "onnxruntime" else {}
+    vocabulary = _vocabulary(bundle, 2)
+    return Segmenter(
+        bundle, vocabulary=vocabulary, backend=backend, precision=precision, device=device, **options
+    )
+
+
+def _image_row(
+    run: Run, segmenter: Segmenter, reference: _Reference, queries: int, least: float
+) -> dict[str, Any]:
+    segmenter.set_classes(vocabulary=_vocabulary(reference.bundle, queries))
+    image = reference.image
+    agreement = float((segmenter(image).labels == reference.labels(queries)).mean())
+    if agreement < least:
+        raise ValueError(f"labels agree with float32's on {agreement:.3%} of pixels; not timed")
+    work: Callable[[], Any] = lambda: segmenter(image)  # noqa: E731
+    taken = run.clock.host_time(work)
+    return {
+        "labels_as_fp32": agreement,
+        "milliseconds": taken,
+        "backend": dict(segmenter.backend.describe()),
+    }
+
+
+def _encode_row(run: Run, segmenter: Segmenter, bundle: Bundle, batch: int) -> dict[str, Any]:
+    side = bundle.preprocessing.window
+    windows = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+    return {"milliseconds": run.clock.host_time(lambda: segmenter.backend.features(windows))}
+
+
+def _vocabulary(bundle: Bundle, queries: int) -> Vocabulary:
+    """Random unit queries, each its own class."""
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((queries, bundle.model.embed_dim)).astype(np.float32)
+    names = tuple(f"class {i}" for i in range(queries))
+    return Vocabulary(
+        embeddings=drawn / np.linalg.norm(drawn, axis=1, keepdims=True),
+        classes=names,
+        queries=names,
+        query_class=np.arange(queries),
+        background=None,
+        templates="none",
+        text_model_sha256=bundle.text_encoder.model_sha256,
+    )

@@ -1,0 +1,316 @@
+"""Each Triton kernel of benchmarks/gpu: first against a float64 oracle, then beside plain and compiled torch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.models import ARCHITECTURES, DTYPES, calibration, heads
+
+# STYLE: a path may be twice as far from a float64 oracle as plain torch in its dtype, plus a floor.
+FACTOR = 2.0
+FLOOR = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
+# Two sums of the same numbers in another order may fall on either side of a threshold that is so near. Patches with
+# such a tie are not compared: one similarity more or less is far more than rounding.
+SIMILARITY_TIE = 1e-5
+DISTANCE_TIE = 3e-6  # of the distance
+Oracle = tuple[Tensor, Tensor]
+"""Values of one window in float64, and which of its patches (1, N) are decided."""
+
+
+class Size(NamedTuple):
+    """What a kernel is run on: `windows` of `patches`, in one of fp32, fp16 and bf16."""
+
+    patches: int
+    windows: int
+    precision: str
+
+
+def kernel_sizes(arch: str, *, quick: bool) -> Iterator[Size]:
+    """The grids of a model's windows in every precision, and of whole images in fp16, alone and in batches."""
+    if quick:
+        yield Size(36, 2, "fp32")
+        return
+    _, _, patch, resolution, *_ = ARCHITECTURES[arch]
+    own = (resolution // patch) ** 2
+    for patches, windows in ((own, 1), (own, 6), (own, 32), (1024, 1), (1024, 6), (2304, 1)):
+        for precision in ("fp16", "bf16", "fp32") if patches == own else ("fp16",):
+            yield Size(patches, windows, precision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One operation on one size.
+
+    Attributes:
+        fused: the Triton kernel, as the model calls it.
+        reference: plain torch on the same tensors.
+        oracle: plain torch in float64 on the same numbers, for one window (its index), with the patches to compare.
+        moved: bytes that have to be read and written.
+    """
+
+    fused: Callable[[], Tensor]
+    reference: Callable[[], Tensor]
+    oracle: Callable[[int], Oracle]
+    moved: int
+
+
+def kernel_row(clock: Clock, kernel: str, arch: str, size: Size, *, copy_rate: float) -> dict[str, Any]:
+    """Check one kernel, then time it beside plain and compiled torch.
+
+    Returns:
+        `error` and `reference_error` against the oracle, over `patches_compared` (a share: the others have a tie),
+        what is `allowed` and whether the kernel is `sound`; if it is,
+        milliseconds of the kernel, of plain torch, of compiled torch (fp16, six windows) and the share of the copy
+        ceiling.
+    """
+    case = _CASES[kernel](_Tensors.of(arch, size, clock.device))
+    error, reference_error, compared = _distances(case, size.windows)
+    allowed = FACTOR * reference_error + FLOOR[size.precision]
+    row: dict[str, Any] = {"error": error, "reference_error": reference_error, "allowed": allowed}
+    row["patches_compared"] = compared
+    row["sound"] = error <= allowed  # never for NaN
+    if not row["sound"]:
+        return row  # no time of a wrong result
+    row["milliseconds"] = clock.device_time(case.fused)
+    row["reference_milliseconds"] = clock.device_time(case.reference)
+    if clock.on_gpu and size.precision == "fp16" and size.windows == 6:
+        torch._dynamo.reset()  # every size is a compilation, and there is a limit
+        compiled = torch.compile(case.reference, dynamic=False)
+        row["compiled_milliseconds"] = clock.device_time(compiled)
+    row["of_copy_ceiling"] = case.moved / (row["milliseconds"]["p50"] / 1000) / copy_rate
+    return row
+
+
+def _distances(case: Case, windows: int) -> tuple[float, float, float]:
+    """Largest differences of the kernel and of plain torch, relative to the oracle's root mean square; share compared.
+
+    Window by window, because float64 takes eight bytes for each of N × N × heads numbers. What is not a number is
+    infinitely far.
+    """
+    found = case.fused(), case.reference()
+    parts = found[0].shape[0] // windows  # two results, one behind the other, have the windows twice
+    farthest, square, count, compared = [0.0, 0.0], 0.0, 0, 0.0
+    for window in range(windows):
+        oracle, decided = case.oracle(window)
+        square += float(oracle.square().sum())
+        count += oracle.numel()
+        compared += float(decided.double().mean()) / windows
+        rows = [window + part * windows for part in range(parts)]
+        for i, result in enumerate(found):
+            difference = (result[rows].double() - oracle).abs().nan_to_num(nan=float("inf"))
+            here = difference[decided.expand(difference.shape[:2])]
+            farthest[i] = max(farthest[i], float(here.max()) if len(here) else 0.0)
+    if not compared:
+        raise ValueError("every patch has a tie: nothing was compared")
+    root = (square / count) ** 0.5
+    return farthest[0] / root, farthest[1] / root, compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tensors:
+    """What the operations of one size take, in the model's dtypes.
+
+    Attributes:
+        tokens: (B, N, D) float32, of the residual stream, as is
+        guide: what similarities are made from.
+        features: the tokens in the size's precision, as they are averaged.
+        key: (2, B, N, D) in the size's precision, like
+        value: of both passes.
+        config: the calibration's.
+        heads: of the model.
+    """
+
+    tokens: Tensor
+    guide: Tensor
+    features: Tensor
+    key: Tensor
+    value: Tensor
+    config: Any
+    heads: int
+
+    @classmethod
+    def of(cls, arch: str, size: Size, device: torch.device) -> "_Tensors":
+        width, dtype = ARCHITECTURES[arch][0], DTYPES[size.precision]
+        make = torch.Generator().manual_seed(0)
+        shape = (size.windows, size.patches, width)
+        # Tokens that are alike in part, as a ViT's are: similarities fall on both sides of the floor.
+        common = torch.randn(size.windows, 1, width, generator=make)
+        drawn = [(common + torch.randn(shape, generator=make)).to(device) for _ in range(6)]
+        return cls(
+            tokens=drawn[0],
+            guide=drawn[1],
+            features=drawn[0].to(dtype),
+            key=torch.stack(drawn[2:4]).to(dtype),
+            value=torch.stack(drawn[4:]).to(dtype),
+            config=calibration(arch),
+            heads=heads(width),
+        )
+
+    @property
+    def wide_bytes(self) -> int:
+        """Of the tokens."""
+        return self.tokens.numel() * self.tokens.element_size()
+
+    @property
+    def bytes(self) -> int:
+        """Of the features."""
+        return self.features.numel() * self.features.element_size()
+
+    def wide(self, window: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One window in float64: tokens, guide (1, N, D), key, value (2, 1, N, D)."""
+        one = slice(window, window + 1)
+        tokens, guide, key, value = self.tokens[one], self.guide[one], self.key[:, one], self.value[:, one]
+        return tokens.double(), guide.double(), key.double(), value.double()
+
+    def averaged(self, window: int) -> Tensor:
+        """The features of one window in float64, (1, N, D)."""
+        return self.features[window : window + 1].double()
+
+
+def _anomaly(t: _Tensors) -> Case:
+    from scclip_kernels.triton import anomaly
+
+    near = t.config.outlier_neighbors
+    return Case(
+        fused=lambda: anomaly.anomaly_scores(t.tokens, near),
+        reference=lambda: anomaly.anomaly_scores_reference(t.tokens, near),
+        oracle=lambda window: _scores64(t.wide(window)[0], near),
+        moved=t.wide_bytes + 4 * t.tokens.shape[0] * t.tokens.shape[1],
+    )
+
+
+def _resolution(t: _Tensors) -> Case:
+    from scclip_kernels import num_outliers
+    from scclip_kernels.triton import anomaly
+    from scclip_kernels.triton import outlier_repair as resolution
+
+    patches = t.tokens.shape[1]
+    options: dict[str, Any] = {
+        "num_outliers": num_outliers(patches, t.config.outlier_fraction),
+        "columns": _columns(patches),
+    }
+    scores = anomaly.anomaly_scores_reference(t.tokens, t.config.outlier_neighbors)
+
+    def oracle(window: int) -> Oracle:
+        tokens, guide, *_ = t.wide(window)
+        own = scores[window : window + 1].double()
+        resolved = torch.cat(resolution.resolve_outliers_reference(tokens, guide, own, **options))
+        return resolved, torch.ones_like(own, dtype=torch.bool)  # both sides rank the same scores
+
+    return Case(
+        fused=lambda: torch.cat(resolution.resolve_outliers(t.tokens, t.guide, scores, **options)),
+        reference=lambda: torch.cat(
+            resolution.resolve_outliers_reference(t.tokens, t.guide, scores, **options)
+        ),
+        oracle=oracle,
+        moved=4 * t.wide_bytes,
+    )
+
+
+def _aggregate(t: _Tensors) -> Case:
+    from scclip_kernels.triton import similarity as affinity
+
+    floor = t.config.similarity_floor
+    factors = affinity.similarity(t.guide)
+    return Case(
+        fused=lambda: affinity.aggregate(t.features, affinity.similarity(t.guide), floor),
+        reference=lambda: affinity.aggregate_reference(t.features, factors, floor),
+        oracle=lambda window: _aggregate64(t.averaged(window), t.wide(window)[1], floor),
+        moved=2 * t.bytes + t.wide_bytes,
+    )
+
+
+def _attention(t: _Tensors) -> Case:
+    from scclip_kernels.triton import attention
+    from scclip_kernels.triton import similarity as affinity
+
+    factors = affinity.similarity(t.guide)
+
+    def oracle(window: int) -> Oracle:
+        _, guide, key, value = t.wide(window)
+        return _attention64(key, value, guide, t.heads)
+
+    return Case(
+        fused=lambda: attention.calibrated_attention(t.key, t.value, factors, t.heads),
+        reference=lambda: attention.calibrated_attention_reference(t.key, t.value, factors, t.heads),
+        oracle=oracle,
+        moved=5 * t.bytes + t.wide_bytes,
+    )
+
+
+_CASES: dict[str, Callable[[_Tensors], Case]] = {
+    "anomaly": _anomaly,
+    "resolution": _resolution,
+    "aggregate": _aggregate,
+    "attention": _attention,
+}
+
+
+def _columns(patches: int) -> int:
+    """The most square grid."""
+    side = int(patches**0.5)
+    while patches % side:
+        side -= 1
+    return patches // side
+
+
+def _scores64(x: Tensor, near: int) -> Oracle:
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    distances.diagonal(dim1=1, dim2=2).fill_(float("inf"))
+    nearest = distances.topk(near + 1, largest=False)
+    reach, beyond = nearest.values[..., near - 1], nearest.values[..., near]
+    neighbors = nearest.indices[..., :near]
+    density = torch.gather(1 / reach, 1, neighbors.flatten(1)).view(neighbors.shape)
+    return reach * density.mean(dim=-1), beyond - reach > DISTANCE_TIE * reach
+
+
+def _cosines64(guide: Tensor) -> Tensor:
+    unit = guide / guide.norm(dim=-1, keepdim=True)
+    return unit @ unit.transpose(1, 2)
+
+
+def _decided(cosines: Tensor, threshold: Tensor | float) -> Tensor:
+    return ((cosines - threshold).abs() > SIMILARITY_TIE).all(dim=-1)
+
+
+def _aggregate64(x: Tensor, guide: Tensor, floor: float) -> Oracle:
+    cosines = _cosines64(guide)
+    kept = torch.where(cosines >= floor, cosines, 0.0)
+    return (kept / (kept.sum(dim=-1, keepdim=True) + 1e-6)) @ x, _decided(cosines, floor)
+
+
+def _attention64(keys: Tensor, values: Tensor, guide: Tensor, count: int) -> Oracle:
+    cosines = _cosines64(guide)
+    mean = cosines.mean(dim=(1, 2), keepdim=True)
+    common = torch.where(cosines >= mean, 3 * (cosines - mean), float("-inf")).softmax(dim=-1)
+    total = torch.zeros_like(guide)
+    for key, value in zip(keys, values, strict=True):
+        k, v = (part.unflatten(-1, (count, -1)).transpose(1, 2) for part in (key, value))
+        own = (k @ k.transpose(2, 3) / k.shape[-1] ** 0.5).softmax(dim=-1) @ v
+        total += 0.5 * (common @ value + own.transpose(1, 2).flatten(2))
+    return total, _decided(cosines, mean)
+
+
+def choice_table(rows: list[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
+    """Which implementation was fastest for each kernel, dtype and size: what `kernels="auto"` may go by.
+
+    A kernel that failed its check is never chosen, and is named in `unsound`.
+    """
+    choices = []
+    for row in rows:
+        if not row.get("sound"):
+            continue
+        times = {
+            "triton": row["milliseconds"]["p50"],
+            "reference": row["reference_milliseconds"]["p50"],
+        }
+        if "compiled_milliseconds" in row:
+            times["compiled"] = row["compiled_milliseconds"]["p50"]
+        size = {key: row[key] for key in ("kernel", "arch", "patches", "windows", "precision")}
+        choices.append(size | {"fastest": min(times, key=lambda name: times[name]), "milliseconds": times})
+    unsound = sorted({row["kernel"] for row in rows if not row.get("sound", True)})
+    return {"format_version": 1, "measured_on": environment, "choices": choices, "unsound": unsound}

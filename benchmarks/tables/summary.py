@@ -1,0 +1,403 @@
+"""Turn the rows in benchmarks/results into the tables and plots of the documentation.
+
+    python -m benchmarks.tables.summary            # docs/measurements.md, docs/images, tables in README.md
+    python -m benchmarks.tables.summary --check    # exit code 1 if a table is not what the rows say
+
+docs/measurements.md has a section for every table that the rows allow. In README.md, performance.md and
+quantisation.md a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks/results"
+DOCUMENTS = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        *(f"docs/{name}.md" for name in ("performance", "precision", "quantisation", "gpu", "kernels")),
+    )
+)
+MEASUREMENTS = ROOT / "docs/measurements.md"
+IMAGES = ROOT / "docs/images"
+NAIVE = "naive eager"
+
+Row = dict[str, Any]
+
+
+def load_rows(results: Path, pattern: str) -> list[Row]:
+    """The rows of every report whose file name matches, each with its report's environment."""
+    rows = []
+    for path in sorted(results.glob(pattern)):
+        report = json.loads(path.read_text("utf-8"))
+        rows += [row | {"environment": report["environment"]} for row in report["rows"]]
+    return rows
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with the first column left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds with three figures, or seconds from ten on."""
+    if seconds >= 10:
+        return f"{seconds:,.1f} s"
+    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
+
+
+def megabytes(count: float) -> str:
+    """Decimal megabytes."""
+    return f"{count / 1e6:,.0f} MB"
+
+
+def paired(row: Row, first: Row, stage: str) -> list[float]:
+    """For each round, the first row's seconds of a stage over this row's."""
+    return [a / b for a, b in zip(first["samples"][stage], row["samples"][stage], strict=True)]
+
+
+def with_range(ratios: Sequence[float]) -> str:
+    """`1.42× (1.18–1.94)`: the median, and the range of the pairs."""
+    return f"**{statistics.median(ratios):.2f}×** ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def photo_table(rows: Sequence[Row]) -> str:
+    """One photo, each contender beside the naive baseline of its own run."""
+    lines = []
+    for row in rows:
+        first = _first(rows, row)
+        share = row["limit_share"]
+        stages = [row["seconds"].get(stage) for stage in ("encode", "decode")]
+        lines.append(
+            [
+                str(row["queries"]),
+                row["name"],
+                ms(row["seconds"]["total"]["p50"]),
+                *("–" if stage is None else ms(stage["p50"]) for stage in stages),
+                "1" if row is first else with_range(paired(row, first, "total")),
+                "–" if share is None else f"{share:.0%}",
+                megabytes(row["peak_bytes"]),
+                f"{row['labels_as_first']:.2%}",
+            ]
+        )
+    header = ("queries", "contender", "total", "encode", "decode", "times as fast (range of pairs)")
+    return markdown((*header, "of the limit", "peak memory", "labels as naive"), lines)
+
+
+def short_table(rows: Sequence[Row]) -> str:
+    """The same for the README: time, ratio and memory."""
+    lines = []
+    for row in rows:
+        first = _first(rows, row)
+        ratio = "1" if row is first else with_range(paired(row, first, "total"))
+        total, peak = ms(row["seconds"]["total"]["p50"]), megabytes(row["peak_bytes"])
+        lines.append([str(row["queries"]), row["name"], total, ratio, peak])
+    return markdown(("queries", "", "one photo", "times as fast (range of pairs)", "peak memory"), lines)
+
+
+def _first(rows: Sequence[Row], row: Row) -> Row:
+    """The row that a ratio of `row` refers to: same run, same queries, named in `ratio`."""
+    for other in rows:
+        same_run = other["environment"] == row["environment"] and other["queries"] == row["queries"]
+        if same_run and other["name"] == row["ratio"]["to"]:
+            return other
+    raise ValueError(
+        f"{row['name']}, {row['queries']} queries: no row {row['ratio']['to']!r} of the same run"
+    )
+
+
+def limit_table(rows: Sequence[Row]) -> str:
+    """What the libraries multiply at, in every run's own rounds: one line per library and number of rows."""
+    seen: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        if row["limit"] is not None:
+            key = (row["backend"]["backend"], row["limit"]["fp32"]["products"]["qkv"]["shape"][0])
+            seen.setdefault(key, row["limit"])
+    names = ("fp32", "bf16", "int8", "numpy")
+    lines = [
+        [library, str(count), *(_rate(limit.get(name)) for name in names)]
+        for (library, count), limit in sorted(seen.items())
+    ]
+    return markdown(("library", "rows", "fp32", "bf16", "int8", "numpy's BLAS, fp32"), lines)
+
+
+def _rate(limit: Row | None) -> str:
+    return "–" if limit is None else f"{limit['flops_per_second'] / 1e9:.0f} GFLOP/s"
+
+
+def growth_table(rows: Sequence[Row], axis: str) -> str:
+    """Latency and memory along one axis: `queries`, `image`, `windows`, `batch` or `threads`."""
+    value: dict[str, Callable[[Row], str]] = {
+        "queries": lambda row: f"{row['queries']:,}",
+        "image": lambda row: f"{row['image'][0]}×{row['image'][1]}",
+        "windows": lambda row: str(row["windows"]),
+        "batch": lambda row: str(row["batch"]),
+        "threads": lambda row: str(row["backend"]["threads"]),
+    }
+    lines = [
+        [
+            value[axis](row),
+            *(ms(row["seconds"][stage]["p50"]) for stage in ("prepare", "encode", "decode", "total")),
+            ms(row["seconds"]["encode"]["p50"] / row["windows"]),
+            megabytes(row["peak_bytes"]),
+            *([] if row.get("stream") is None else [f"{row['stream']['images_per_second']:.2f}"]),
+        ]
+        for row in rows
+    ]
+    header = [axis, "prepare", "encode", "decode", "total", "encode per window", "peak memory"]
+    streamed = ["images/s, streamed"] if rows[0].get("stream") is not None else []
+    return markdown([*header, *streamed], lines)
+
+
+def calibration_table(rows: Sequence[Row]) -> str:
+    """The encoder with the calibration beside the plain one: pairs of the same round."""
+    lines = []
+    for plain, calibrated in zip(rows[::2], rows[1::2], strict=True):
+        if plain["bundle"]["calibration"] != "none" or calibrated["bundle"]["calibration"] != "scclip":
+            raise ValueError("rows must alternate between the plain encoder and the calibrated one")
+        costs = [100 * (1 / ratio - 1) for ratio in paired(calibrated, plain, "encode")]
+        cells = [ms(row["seconds"]["encode"]["p50"]) for row in (plain, calibrated)]
+        cost = f"**{statistics.median(costs):+.1f} %** ({min(costs):+.1f} to {max(costs):+.1f})"
+        lines.append([calibrated["name"].removeprefix("calibrated "), *cells, cost])
+    return markdown(("", "plain encoder", "calibrated", "cost, median (range of pairs)"), lines)
+
+
+def pareto_points(miou: Sequence[Row], latency: Sequence[Row]) -> list[Row]:
+    """Rows joined by name: `name`, `seconds`, `miou`, `agreement`, and whether each is on the `front`.
+
+    A target whose latency was not measured has `seconds` None and is on no front.
+    """
+    times = {row["name"]: row["seconds"]["total"]["p50"] for row in latency}
+    if missing := set(times) - {row["name"] for row in miou}:
+        raise ValueError(f"latency without mIoU: {', '.join(sorted(missing))}")
+    points = [
+        {
+            "name": r["name"],
+            "seconds": times.get(r["name"]),
+            "miou": r["miou"],
+            "agreement": r["agreement"],
+            "scenes": r["scenes"],
+        }
+        for r in miou
+    ]
+    timed = [index for index, point in enumerate(points) if point["seconds"] is not None]
+    front = pareto_front([(points[i]["seconds"], points[i]["miou"]) for i in timed])
+    on_front = {timed[i] for i in front}
+    return [point | {"front": index in on_front} for index, point in enumerate(points)]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
+    """Indices of the (cost, gain) points that no other beats: none costs at most as much and gains at least as much."""
+    front, best = set(), float("-inf")
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            front.add(index)
+            best = points[index][1]
+    return front
+
+
+def pareto_table(points: Sequence[Row]) -> str:
+    """MIoU against latency, fastest first."""
+    first = points[0]
+    lines = [
+        [
+            point["name"],
+            "–" if point["seconds"] is None else ms(point["seconds"]),
+            f"{point['miou']:.2f}",
+            f"{point['miou'] - first['miou']:+.2f}" if point is not first else "",
+            f"{point['agreement']:.2f} %",
+            "yes" if point["front"] else "",
+        ]
+        for point in sorted(points, key=lambda point: point["seconds"] or float("inf"))
+    ]
+    header = (
+        "",
+        "one scene",
+        f"mIoU, {first['scenes']} scenes",
+        f"against {first['name']}",
+        f"labels as {first['name']}",
+        "on the front",
+    )
+    return markdown(header, lines)
+
+
+def precision_table(rows: Sequence[Row]) -> str:
+    """The demo model in narrow precisions, beside fp32."""
+    lines = [
+        [
+            row["encoder"],
+            f"{row['miou']:.2f}",
+            f"{row['labels_as_fp32']:.3f} %",
+            f"{row['outliers_as_fp32']:.2f} %",
+            f"{row['outlier_sets_as_fp32']:.1f} %",
+        ]
+        for row in rows
+    ]
+    header = (
+        "file",
+        "mIoU",
+        "labels as fp32",
+        "outliers found",
+        f"of {rows[0]['windows']:,} windows: same outliers",
+    )
+    return markdown(header, lines)
+
+
+def profile_table(report: Row, least: float = 0.015) -> str:
+    """Time by operator, the costliest first; what is under `least` of the whole in one line."""
+    rows = report["rows"]
+    total = sum(row["milliseconds"] for row in rows)
+    shown = [row for row in rows if row["milliseconds"] >= least * total]
+    rest = [row for row in rows if row not in shown]
+    if rest:
+        sums = {key: sum(row[key] for row in rest) for key in ("calls", "milliseconds")}
+        shown = [*shown, {"operator": f"{len(rest)} other types", **sums}]
+    return markdown(
+        ("operator", "calls", "time", "share"),
+        [
+            [
+                row["operator"],
+                str(row["calls"]),
+                ms(row["milliseconds"] / 1000),
+                f"{row['milliseconds'] / total:.1%}",
+            ]
+            for row in shown
+        ],
+    )
+
+
+def machine(rows: Sequence[Row]) -> str:
+    """What the rows were measured on, in a line."""
+    told = {
+        f"{e['processor']}, {e['cores']} cores; onnxruntime {e['versions'].get('onnxruntime')}, "
+        f"openvino {e['versions'].get('openvino', '–')}, torch {e['versions'].get('torch', '–')}; {e['git_revision']}"
+        for e in (row["environment"] for row in rows)
+    }
+    return "Measured on " + "; and on ".join(sorted(told)) + "."
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Every table that the rows at hand allow, by name."""
+    made: dict[str, str] = {}
+    photo = load_rows(results, "photo-*.json")
+    if photo:
+        made |= {"photo": photo_table(photo), "photo-short": short_table(photo), "limits": limit_table(photo)}
+        made["machine"] = machine(photo)
+    axes = {name: name for name in ("queries", "windows", "batch", "threads")}
+    for name, axis in (axes | {"images": "image", "large": "queries"}).items():
+        if rows := load_rows(results, f"{name}.json"):
+            made[name] = growth_table(rows, axis)
+    if rows := load_rows(results, "calibration*.json"):
+        made["calibration"] = calibration_table(rows)
+    for path in sorted(results.glob("profile-*.json")):
+        made[path.stem] = profile_table(json.loads(path.read_text("utf-8")))
+    miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
+    if miou and latency:
+        made["pareto"] = pareto_table(pareto_points(miou, latency))
+    int8 = load_rows(results, "int8*.json")
+    from benchmarks.tables.int8 import int8_table
+
+    if methods := [row for row in int8 if "miou" in row]:
+        made["int8"] = int8_table(methods, [row for row in int8 if "median_seconds" in row])
+    if rows := load_rows(results, "precision-*.json"):
+        made["precision"] = precision_table(list({row["encoder"]: row for row in rows}.values()))
+    from benchmarks.gpu.report import document_tables, load_reports  # it uses this module
+
+    return made | document_tables(load_reports(results))
+
+
+SECTIONS = (
+    ("One 375×500 photo, beside the naive eager baseline", "photo", "bench-photo.png"),
+    ("What the libraries multiply at, alone, in the same rounds", "limits", None),
+    ("What calibration costs: the encoder against the plain one, in pairs", "calibration", None),
+    ("Quality against time: the demo model on held-out scenes", "pareto", "bench-pareto.png"),
+    ("Int8: methods compared", "int8", None),
+    ("Growth with queries", "queries", "bench-growth.png"),
+    ("Growth with the image", "images", None),
+    ("Growth with windows", "windows", None),
+    ("10,000 queries on a 4K photo", "large", None),
+    ("Batch", "batch", None),
+    ("Threads", "threads", None),
+)
+
+
+def measurements(made: dict[str, str]) -> str | None:
+    """The text of docs/measurements.md: a section for each table, profiles last; None without any."""
+    profiles = tuple(
+        (f"Time by operator: {n.removeprefix('profile-')}", n, None) for n in made if n.startswith("profile-")
+    )
+    shown = [section for section in (*SECTIONS, *profiles) if section[1] in made]
+    if not shown:
+        return None
+    parts = [
+        "# Measurements",
+        "Made by `python -m benchmarks.tables.summary` from benchmarks/results; performance.md says how to read it.",
+    ]
+    parts += [made["machine"]] if "machine" in made else []
+    for title, name, image in shown:
+        parts += [f"## {title}", made[name]]
+        parts += [f"![{title}](images/{image})"] if image is not None else []
+    return "\n\n".join(parts) + "\n"
+
+
+def fill(document: str, made: dict[str, str]) -> str:
+    """Put each table between its marks.
+
+    Raises:
+        ValueError: a mark without an end, or a table that the rows don't give.
+    """
+
+    def put(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in made:
+            raise ValueError(f"the document wants table {name!r}; the rows give {', '.join(sorted(made))}")
+        return f"<!-- begin {name} -->\n{made[name]}\n<!-- end {name} -->"
+
+    filled = re.sub(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", put, document, flags=re.DOTALL)
+    if len(re.findall("<!-- begin ", filled)) != len(re.findall("<!-- end ", filled)):
+        raise ValueError("a <!-- begin NAME --> has no <!-- end NAME -->")
+    return filled
+
+
+def main() -> None:
+    """Rewrite, or check."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
+    args = parser.parse_args()
+    made = tables(RESULTS)
+    for document in DOCUMENTS:
+        text = document.read_text("utf-8")
+        filled = fill(text, made)
+        if args.check and filled != text:
+            sys.exit(
+                f"{document.name} is not what benchmarks/results says; run python -m benchmarks.tables.summary"
+            )
+        if not args.check:
+            document.write_text(filled, "utf-8")
+    text = measurements(made)
+    found = MEASUREMENTS.read_text("utf-8") if MEASUREMENTS.exists() else None
+    if args.check and found != text:
+        sys.exit(
+            f"{MEASUREMENTS.name} is not what benchmarks/results says; run python -m benchmarks.tables.summary"
+        )
+    if not args.check:
+        from benchmarks.tables.figures import draw
+
+        if text is not None:
+            MEASUREMENTS.write_text(text, "utf-8")
+
+        draw(RESULTS, IMAGES)
+
+
+if __name__ == "__main__":
+    main()

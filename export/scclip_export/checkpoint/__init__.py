@@ -1,0 +1,1 @@
+"""From a checkpoint, in any of its layouts, to open_clip's modules."""

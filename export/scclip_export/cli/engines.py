@@ -1,0 +1,175 @@
+"""The engine options of `scclip-export`."""
+
+import argparse
+from pathlib import Path
+
+from scclip_export.engines.libraries import parse_compute_capability
+from scclip_export.engines.request import ENGINE_PRECISIONS, EngineRequest
+from scclip_export.errors import ExportError
+from scclip_rt.bundle.engine_fit import Library
+
+# Options that mean something with an engine alone: names in `args`.
+ENGINE_DETAILS = (
+    "compute_capability",
+    "engine_precision",
+    "engine_grid",
+    "min_batch",
+    "opt_batch",
+    "max_batch",
+    "opt_queries",
+    "max_queries",
+    "workspace",
+    "builder_level",
+    "version_compatible",
+    "hardware_compatible",
+    "timing_cache",
+    "engine_log",
+)
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(parse_compute_capability(part) for part in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a list such as 8.6,8.9,12.0; {error}") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Register the options."""
+    group = parser.add_argument_group(
+        "engines",
+        "Built from the bundle's encoders and stored in it; several live side by side (docs/tensorrt.md).",
+    )
+    group.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help="add engines to this bundle instead of exporting: needs no checkpoint and no torch",
+    )
+    group.add_argument(
+        "--tensorrt", action="store_true", help="for the NVIDIA GPU of this machine, by TensorRT"
+    )
+    group.add_argument(
+        "--tensorrt-rtx", action="store_true", help="ahead of time by TensorRT for RTX; needs no GPU"
+    )
+    group.add_argument(
+        "--compute-capability",
+        type=_capabilities,
+        metavar="LIST",
+        help="targets of --tensorrt-rtx, such as 8.6,8.9,12.0 (default: one engine for 8.0, 8.6, 8.9, 12.0 and "
+        "later; 9.0 and 10.0 it does not know)",
+    )
+    group.add_argument(
+        "--engine-precision",
+        type=_names,
+        metavar="LIST",
+        help=f"of the encoders to build from: {', '.join(ENGINE_PRECISIONS)} "
+        "(default: the first of these that the bundle holds; with --fp8 fp16 and fp8)",
+    )
+    group.add_argument(
+        "--engine-grid",
+        type=_names,
+        metavar="LIST",
+        help="window, or HxW for a whole-image encoder of that size (default: all but the dynamic one)",
+    )
+    group.add_argument("--min-batch", type=int, metavar="N", help="fewest windows at once (1)")
+    group.add_argument("--opt-batch", type=int, metavar="N", help="windows to tune for (6; whole images: 1)")
+    group.add_argument("--max-batch", type=int, metavar="N", help="most windows at once (16)")
+    group.add_argument("--opt-queries", type=int, metavar="N", help="queries to tune for (150)")
+    group.add_argument("--max-queries", type=int, metavar="N", help="most queries (1024)")
+    group.add_argument(
+        "--workspace", type=int, metavar="MIB", help="limit of device memory while a layer runs, in MiB"
+    )
+    group.add_argument(
+        "--builder-level",
+        type=int,
+        metavar="N",
+        help="0 (builds fast) to 5 (tries most); default: the library's",
+    )
+    group.add_argument(
+        "--version-compatible", action="store_true", help="loads in later versions of TensorRT too"
+    )
+    group.add_argument(
+        "--hardware-compatible",
+        nargs="?",
+        const="ampere+",
+        choices=("ampere+", "same-compute-capability"),
+        help="--tensorrt: runs on other GPUs too, Ampere and later (default of this option) or of this GPU's "
+        "compute capability; may be slower",
+    )
+    group.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="TensorRT's measurements (default: in the cache folder)",
+    )
+    group.add_argument(
+        "--gpu-kernels",
+        action=argparse.BooleanOptionalAction,
+        help="compile the decode kernels too, for the GPUs of the bundle's engines (needs triton; default: with an "
+        "engine, where triton is installed)",
+    )
+    group.add_argument(
+        "--tensorrt-plugins",
+        action=argparse.BooleanOptionalAction,
+        help="--tensorrt: the calibration on our Triton kernels as plug-ins inside the engine, from a file of its own "
+        "in the bundle (default: where they were measured to be faster)",
+    )
+    group.add_argument("--engine-log", type=Path, metavar="FILE", help="keep the library's messages")
+
+
+def requests_from(args: argparse.Namespace) -> tuple[EngineRequest, ...]:
+    """The engines that a command line asks for; none if it names no library.
+
+    Raises:
+        ExportError: options that contradict each other or are out of range.
+    """
+    libraries: list[Library] = []
+    if args.tensorrt:
+        libraries.append("tensorrt")
+    if args.tensorrt_rtx:
+        libraries.append("tensorrt-rtx")
+    if not libraries:
+        given = [name for name in ENGINE_DETAILS if getattr(args, name) not in (None, False)]
+        if given:
+            raise ExportError(
+                f"{', '.join('--' + name.replace('_', '-') for name in given)}: for which library? "
+                "Add --tensorrt or --tensorrt-rtx"
+            )
+        if args.bundle is not None and args.tensorrt_plugins:
+            raise ExportError(
+                "--tensorrt-plugins is for --tensorrt; add it, or export again without --bundle"
+            )
+        if args.bundle is not None and not args.gpu_kernels:
+            raise ExportError(
+                "--bundle adds engines: say which with --tensorrt or --tensorrt-rtx (or --gpu-kernels)"
+            )
+    if libraries == ["tensorrt-rtx"] and args.bundle is not None and args.tensorrt_plugins:
+        raise ExportError("--tensorrt-plugins is for --tensorrt: TensorRT-RTX takes no such plug-ins")
+    return tuple(_request(library, args) for library in libraries)
+
+
+def _request(library: Library, args: argparse.Namespace) -> EngineRequest:
+    return EngineRequest(
+        library=library,
+        # An fp8 encoder is there for nothing else than an engine.
+        precisions=args.engine_precision or (("fp16", "fp8") if args.fp8 else ()),
+        grids=args.engine_grid or (),
+        compute_capabilities=args.compute_capability or (),
+        min_batch=1 if args.min_batch is None else args.min_batch,
+        opt_batch=args.opt_batch,
+        max_batch=16 if args.max_batch is None else args.max_batch,
+        opt_queries=args.opt_queries,
+        max_queries=1024 if args.max_queries is None else args.max_queries,
+        workspace=args.workspace,
+        builder_level=args.builder_level,
+        version_compatible=args.version_compatible,
+        hardware_compatible=args.hardware_compatible,
+        timing_cache=args.timing_cache,
+        log=args.engine_log,
+        plugins=args.tensorrt_plugins if library == "tensorrt" else None,
+    )

@@ -1,0 +1,318 @@
+"""The command `scclip-export`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scclip_export.checkpoint.backbones import BACKBONES
+from scclip_export.cli.engines import ENGINE_DETAILS, add_engine_arguments, requests_from
+from scclip_export.cli.precisions import add_precision_arguments, int8_from, precisions_from
+from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
+from scclip_export.errors import ExportError
+from scclip_rt import __version__
+
+_EXAMPLES = """\
+examples:
+  scclip-export --backbone vitb16
+      download OpenAI's ViT-B/16 and write vitb16.scclip
+  scclip-export --backbone vitl14 --checkpoint ViT-L-14.pt --output large.scclip
+      the same from a file, without a download
+  scclip-export --checkpoint model.safetensors --output mine.scclip
+      sizes from the tensors; heads and activation from config.json or the file's metadata
+  scclip-export --backbone vitb16 --dynamic-grid --image-size 336x448
+      add encoders for whole images (scclip segment --whole-image)
+  scclip-export --bundle vitb16.scclip --tensorrt-rtx --compute-capability 8.6,8.9
+      build TensorRT-RTX engines into an existing bundle; needs no GPU, no torch
+  scclip-export --model ViT-B-16 --pretrained datacomp_xl_s13b_b90k
+      any other open_clip ViT
+"""
+
+# The parameters of SC-CLIP that have a flag: name in CalibrationConfig.
+_CALIBRATION = (
+    "pre_layer",
+    "post_layer",
+    "fusion_layers",
+    "cls_residual",
+    "similarity_floor",
+    "outlier_neighbors",
+    "outlier_fraction",
+)
+
+
+def _layer_range(text: str) -> tuple[int, int]:
+    try:
+        start, end = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected A:B, two block indices (B exclusive); got {text!r}"
+        ) from None
+    return start, end
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 336x448; got {text!r}") from None
+    return height, width
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `scclip-export`."""
+    parser = argparse.ArgumentParser(
+        prog="scclip-export",
+        description="Export a CLIP ViT, calibrated by SC-CLIP, to a bundle that scclip-rt serves without torch.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"scclip-export {__version__}")
+    _add_source(parser)
+    _add_calibration(parser)
+    _add_geometry(parser)
+    add_precision_arguments(parser)
+    add_engine_arguments(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--backbone", metavar="NAME", help=f"one of {', '.join(BACKBONES)}")
+    group.add_argument("--model", metavar="NAME", help="any other ViT of open_clip, with --pretrained")
+    group.add_argument("--pretrained", metavar="TAG", help="open_clip's name of the weights of --model")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="read the weights from FILE, no download: OpenAI's .pt, a state dict (.pt, .safetensors) in OpenAI's or "
+        "open_clip's layout, or a Hugging Face CLIP model.safetensors",
+    )
+    group.add_argument("--heads", type=int, metavar="N", help="attention heads of the image tower")
+    group.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
+    group.add_argument("--activation", choices=("quickgelu", "gelu"), help="activation of both towers' MLPs")
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "calibration",
+        "Defaults: the paper's for ViT-B/16 and ViT-L/14; other depths are extrapolated from ViT-L/14.",
+    )
+    group.add_argument(
+        "--calibration",
+        choices=("scclip", "maskclip", "none"),
+        default="scclip",
+        help="scclip (default); maskclip: the last block's value path alone; none: the ordinary last block",
+    )
+    group.add_argument(
+        "--pre-layer", type=int, metavar="I", help="block (from 0) whose similarities calibrate attention"
+    )
+    group.add_argument(
+        "--post-layer", type=int, metavar="I", help="block whose similarities smooth the result"
+    )
+    group.add_argument(
+        "--fusion-layers", type=_layer_range, metavar="A:B", help="blocks summed into it, B exclusive"
+    )
+    group.add_argument(
+        "--cls-residual", type=float, metavar="X", help="weight of the class token (upstream res_cls)"
+    )
+    group.add_argument(
+        "--similarity-floor", type=float, metavar="X", help="least similarity kept (upstream beta; 0.4)"
+    )
+    group.add_argument(
+        "--outlier-neighbors", type=int, metavar="K", help="neighbours of the outlier factor (30)"
+    )
+    group.add_argument(
+        "--outlier-fraction", type=float, metavar="X", help="share of anomalous patches (0.05; 0: off)"
+    )
+
+
+def _add_geometry(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("geometry, in pixels of the resized image")
+    group.add_argument(
+        "--window", type=int, metavar="N", help="window side (default: the model's training size)"
+    )
+    group.add_argument("--stride", type=int, metavar="N", help="window stride (default: half the window)")
+    group.add_argument(
+        "--short-side", type=int, default=336, metavar="N", help="short side of a resized image (336)"
+    )
+    group.add_argument(
+        "--dynamic-grid", action="store_true", help="add an encoder for whole images of any size"
+    )
+    group.add_argument(
+        "--image-size",
+        type=_size,
+        action="append",
+        default=[],
+        metavar="HxW",
+        help="add an encoder for whole images of this size (multiples of the patch); may be repeated",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output", type=Path, metavar="NAME.scclip", help="the bundle (default: the model's name)"
+    )
+    group.add_argument("--force", action="store_true", help="replace an existing bundle")
+    group.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX opset, 18 to 23 (20)")
+    group.add_argument(
+        "--vocabulary",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CLASSES",
+        help="embed a class file into the bundle as a ready vocabulary; may be repeated",
+    )
+    group.add_argument("--debug-outputs", action="store_true", help="the encoders also return `outliers`")
+    group.add_argument(
+        "--verify-images",
+        type=Path,
+        metavar="DIR",
+        help="check parity on these images (default: generated ones)",
+    )
+    group.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print the manifest, with the parity figures, as JSON: to standard output, or to FILE",
+    )
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run the command; return the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C."""
+    from scclip_rt.cli import guard
+
+    args = build_parser().parse_args(argv)
+    return guard("scclip-export", lambda: _run(args))
+
+
+def main() -> NoReturn:
+    """Entry point of the `scclip-export` script."""
+    from scclip_rt.cli import leave
+
+    leave(run())
+
+
+def _run(args: argparse.Namespace) -> int:
+    engines, progress = requests_from(args), _progress()
+    if args.bundle is not None:
+        return _run_engines(args, engines, progress)
+    try:
+        import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
+        import open_clip  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        from scclip_rt.errors import ScclipError
+
+        raise ScclipError(
+            f"scclip-export needs {error.name}; install it with: pip install 'scclip-rt[export]'"
+        ) from error
+    from scclip_export.checkpoint.load_model import Source
+    from scclip_export.options import ExportConfig
+    from scclip_export.pipeline import export_bundle
+
+    overrides: dict[str, Any] = {
+        name: value for name in _CALIBRATION if (value := getattr(args, name)) is not None
+    }
+    config = ExportConfig(
+        source=Source(
+            backbone=args.backbone,
+            model=args.model,
+            pretrained=args.pretrained,
+            checkpoint=args.checkpoint,
+            heads=args.heads,
+            text_heads=args.text_heads,
+            activation=args.activation,
+        ),
+        output=args.output,
+        force=args.force,
+        method=args.calibration,
+        calibration=overrides,
+        window=args.window,
+        stride=args.stride,
+        short_side=args.short_side,
+        opset=args.opset,
+        precisions=precisions_from(args),
+        int8=int8_from(args),
+        dynamic_grid=args.dynamic_grid,
+        image_sizes=tuple(args.image_size),
+        debug_outputs=args.debug_outputs,
+        verify_images=args.verify_images,
+        vocabularies=tuple(args.vocabulary),
+        engines=engines,
+        gpu_kernels=wants_kernels(args.gpu_kernels, engines, progress),
+        plugins=args.tensorrt_plugins,
+    )
+    report = export_bundle(config, progress)
+    _print_summary(report, args.json)
+    return 0
+
+
+def _progress() -> Callable[[str], None]:
+    started = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def _run_engines(
+    args: argparse.Namespace, engines: tuple[EngineRequest, ...], progress: Callable[[str], None]
+) -> int:
+    """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
+    ours = {"bundle", "tensorrt", "tensorrt_rtx", "tensorrt_plugins", "gpu_kernels", "json", *ENGINE_DETAILS}
+    defaults = vars(build_parser().parse_args([]))
+    given = [name for name, value in vars(args).items() if name not in ours and value != defaults[name]]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ExportError(
+            f"--bundle adds engines to a bundle that exists; {options} would need another export"
+        )
+    with_kernels = wants_kernels(args.gpu_kernels, engines, progress)
+    reports = add_engines(args.bundle, engines, progress)
+    kernels = add_kernels(args.bundle, progress) if with_kernels else []
+    document = {
+        "bundle": str(args.bundle),
+        "engines": [asdict(report) for report in reports],
+        "kernels": kernels,
+    }
+    _write_json(document, args.json)
+    if args.json != "-":
+        for report in reports:
+            print(f"{args.bundle}/{report.sidecar}: {report.bytes / 1e6:.0f} MB in {report.seconds:.0f} s")
+    return 0
+
+
+def _write_json(document: Any, target: str | None) -> None:
+    """Print a document (target `-`), write it to a file, or do nothing."""
+    if target is None:
+        return
+    from scclip_rt.cli.options import write_json
+
+    write_json(document, target, force=True)
+
+
+def _print_summary(report: Any, json_target: str | None) -> None:
+    manifest = report.manifest
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    for line in manifest["model"]["assumptions"]:
+        print(f"assumed {line}", file=sys.stderr)
+    calibration = manifest["calibration"]
+    if calibration.get("source") == "extrapolated":
+        print("the calibration is extrapolated: the paper has no values for this model", file=sys.stderr)
+    _write_json(manifest, json_target)
+    if json_target == "-":
+        return
+    encoders = len(manifest["encoders"])
+    print(f"{report.path}: {encoders} encoder(s), calibration {calibration['method']}, {size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Triton kernels inside TensorRT engines."""

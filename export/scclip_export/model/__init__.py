@@ -1,0 +1,1 @@
+"""The calibrated encoder and the text encoder in torch: what is traced."""

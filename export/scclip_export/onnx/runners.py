@@ -1,0 +1,138 @@
+"""Run a written encoder on this machine's CPU to measure parity, also in types that ONNX Runtime has no kernels for.
+
+Every runner also returns the outliers (the indices of the graph's second TopK), which only a `--debug-outputs` export
+has among its outputs.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.inliner import inline_local_functions
+
+from scclip_rt.backends.onnxruntime.session import load_onnxruntime
+
+# uint8 windows (B, H, W, 3) and float32 text (Q, E) to `features`, `logits` and, from SC-CLIP, sorted outliers (B, m).
+Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], list[NDArray[Any]]]
+
+# Operators that move values or choose among them: their results need no rounding.
+_MOVES = frozenset(
+    {
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "ScatterElements",
+    }
+    | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"}
+)
+
+
+def onnx_runner(path: Path) -> Runner:
+    """Return a function that runs a float32 or int8 encoder as the runtime does."""
+    return _runner(path, onnx.load(str(path), load_external_data=False), "ORT_ENABLE_ALL")
+
+
+def float16_runner(path: Path) -> Runner:
+    """Return a function that runs a float16 encoder.
+
+    Not at the default level, where ONNX Runtime 1.32 crashes on float16 graphs (NchwcTransformer, its issue 28392).
+    """
+    return _runner(path, onnx.load(str(path), load_external_data=False), "ORT_ENABLE_EXTENDED")
+
+
+def rounding_runner(path: Path) -> Runner:
+    """Return a function that runs an encoder in any narrow float type, also bfloat16, which has no kernels on the CPU.
+
+    Every narrow tensor becomes float32, and every operator that computes on it is followed by a rounding to the
+    narrow type: what a GPU does that sums products in float32.
+    """
+    model = inline_local_functions(onnx.load(str(path), load_external_data=False))
+    round_results(model)
+    # Optimised, the pairs of casts that round would be taken for idle.
+    return _runner(path, model, "ORT_DISABLE_ALL")
+
+
+def round_results(model: onnx.ModelProto) -> None:
+    """Replace narrow arithmetic by float32 arithmetic with rounded results, in place; see `rounding_runner`."""
+    graph, narrow = model.graph, (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer if tensor.data_type in narrow}
+    nodes = []
+    for tensor in graph.initializer:
+        if tensor.name in types:
+            wide, tensor.name = tensor.name, f"{tensor.name}_narrow"
+            nodes.append(helper.make_node("Cast", [tensor.name], [wide], to=TensorProto.FLOAT))
+    for node in graph.node:
+        to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+        if node.op_type == "Cast":
+            dtype = to if to in narrow else None
+        else:
+            dtype = next((types[name] for name in node.input if name in types), None)
+        nodes.append(node)
+        if dtype is None:
+            continue
+        types |= dict.fromkeys(node.output, dtype)
+        if node.op_type in _MOVES:
+            continue
+        for i, name in enumerate(node.output):
+            if node.op_type == "Cast":
+                node.output[i] = f"{name}_rounded"
+            else:
+                node.output[i] = f"{name}_wide"
+                nodes.append(helper.make_node("Cast", [f"{name}_wide"], [f"{name}_rounded"], to=dtype))
+            nodes.append(helper.make_node("Cast", [f"{name}_rounded"], [name], to=TensorProto.FLOAT))
+    del graph.node[:]
+    del graph.value_info[:]
+    graph.node.extend(nodes)
+
+
+def open_session(path: Path) -> Any:
+    """Return an ONNX Runtime session on the CPU."""
+    ort = load_onnxruntime()
+    return ort.InferenceSession(
+        str(path), _options(ort, "ORT_ENABLE_ALL"), providers=["CPUExecutionProvider"]
+    )
+
+
+def _options(ort: Any, level: str) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    return options
+
+
+def _runner(path: Path, model: onnx.ModelProto, level: str) -> Runner:
+    names = ["features", "logits"]
+    if model.functions:
+        model = inline_local_functions(model)
+    found = _outliers(model)
+    if found is not None:
+        model.graph.output.append(helper.make_tensor_value_info(found, TensorProto.INT64, None))
+        names.append(found)
+    ort = load_onnxruntime()
+    options = _options(ort, level)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(windows: NDArray[np.uint8], text: NDArray[np.float32]) -> list[NDArray[Any]]:
+        outputs = session.run(names, {"windows": windows, "text": text})
+        return [*outputs[:2], *(np.sort(indices, axis=-1) for indices in outputs[2:])]
+
+    return run
+
+
+def _outliers(model: onnx.ModelProto) -> str | None:
+    """The name of the indices of the TopK that takes the largest scores; None without anomaly detection."""
+    for node in model.graph.node:
+        largest = next((attribute.i for attribute in node.attribute if attribute.name == "largest"), 1)
+        if node.op_type == "TopK" and largest:
+            return str(node.output[1])
+    return None

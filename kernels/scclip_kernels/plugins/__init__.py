@@ -1,0 +1,1 @@
+"""The calibration's kernels as TensorRT plug-ins."""

@@ -1,0 +1,24 @@
+"""All operations that Triton computes, by their names: what a model takes in place of plain torch's."""
+
+from scclip_kernels.triton.anomaly import anomaly_scores
+from scclip_kernels.triton.attention import calibrated_attention
+from scclip_kernels.triton.decode import AxisTables, decode
+from scclip_kernels.triton.finite import is_broken
+from scclip_kernels.triton.outlier_repair import resolve_outliers
+from scclip_kernels.triton.resizing import resize_windows
+from scclip_kernels.triton.similarity import Similarity, aggregate, similarity
+from scclip_kernels.triton.windows import cut_windows
+
+__all__ = [
+    "AxisTables",
+    "Similarity",
+    "aggregate",
+    "anomaly_scores",
+    "calibrated_attention",
+    "cut_windows",
+    "decode",
+    "is_broken",
+    "resize_windows",
+    "resolve_outliers",
+    "similarity",
+]

@@ -1,0 +1,127 @@
+"""Anomaly resolution fused behind the scores: the m highest scores of a window are found and repaired in one launch.
+
+    outlier_i = (number of j with score_j > score_i, or equal and j < i) < m
+    y_i       = mean of the sound 8-neighbours of an outlier that has any, else x_i
+
+Every program ranks its own patches and their neighbours by counting, so no list of outliers is written.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op
+
+from scclip_kernels.anomaly import outlier_indices
+from scclip_kernels.outlier_repair import neighbor_weights, resolve
+from scclip_kernels.triton.launch import check_shape, check_tensors, on_device_of, wrap_triton
+
+BLOCK_M = 8
+BLOCK_N = 32
+BLOCK_D = 32
+
+
+@triton.jit
+def _resolution_kernel(
+    patches, guide, scores, out_patches, out_guide,
+    num_patches, width, columns, num_outliers,
+    patches_b, patches_n, patches_d, guide_b, guide_n, guide_d,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Resolve BLOCK_M patches of one window in both tensors.
+
+    patches, guide (B, N, D); scores (B, N) fp32; out_patches, out_guide (B, N, D) contiguous.
+    """
+    window = tl.program_id(1).to(tl.int64)
+    scores += window * num_patches
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_valid = row < num_patches
+    # Nine of sixteen lanes: the 3 × 3 patches around each, itself in the middle.
+    lane = tl.arange(0, 16)
+    grid_row = row[:, None] // columns + lane[None, :] // 3 - 1
+    grid_column = row[:, None] % columns + lane[None, :] % 3 - 1
+    inside = (lane < 9)[None, :] & (grid_row >= 0) & (grid_column >= 0) & (grid_column < columns)
+    around = grid_row * columns + grid_column
+    inside = inside & (around < num_patches) & row_valid[:, None]
+    score = tl.load(scores + around, mask=inside, other=float("-inf"))
+    rank = tl.zeros((BLOCK_M, 16), tl.int32)
+    for start in range(0, num_patches, BLOCK_N):
+        other = start + tl.arange(0, BLOCK_N)
+        rival = tl.load(scores + other, mask=other < num_patches, other=float("-inf"))[None, None, :]
+        earlier = (rival == score[:, :, None]) & (other[None, None, :] < around[:, :, None])
+        ahead = (rival > score[:, :, None]) | earlier
+        rank += tl.sum((ahead & (other < num_patches)[None, None, :]).to(tl.int32), axis=2)
+    outlier = inside & (rank < num_outliers)
+    middle = (lane == 4)[None, :]
+    sound = (inside & ~outlier & ~middle).to(tl.float32)
+    count = tl.sum(sound, axis=1)
+    replace = (tl.sum((outlier & middle).to(tl.int32), axis=1) > 0) & (count > 0)
+    share = sound / tl.maximum(count, 1.0)[:, None]
+    weight = tl.where(replace[:, None], share, (inside & middle).to(tl.float32))
+    for d_start in range(0, width, BLOCK_D):
+        d = d_start + tl.arange(0, BLOCK_D)
+        valid = (weight != 0.0)[:, :, None] & (d < width)[None, None, :]
+        stored = row_valid[:, None] & (d < width)[None, :]
+        place = (window * num_patches + row)[:, None] * width + d[None, :]
+        address = (
+            window * patches_b + around.to(tl.int64)[:, :, None] * patches_n + d[None, None, :] * patches_d
+        )
+        x = tl.load(patches + address, mask=valid, other=0.0).to(tl.float32)
+        x = tl.sum(x * weight[:, :, None], axis=1)
+        tl.store(out_patches + place, x.to(out_patches.dtype.element_ty), mask=stored)
+        address = window * guide_b + around.to(tl.int64)[:, :, None] * guide_n + d[None, None, :] * guide_d
+        x = tl.load(guide + address, mask=valid, other=0.0).to(tl.float32)
+        x = tl.sum(x * weight[:, :, None], axis=1)
+        tl.store(out_guide + place, x.to(out_guide.dtype.element_ty), mask=stored)
+
+
+@triton_op("scclip::resolve_outliers", mutates_args={})
+def _resolve_outliers(
+    patches: Tensor, guide: Tensor, scores: Tensor, num_outliers: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    batch, num_patches, width = patches.shape
+    out_patches = torch.empty(patches.shape, dtype=patches.dtype, device=patches.device)
+    out_guide = torch.empty(guide.shape, dtype=guide.dtype, device=guide.device)
+    wrap_triton(_resolution_kernel)[(triton.cdiv(num_patches, BLOCK_M), batch)](
+        patches, guide, scores, out_patches, out_guide, num_patches, width, columns, num_outliers,
+        *patches.stride(), *guide.stride(),
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
+    )  # fmt: skip
+    return out_patches, out_guide
+
+
+def resolve_outliers(
+    patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    """Replace the patches of highest score by the mean of their sound neighbours, in two tensors alike.
+
+    Args:
+        patches: (B, N, D), fp32, fp16 or bf16, any strides.
+        guide: (B, N, D), the same.
+        scores: (B, N) float32, see `anomaly_scores`; of equal ones the lower index is the outlier.
+        num_outliers: m, see `scclip_kernels.num_outliers`.
+        columns: columns of the patch grid; divides N.
+
+    Returns:
+        Both, resolved, contiguous, in their dtypes; sound patches are copied.
+
+    Raises:
+        ValueError: shapes, dtypes or devices don't fit.
+    """
+    check_tensors("resolve_outliers", _resolution_kernel, patches=patches, guide=guide, scores=scores)
+    check_shape("resolve_outliers", "patches", patches, (None, None, None))
+    check_shape("resolve_outliers", "guide", guide, tuple(patches.shape))
+    check_shape("resolve_outliers", "scores", scores, tuple(patches.shape[:2]))
+    if columns < 1 or patches.shape[1] % columns:
+        raise ValueError(f"resolve_outliers: {patches.shape[1]} patches don't make rows of {columns}")
+    with on_device_of(patches):
+        return _resolve_outliers(patches, guide, scores.float().contiguous(), num_outliers, columns)
+
+
+def resolve_outliers_reference(
+    patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    """The same in plain torch; among equal scores its choice of outliers is torch.topk's."""
+    outliers = outlier_indices(scores, num_outliers)
+    weights = neighbor_weights(outliers, patches.shape[1] // columns, columns)
+    return resolve(patches, outliers, weights), resolve(guide, outliers, weights)

@@ -1,0 +1,132 @@
+"""What encoders have in common: windows are checked, cut into batches, and a NaN never passes for a result."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.backends.base import BackendInfo
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.manifest import EncoderSpec
+from scclip_rt.errors import BackendError
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+class BatchedEncoder(ABC):
+    """An `EncoderBackend` on host arrays; a library's own part is `infer`.
+
+    Args:
+        bundle: whose encoder this is.
+        spec: that encoder.
+        info: what `describe` tells.
+        batch: most windows that `infer` gets at once.
+    """
+
+    def __init__(self, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int) -> None:
+        self._patch = bundle.model.patch_size
+        self._spec = spec
+        self._info = info
+        self._batch_size = batch
+        # The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
+        self._no_text = np.zeros((1, bundle.model.embed_dim), np.float32)
+        self._no_text[0, 0] = 1.0
+
+    @abstractmethod
+    def infer(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
+        """Run the graph once; allowed from several threads at a time.
+
+        Args:
+            names: outputs wanted, `features` or `features` and `logits`.
+            feeds: `windows` (B, H, W, 3) uint8, 1 ≤ B ≤ `batch_size`, and `text` (Q, E) float32; contiguous or not.
+
+        Returns:
+            One array for each name, owned by the caller. They are checked for NaN here.
+
+        Raises:
+            BackendError: the library failed (`inference_error` makes the message).
+        """
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder of the bundle that is loaded."""
+        return self._spec
+
+    @property
+    def batch_size(self) -> int:
+        """Most windows that go through the graph at once."""
+        return self._batch_size
+
+    def features(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Windows (B, H, W, 3) uint8 to unit features (B, N, E) float32."""
+        return self._split(["features"], windows, self._no_text)[0]
+
+    def run(
+        self, windows: NDArray[np.uint8], text: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Windows (B, H, W, 3) uint8 and unit queries (Q, E) to features (B, N, E) and cosines (B, N, Q)."""
+        features, logits = self._split(["features", "logits"], windows, text)
+        return features, logits
+
+    def describe(self) -> BackendInfo:
+        """What runs where."""
+        return self._info.copy()
+
+    def _split(
+        self, names: Sequence[str], windows: NDArray[np.uint8], text: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Run in batches of at most `batch_size` and join what comes out."""
+        self._check_windows(windows)
+        if len(windows) == 0:
+            patches = (windows.shape[1] // self._patch) * (windows.shape[2] // self._patch)
+            return [np.zeros((0, patches, text.shape[1 - i]), np.float32) for i in range(len(names))]
+        parts = []
+        for start in range(0, len(windows), self._batch_size):
+            outputs = self.infer(names, {"windows": windows[start : start + self._batch_size], "text": text})
+            check_finite(names, outputs, self._spec.file)
+            parts.append(outputs)
+        if len(parts) == 1:
+            return parts[0]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def _check_windows(self, windows: NDArray[np.uint8]) -> None:
+        wanted = next(tensor for tensor in self._spec.inputs if tensor.name == "windows").shape
+        agrees = windows.dtype == np.uint8 and windows.ndim == 4
+        for have, want in zip(windows.shape[1:], wanted[1:], strict=False):
+            if isinstance(want, str):
+                axis = self._spec.axis(want)
+                longest = have if axis.max is None else axis.max
+                agrees = agrees and axis.min <= have <= longest and have % axis.multiple_of == 0
+            else:
+                agrees = agrees and have == want
+        if not agrees:
+            raise ValueError(
+                f"{self._spec.file} takes windows uint8 ({', '.join(map(str, wanted))}); "
+                f"got {windows.dtype} {windows.shape}"
+            )
+
+
+def inference_error(library: str, file: str, feeds: Feeds, error: Exception) -> BackendError:
+    """One line for a library's failure while it runs `file`; out of memory comes with what to lower."""
+    reason = " ".join(str(error).split())[:300]
+    shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
+    # "bad_alloc" is C++'s, "Failed to allocate" and "out of memory" are the libraries' own words.
+    if "alloc" in reason.lower() or "out of memory" in reason.lower():
+        return BackendError(f"{file}: out of memory with {shapes}; lower --batch or --short-side ({reason})")
+    return BackendError(f"{file}: {library} failed with {shapes}: {reason}")
+
+
+def check_finite(names: Sequence[str], outputs: Sequence[NDArray[np.float32]], file: str) -> None:
+    """Refuse outputs that hold NaN or infinity.
+
+    Raises:
+        BackendError: one of them does.
+    """
+    for name, output in zip(names, outputs, strict=True):
+        if not np.isfinite(output).all():
+            raise BackendError(
+                f"{file}: {name} holds NaN or infinity; the weights are damaged or this precision overflows "
+                "(try --precision fp32)"
+            )

@@ -1,0 +1,121 @@
+"""The two encoders on ONNX Runtime."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.backends.base import BackendInfo, EncoderRequest
+from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, check_finite, inference_error
+from scclip_rt.backends.onnxruntime.session import (
+    CUDA_GRAPHS,
+    PROVIDERS,
+    choose_provider,
+    create_session,
+    load_onnxruntime,
+    nodes_on_the_cpu,
+)
+from scclip_rt.backends.processor import default_threads
+from scclip_rt.backends.selection import DeviceKind, batch_size, choose_encoder
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.manifest import EncoderSpec, TextEncoderSpec
+from scclip_rt.errors import BackendError
+
+_AUTO_PRECISIONS: dict[DeviceKind, tuple[str, ...]] = {"cpu": ("fp32",), "cuda": ("fp16", "fp32")}
+
+
+class OnnxRuntimeEncoder(BatchedEncoder):
+    """An image encoder on ONNX Runtime; see `EncoderBackend` for the methods' contract."""
+
+    def __init__(
+        self, session: Any, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int
+    ) -> None:
+        super().__init__(bundle, spec, info, batch)
+        self._session = session
+
+    def infer(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
+        """One run of the session; see `BatchedEncoder.infer`."""
+        return _run(self._session, names, feeds, self._spec.file)
+
+
+class OnnxRuntimeText:
+    """The text encoder on ONNX Runtime's CPU provider."""
+
+    def __init__(self, session: Any, spec: TextEncoderSpec) -> None:
+        self._session = session
+        self._spec = spec
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, threads: int | None = None) -> Self:
+        """Load the text encoder; errors as `scclip_rt.backends.open_text_backend`."""
+        return cls(create_session(bundle, bundle.text_encoder, threads=threads), bundle.text_encoder)
+
+    def encode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Token rows (B, T) int64, T at most the context length, to unit vectors (B, E) float32."""
+        if (
+            tokens.dtype != np.int64
+            or tokens.ndim != 2
+            or not 1 <= tokens.shape[1] <= self._spec.context_length
+        ):
+            raise ValueError(
+                f"tokens must be int64 (B, T), T from 1 to {self._spec.context_length}; "
+                f"got {tokens.dtype} {tokens.shape}"
+            )
+        names = ["embeddings"]
+        outputs = _run(self._session, names, {"tokens": tokens}, self._spec.file)
+        check_finite(names, outputs, self._spec.file)
+        return outputs[0]
+
+
+def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
+    """Load an image encoder; errors as `scclip_rt.backends.open_backend`."""
+    provider, number = choose_provider(request.ort_provider, request.device)
+    kind: DeviceKind = "cpu" if provider == "cpu" else "cuda"
+    if request.precision == "fp16" and kind == "cpu":
+        raise BackendError(
+            "precision 'fp16' is refused on the CPU: ONNX Runtime has no fp16 arithmetic there, so it is "
+            "slower than fp32 and can crash while optimising the graph; use --precision fp32 or "
+            "--device cuda:0"
+        )
+    precisions = _AUTO_PRECISIONS[kind] if request.precision == "auto" else (request.precision,)
+    spec = choose_encoder(bundle, precisions=precisions, kind=kind, grid=request.grid)
+    batch = batch_size(spec, request.batch, kind)
+    info = BackendInfo(
+        backend="onnxruntime",
+        version=load_onnxruntime().__version__,
+        provider=PROVIDERS[provider],
+        device="cpu" if kind == "cpu" else f"cuda:{number}",
+        precision=spec.precision,
+        grid=str(spec.grid),
+        encoder=spec.file,
+        threads=request.threads or default_threads(),
+        batch=batch,
+        reason=request.reason,
+    )
+    opened = functools.partial(
+        create_session, bundle, spec, provider=provider, device=number, threads=request.threads
+    )
+    if kind == "cpu":
+        return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch)
+    from scclip_rt.backends.onnxruntime.device import open_on_device
+
+    on_device = open_on_device(
+        opened, bundle, spec, info, batch, number=number, cuda_graphs=request.ort_provider == CUDA_GRAPHS
+    )
+    if on_device is not None:
+        return on_device
+    session = opened()
+    info["details"] = {**info.get("details", {}), "nodes_on_the_cpu": nodes_on_the_cpu(session)}
+    return OnnxRuntimeEncoder(session, bundle, spec, info, batch)
+
+
+def _run(session: Any, names: Sequence[str], feeds: Feeds, file: str) -> list[NDArray[np.float32]]:
+    """Run a session; its failures become one line."""
+    try:
+        outputs: list[NDArray[np.float32]] = session.run(list(names), dict(feeds))
+    # onnxruntime's exceptions share no public base class.
+    except Exception as error:
+        raise inference_error("ONNX Runtime", file, feeds, error) from error
+    return outputs

@@ -1,0 +1,314 @@
+"""bundle.json as typed, frozen values: the contract of docs/bundle.md, without any file access."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal, cast
+
+from scclip_rt.errors import BundleError
+
+FORMAT_VERSIONS = (1,)
+
+GridKind = Literal["window", "fixed", "dynamic"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output: dtype `uint8`, `int64` or `float32`; a shape mixes lengths and axis names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} ({', '.join(str(length) for length in self.shape)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisSpec:
+    """The lengths a named axis can take: `min` to `max` (None: unbounded), in steps of `multiple_of`."""
+
+    min: int
+    max: int | None = None
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSpec:
+    """The patch grid an encoder works on; `rows` and `columns` are None where they follow the image."""
+
+    kind: GridKind
+    rows: int | None = None
+    columns: int | None = None
+
+    def __str__(self) -> str:
+        return self.kind if self.rows is None else f"{self.kind} {self.rows}×{self.columns}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSpec:
+    """What an ONNX graph takes and gives; `parity` holds what the export measured against torch."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: Mapping[str, AxisSpec]
+    parity: Mapping[str, object]
+
+    def axis(self, name: str) -> AxisSpec:
+        """The limits of a named axis; one that the manifest does not describe is unbounded."""
+        return self.axes.get(name, AxisSpec(min=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec(GraphSpec):
+    """One image encoder of a bundle."""
+
+    precision: Precision
+    grid: GridSpec
+    opset: int
+    runs_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderSpec(GraphSpec):
+    """The text encoder; a vocabulary embedded by another `model_sha256` does not fit."""
+
+    context_length: int
+    model_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The checkpoint a bundle was exported from. `assumptions` lists what no tensor of it told.
+
+    `mlp_width` is None in bundles that don't tell it.
+    """
+
+    backbone: str | None
+    architecture: str
+    pretrained: str | None
+    checkpoint_sha256: str
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    image_size: int
+    embed_dim: int
+    activation: str
+    assumptions: tuple[str, ...]
+    mlp_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingSpec:
+    """How an image becomes windows: lengths in pixels, mean and std in 0..255 (folded into the graph)."""
+
+    short_side: int
+    long_side: int
+    window: int
+    stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingSpec:
+    """The defaults from logits to labels; `area_threshold` None means that the area rule is off."""
+
+    logit_scale: float
+    prob_threshold: float
+    area_threshold: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSpec:
+    """A file's SHA-256 (hexadecimal) and length in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All of bundle.json. File names are relative, as written; `Bundle` turns them into checked paths."""
+
+    format_version: int
+    name: str
+    created_with: Mapping[str, str]
+    model: ModelSpec
+    calibration: Mapping[str, object]
+    preprocessing: PreprocessingSpec
+    decoding: DecodingSpec
+    encoders: tuple[EncoderSpec, ...]
+    text_encoder: TextEncoderSpec
+    tokenizer: str
+    vocabularies: tuple[str, ...]
+    files: Mapping[str, FileSpec]
+    engines: tuple[str, ...] = ()  # sidecars; scclip_rt.bundle.engine_fit reads them
+
+    def references(self) -> tuple[str, ...]:
+        """Every file that the manifest names outside its `files` table."""
+        graphs = tuple(encoder.file for encoder in self.encoders)
+        return (*graphs, self.text_encoder.file, self.tokenizer, *self.vocabularies, *self.engines)
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """Check the text of a bundle.json against the format and the tensor contract.
+
+    Raises:
+        BundleError: not JSON, another format version, a value the schema refuses (with its place), or tensors
+            that disagree with the model's sizes.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"bundle.json is not JSON ({error}); copy or export the bundle again") from error
+    _check_version(document)
+    _check_schema(document)
+    manifest = _manifest(document)
+    for encoder in manifest.encoders:
+        _check_encoder(encoder, manifest)
+    _check_text_encoder(manifest.text_encoder, manifest.model.embed_dim)
+    return manifest
+
+
+def _check_version(document: object) -> None:
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version is not None and (isinstance(version, bool) or version not in FORMAT_VERSIONS):
+        known = ", ".join(str(known) for known in FORMAT_VERSIONS)
+        raise BundleError(
+            f"bundle.json has format version {version!r}; this runtime reads {known}. "
+            "Upgrade scclip-rt (pip install -U scclip-rt) or export the bundle again"
+        )
+
+
+@functools.cache
+def _validator() -> Any:
+    # Imported here: jsonschema takes 0.1 s, which `import scclip_rt` shall not.
+    import jsonschema
+
+    schema = json.loads(
+        resources.files("scclip_rt").joinpath("bundle/schema/bundle.schema.json").read_text("utf-8")
+    )
+    return jsonschema.Draft202012Validator(schema)
+
+
+def _check_schema(document: object) -> None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator().iter_errors(document))
+    if error is None:
+        return
+    place = error.json_path.removeprefix("$").removeprefix(".") or "the document"
+    reason = " ".join(error.message.split())
+    if len(reason) > 200:
+        reason = f"{reason[:120]} … {reason[-70:]}"
+    raise BundleError(f"bundle.json, {place}: {reason}; copy or export the bundle again")
+
+
+def _tensors(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=t["name"], dtype=t["dtype"], shape=tuple(t["shape"])) for t in items)
+
+
+def _graph(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "file": item["file"],
+        "inputs": _tensors(item["inputs"]),
+        "outputs": _tensors(item["outputs"]),
+        "axes": {name: AxisSpec(**axis) for name, axis in item["axes"].items()},
+        "parity": item["parity"],
+    }
+
+
+def _encoder(item: dict[str, Any]) -> EncoderSpec:
+    return EncoderSpec(
+        **_graph(item),
+        precision=item["precision"],
+        grid=GridSpec(**item["grid"]),
+        opset=item["opset"],
+        runs_on=tuple(item["runs_on"]),
+    )
+
+
+def _known(kind: type, item: dict[str, Any]) -> dict[str, Any]:
+    """The members that this version knows; a newer exporter may have added others. Lists become tuples."""
+    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in item.items() if key in names}
+
+
+def _manifest(document: dict[str, Any]) -> Manifest:
+    text = document["text_encoder"]
+    return Manifest(
+        format_version=document["format_version"],
+        name=document["name"],
+        created_with=document["created_with"],
+        model=ModelSpec(**_known(ModelSpec, document["model"])),
+        calibration=document["calibration"],
+        preprocessing=PreprocessingSpec(**_known(PreprocessingSpec, document["preprocessing"])),
+        decoding=DecodingSpec(**_known(DecodingSpec, document["decoding"])),
+        encoders=tuple(_encoder(item) for item in document["encoders"]),
+        text_encoder=TextEncoderSpec(
+            **_graph(text), context_length=text["context_length"], model_sha256=text["model_sha256"]
+        ),
+        tokenizer=document["tokenizer"],
+        vocabularies=tuple(document["vocabularies"]),
+        files={name: FileSpec(**_known(FileSpec, item)) for name, item in document["files"].items()},
+        engines=tuple(document.get("engines", ())),
+    )
+
+
+def _tensor(graph: GraphSpec, side: Literal["inputs", "outputs"], name: str, dtype: str) -> TensorSpec:
+    specs = cast("tuple[TensorSpec, ...]", getattr(graph, side))
+    for spec in specs:
+        if spec.name == name:
+            if spec.dtype != dtype:
+                raise BundleError(
+                    f"{graph.file}: tensor {name!r} is {spec.dtype} in bundle.json; must be {dtype}"
+                )
+            return spec
+    found = ", ".join(spec.name for spec in specs)
+    raise BundleError(
+        f"{graph.file}: bundle.json lists {side} {found}; {name!r} is missing. Export the bundle again"
+    )
+
+
+def _check_shape(graph: GraphSpec, spec: TensorSpec, expected: tuple[int | None, ...]) -> None:
+    """Compare a shape with the lengths the contract fixes; None stands for an axis that may be named."""
+    agrees = len(spec.shape) == len(expected) and all(
+        want is None or have == want for have, want in zip(spec.shape, expected, strict=True)
+    )
+    if not agrees:
+        wanted = ", ".join("*" if length is None else str(length) for length in expected)
+        raise BundleError(
+            f"{graph.file}: bundle.json gives {spec}; the model's sizes need ({wanted}). "
+            "Export the bundle again"
+        )
+
+
+def _check_encoder(encoder: EncoderSpec, manifest: Manifest) -> None:
+    model, grid = manifest.model, encoder.grid
+    height = width = patches = None
+    if grid.rows is not None and grid.columns is not None:
+        height, width = grid.rows * model.patch_size, grid.columns * model.patch_size
+        patches = grid.rows * grid.columns
+    window = manifest.preprocessing.window
+    if grid.kind == "window" and (height, width) != (window, window):
+        raise BundleError(
+            f"{encoder.file}: a grid of {grid.rows}×{grid.columns} patches of {model.patch_size} pixels is "
+            f"not the window of {window} pixels that bundle.json names. Export the bundle again"
+        )
+    _check_shape(encoder, _tensor(encoder, "inputs", "windows", "uint8"), (None, height, width, 3))
+    _check_shape(encoder, _tensor(encoder, "inputs", "text", "float32"), (None, model.embed_dim))
+    _check_shape(
+        encoder, _tensor(encoder, "outputs", "features", "float32"), (None, patches, model.embed_dim)
+    )
+    _check_shape(encoder, _tensor(encoder, "outputs", "logits", "float32"), (None, patches, None))
+
+
+def _check_text_encoder(text: TextEncoderSpec, embed_dim: int) -> None:
+    _check_shape(text, _tensor(text, "inputs", "tokens", "int64"), (None, None))
+    _check_shape(text, _tensor(text, "outputs", "embeddings", "float32"), (None, embed_dim))

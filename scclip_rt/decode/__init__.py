@@ -1,0 +1,1 @@
+"""From window cosines to labels (METHOD §4)."""

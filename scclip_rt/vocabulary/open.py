@@ -1,0 +1,121 @@
+"""From what the user names to a vocabulary that fits the bundle: class names are embedded, files are checked."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.backends import TextBackend, open_text_backend
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.errors import OptionError
+from scclip_rt.vocabulary.classes import find_background, parse_classes
+from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
+from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
+from scclip_rt.vocabulary.templates import load_templates
+from scclip_rt.vocabulary.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingOptions:
+    """How class names are embedded; the fields are those of `Segmenter`."""
+
+    templates: str = "imagenet"
+    cache: bool = True
+    progress: bool = False
+    threads: int | None = None
+
+
+def resolve_vocabulary(
+    bundle: Bundle,
+    options: EmbeddingOptions,
+    *,
+    classes: str | os.PathLike[str] | Sequence[str | Sequence[str]] | None = None,
+    vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
+    background: str | None = None,
+) -> Vocabulary:
+    """Embed class names, or take a vocabulary and check that it is this bundle's.
+
+    Without either, the ready vocabulary that the bundle carries is taken (the first, if there are several).
+
+    Args:
+        bundle: whose text encoder and tokenizer are used.
+        options: how names are embedded.
+        classes: a file, a string or a list; see `Segmenter`.
+        vocabulary: instead of `classes`.
+        background: name of a class, `none`, or None for what the vocabulary says.
+
+    Raises:
+        OptionError: both of `classes` and `vocabulary`, or neither and the bundle carries none.
+        VocabularyError: empty, ambiguous, too long, of another model, or no such background class.
+    """
+    if classes is not None and vocabulary is not None:
+        raise OptionError("give either classes or a vocabulary, and not both")
+    if classes is not None:
+        return _embed(bundle, options, classes, background)
+    if vocabulary is None:
+        vocabulary = _ready_vocabulary(bundle)
+    if not isinstance(vocabulary, Vocabulary):
+        name = os.fspath(vocabulary)
+        vocabulary = load_vocabulary(vocabulary)
+        check_model(vocabulary, bundle, name=name)
+    else:
+        check_model(vocabulary, bundle)
+    if background is None:
+        return vocabulary
+    return replace(vocabulary, background=find_background(vocabulary.classes, background))
+
+
+def _ready_vocabulary(bundle: Bundle) -> Path:
+    ready = bundle.manifest.vocabularies
+    if not ready:
+        raise OptionError(
+            f"{bundle.path} carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote"
+        )
+    return bundle.checked_path(ready[0])
+
+
+def check_model(vocabulary: Vocabulary, bundle: Bundle, *, name: str = "") -> None:
+    """Refuse a vocabulary that another model made.
+
+    Raises:
+        VocabularyError: its text model or width is not the bundle's.
+    """
+    vocabulary.check_model(bundle.text_encoder.model_sha256, embed_dim=bundle.model.embed_dim, name=name)
+
+
+def _embed(
+    bundle: Bundle,
+    options: EmbeddingOptions,
+    classes: str | os.PathLike[str] | Sequence[str | Sequence[str]],
+    background: str | None,
+) -> Vocabulary:
+    parsed = parse_classes(classes)
+    find_background(
+        [names[0] for names in parsed], background
+    )  # a misspelt name shows before minutes of work
+    return embed_classes(
+        parsed,
+        _when_needed(lambda: open_text_backend(bundle, threads=options.threads)),
+        Tokenizer.from_file(bundle.checked_path(bundle.manifest.tokenizer)),
+        load_templates(options.templates),
+        model_sha256=bundle.text_encoder.model_sha256,
+        background=background,
+        context_length=bundle.text_encoder.context_length,
+        cache_dir=embedding_cache_directory() if options.cache else None,
+        progress=options.progress,
+    )
+
+
+def _when_needed(load: Callable[[], TextBackend]) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+    """Load the text encoder at the first name that the cache does not have: mostly never."""
+    loaded: list[TextBackend] = []
+
+    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not loaded:
+            loaded.append(load())
+        return loaded[0].encode(tokens)
+
+    return encode
