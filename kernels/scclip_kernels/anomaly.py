@@ -1,4 +1,4 @@
-"""Anomaly tokens: local outlier factor over patch features (SC-CLIP 3.2, METHOD "anomaly detection").
+"""Anomaly tokens: local outlier factor over patch features (SC-CLIP §3.2, METHOD "anomaly detection").
 
 The score is the simplified local outlier factor that SC-CLIP computes. Its reach distance max(d_ij, kd_i) always
 equals kd_i, because j is one of the k nearest neighbours of i; so the score needs the k-distances alone:

@@ -1,4 +1,4 @@
-"""Attention: the ordinary one of CLIP's blocks, and the calibrated one of the last block (SC-CLIP 3.3)."""
+"""Attention: the ordinary one of CLIP's blocks, and the calibrated one of the last block (SC-CLIP §3.3)."""
 
 from collections.abc import Callable
 

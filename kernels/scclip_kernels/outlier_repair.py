@@ -1,4 +1,4 @@
-"""Anomaly resolution: outlier patches become the mean of their sound neighbours (SC-CLIP 3.2)."""
+"""Anomaly resolution: outlier patches become the mean of their sound neighbours (SC-CLIP §3.2)."""
 
 import torch
 from torch import Tensor

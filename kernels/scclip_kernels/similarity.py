@@ -1,4 +1,4 @@
-"""Semantic affinity: cosine similarities of mid-level patch features, thresholded (SC-CLIP 3.3)."""
+"""Semantic affinity: cosine similarities of mid-level patch features, thresholded (SC-CLIP §3.3)."""
 
 import torch
 from torch import Tensor

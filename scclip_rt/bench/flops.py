@@ -20,7 +20,7 @@ class Flops:
         linear: products with weights: patch projection, attention projections, MLPs, the last projection.
         attention: queries with keys, and weights with values, of the ordinary blocks.
         last_block: the same of the last block.
-        calibration: distances, similarities and the averages over them (METHOD 2).
+        calibration: distances, similarities and the averages over them (METHOD §2).
     """
 
     linear: int
@@ -66,7 +66,7 @@ def count_flops(bundle: Bundle, patches: int, queries: int = 1) -> Flops:
     last = calibration = 0
     method = bundle.manifest.calibration.get("method")
     if method == "scclip":
-        # Two passes share the P·v product and the output projection (METHOD 2).
+        # Two passes share the P·v product and the output projection (METHOD §2).
         linear += 2 * (2 * n) * d * (2 * d) + 2 * n * d * d
         last = 2 * _attention(n, d) + 2 * n * n * d
         # Similarities of two layers and two averages over them; with outliers also distances and neighbour means.

@@ -1,4 +1,4 @@
-"""The decode's two matrices as bands of fixed height: the form that the GPU kernels read (METHOD 4).
+"""The decode's two matrices as bands of fixed height: the form that the GPU kernels read (METHOD §4).
 
 `Axis` keeps tiles whose heights suit a CPU's small matrix products. A GPU program takes a fixed run of output pixels
 (a block) and reads the few cells that any of them needs: one run of cells per block, with dense weights. Nothing is

@@ -1,4 +1,4 @@
-"""From window features to a label map (METHOD 4), without a (queries, height, width) tensor.
+"""From window features to a label map (METHOD §4), without a (queries, height, width) tensor.
 
 Everything between the patches' logits and the map in original size is linear and separable, so the map of
 query q is rows · L_q · columnsᵀ with two small matrices that depend on sizes only (`DecodePlan`). The map is
@@ -131,7 +131,7 @@ def decode(
     refine: Affinity | None = None,
     threads: int | None = None,
 ) -> Decoded:
-    """Label every pixel (METHOD 4).
+    """Label every pixel (METHOD §4).
 
     Args:
         features: (windows, N, E) float32, unit vectors.

@@ -1,4 +1,4 @@
-"""The separable map from window patches to output pixels (METHOD 4), one axis at a time."""
+"""The separable map from window patches to output pixels (METHOD §4), one axis at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PAMR: pixel-adaptive refinement of the logits by the image (METHOD 4, last paragraph).
+"""PAMR: pixel-adaptive refinement of the logits by the image (METHOD §4, last paragraph).
 
 The usual form iterates on a (queries, height, width) tensor unfolded over 16 neighbours. Here the 16
 weight maps

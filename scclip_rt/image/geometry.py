@@ -1,4 +1,4 @@
-"""Sizes: how an image is resized and cut into windows (METHOD 1), or taken whole (7)."""
+"""Sizes: how an image is resized and cut into windows (METHOD §1), or taken whole (§7)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_WINDOWS = 1024
 def resize_shape(
     height: int, width: int, *, short_side: int, long_side: int = LONG_SIDE, min_side: int
 ) -> tuple[int, int]:
-    """Size to resize an image to before windows are cut: ratio kept, METHOD 1.
+    """Size to resize an image to before windows are cut: ratio kept, METHOD §1.
 
     The short side becomes `short_side` unless the long side would pass `long_side`. Images so elongated
     that this leaves the short side under `min_side` (the window) are scaled up until it reaches `min_side`,
@@ -48,7 +48,7 @@ def resize_shape(
 def whole_image_shape(
     height: int, width: int, *, patch: int, short_side: int, long_side: int = LONG_SIDE
 ) -> tuple[int, int]:
-    """Size for one pass over the whole image (METHOD 7).
+    """Size for one pass over the whole image (METHOD §7).
 
     Resized as for windows (but never scaled up past `long_side`), then each side goes to the nearest multiple
     of `patch` (half up), at least six patches.
@@ -76,7 +76,7 @@ def resize(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8
 
 
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
-    """Where windows start along one axis of `length` pixels; the last one ends at the border (METHOD 1)."""
+    """Where windows start along one axis of `length` pixels; the last one ends at the border (METHOD §1)."""
     if stride < 1 or window < 1:
         raise OptionError(f"window and stride must be at least 1 pixel; got window {window}, stride {stride}")
     if length < window:

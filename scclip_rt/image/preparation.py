@@ -1,4 +1,4 @@
-"""From whatever the user passes to the windows an encoder takes (METHOD 1 and 7)."""
+"""From whatever the user passes to the windows an encoder takes (METHOD §1 and §7)."""
 
 import os
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """OpenCV's bilinear resize of uint8 images as tables of taps: what a GPU, or ARM, needs to give the same bytes.
 
-OpenCV's INTER_LINEAR on uint8 is part of the method (METHOD 1). On x86-64 it works in fixed point: weights in
+OpenCV's INTER_LINEAR on uint8 is part of the method (METHOD §1). On x86-64 it works in fixed point: weights in
 1/2048, a row resized first and kept in 1/128, then two rows joined, the last bits dropped:
 
     row[x]  = (p[low] · w_low + p[high] · w_high) >> 4

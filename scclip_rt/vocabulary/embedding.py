@@ -1,4 +1,4 @@
-"""Class names to embeddings: every name in every template, averaged (METHOD 3), with a cache per name."""
+"""Class names to embeddings: every name in every template, averaged (METHOD §3), with a cache per name."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_the_encoder_without_open_clip_is_the_method(tower: Any) -> None:
 
 
 def test_operations_are_those_the_method_counts() -> None:
-    """METHOD 5: a B/16 window takes 35 GFLOP, of which the calibration is about 1.5 %."""
+    """METHOD §5: a B/16 window takes 35 GFLOP, of which the calibration is about 1.5 %."""
     counted = flops("vitb16", "scclip", 150)
     assert counted.total == pytest.approx(35e9, rel=0.05)
     assert 0.005 < counted.calibration / counted.total < 0.03

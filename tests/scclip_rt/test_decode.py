@@ -1,4 +1,4 @@
-"""Decoding equals the method written naively: upsample, average, resize, soft-max (METHOD 4), in float64."""
+"""Decoding equals the method written naively: upsample, average, resize, soft-max (METHOD §4), in float64."""
 
 import tracemalloc
 

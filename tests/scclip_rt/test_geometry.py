@@ -1,4 +1,4 @@
-"""Sizes, windows and limits (METHOD 1 and 7)."""
+"""Sizes, windows and limits (METHOD §1 and §7)."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""PAMR equals its definition written naively in float64 (METHOD 4, last paragraph)."""
+"""PAMR equals its definition written naively in float64 (METHOD §4, last paragraph)."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ CLIP_STD = (68.501, 66.632, 70.323)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """The parameters of SC-CLIP (paper 3; the published values are those of Table "implementation details").
+    """The parameters of SC-CLIP (paper §3; the published values are those of Table "implementation details").
 
     Layers are block outputs counted from 0; `fusion_layers` is half open.
     """
@@ -108,7 +108,7 @@ def calibration_for(layers: int, patch_size: int) -> CalibrationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """How an image becomes windows, in pixels of the resized image (METHOD 1)."""
+    """How an image becomes windows, in pixels of the resized image (METHOD §1)."""
 
     window: int
     stride: int

@@ -18,7 +18,7 @@ _FLOAT16_MAX = 65504.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DtypePolicy:
-    """The dtypes of METHOD 2, stage by stage.
+    """The dtypes of METHOD §2, stage by stage.
 
     Attributes:
         linear: every projection (patches, q, k, v, attention output, MLP with its activation, the last one): weights as

@@ -159,7 +159,7 @@ class PatchEmbedding(nn.Module):
     def positions(self, rows: int, columns: int) -> Tensor:
         """Return what is added to the projections: (1, 1 + rows * columns, D).
 
-        First the class token with its position, then the patches' positions, bicubic from the trained grid (METHOD 7).
+        First the class token with its position, then the patches' positions, bicubic from the trained grid (METHOD §7).
         """
         grid = self.position_grid
         if torch.compiler.is_exporting() or (rows, columns) != tuple(grid.shape[-2:]):
@@ -241,7 +241,7 @@ class LastBlock(nn.Module):
 
 
 class CalibratedEncoder(nn.Module):
-    """SC-CLIP's dense image encoder (METHOD 2): uint8 windows and query embeddings in, features and cosines out.
+    """SC-CLIP's dense image encoder (METHOD §2): uint8 windows and query embeddings in, features and cosines out.
 
     Args:
         visual: open_clip's ViT, float32; nothing of it is changed.
@@ -350,7 +350,7 @@ class CalibratedEncoder(nn.Module):
         return self.calibrate(hidden, rows, columns)
 
     def calibrate(self, hidden: list[Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
-        """SC-CLIP proper (paper 3.2 and 3.3): resolve anomalies, pre-adjust, attend, fuse levels, post-adjust."""
+        """SC-CLIP proper (paper §3.2 and §3.3): resolve anomalies, pre-adjust, attend, fuse levels, post-adjust."""
         config = self.calibration
         count = rows * columns
         operations = fused_operations(self, hidden[-1], count)

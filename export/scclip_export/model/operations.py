@@ -56,7 +56,7 @@ def fused_operations(encoder: "CalibratedEncoder", tokens: Tensor, count: int) -
 def calibrate_fused(
     encoder: "CalibratedEncoder", hidden: list[Tensor], rows: int, columns: int, operations: Operations
 ) -> tuple[Tensor, Tensor | None]:
-    """SC-CLIP proper (paper 3.2 and 3.3).
+    """SC-CLIP proper (paper §3.2 and §3.3).
 
     Args:
         encoder: whose parameters and last block are used.

@@ -1,4 +1,4 @@
-"""The decode's area rule (METHOD 4): pixels counted per class, queries of small classes marked."""
+"""The decode's area rule (METHOD §4): pixels counted per class, queries of small classes marked."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Decode: the window logits of one image to its label map, without a (queries, H, W) tensor (METHOD 4).
+"""Decode: the window logits of one image to its label map, without a (queries, H, W) tensor (METHOD §4).
 
     v_q(y, x) = scale · sum_{a, b} R[y, a] C[x, b] logit_q[a, b]
     label     = class of argmax_q v_q;  confidence = exp(max_q v_q - logsumexp_q v_q)

@@ -1,4 +1,4 @@
-"""Decoding on the GPU with the bundle's compiled kernels: window logits in, labels and confidence out (METHOD 4)."""
+"""Decoding on the GPU with the bundle's compiled kernels: window logits in, labels and confidence out (METHOD §4)."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -213,7 +213,7 @@ class DeviceDecode:
         )
 
     def _mark_kept_queries(self, stream: Stream) -> None:
-        """Count pixels per class, then leave out the queries of small classes (METHOD 4's area rule)."""
+        """Count pixels per class, then leave out the queries of small classes (METHOD §4's area rule)."""
         task, (height, width) = self._task, self.shape
         count = self._kernels.get("count", labels=_label_kind(task.num_classes))
         block, classes = count.constant("BLOCK"), count.constant("CLASSES")

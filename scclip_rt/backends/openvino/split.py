@@ -1,4 +1,4 @@
-"""An encoder cut in three for OpenVINO's bf16, so that the anomaly stage computes in float32 (METHOD 2).
+"""An encoder cut in three for OpenVINO's bf16, so that the anomaly stage computes in float32 (METHOD §2).
 
 Under the inference precision bf16 the CPU plugin narrows every node it can. bf16 has 8 bits of mantissa, and the
 distances ‖a‖² + ‖b‖² − 2ab cancel. The plugin knows a mark against that (`DisablePrecisionConversion`), but its own
