@@ -16,7 +16,18 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from scclip_rt.errors import OptionError
-from scclip_rt.formats import coco
+from scclip_rt.formats import (
+    coco,
+    coco_panoptic,
+    cvat,
+    fiftyone,
+    geojson,
+    labelme,
+    labelstudio,
+    npz,
+    png,
+    yolo_seg,
+)
 from scclip_rt.formats.base import ClassTable, Folder, FormatWriter, ImageName, LabelFormat, Memory
 
 if TYPE_CHECKING:
@@ -34,7 +45,10 @@ __all__ = [
     "open_writer",
 ]
 
-FORMATS: dict[str, LabelFormat] = {module.FORMAT.name: module.FORMAT for module in (coco,)}
+FORMATS: dict[str, LabelFormat] = {
+    module.FORMAT.name: module.FORMAT
+    for module in (png, coco, coco_panoptic, cvat, labelstudio, labelme, fiftyone, geojson, yolo_seg, npz)
+}
 """Every format by its name."""
 
 

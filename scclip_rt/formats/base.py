@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -21,11 +22,30 @@ if TYPE_CHECKING:
 _SPOOL_BYTES = 32 << 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageName:
+    """What an image is called.
+
+    Attributes:
+        stem: names the image's own outputs; no other image of the run has it.
+        file: how the tool is to find the image: its path below the folder of all images, `/` between folders.
+        path: of the image on this machine, for formats that point to it; None if it isn't a file.
+    """
+
+    stem: str
+    file: str
+    path: Path | None = None
+
+
 class Sink(Protocol):
     """Where a writer's files go."""
 
     def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A new file, `/` between folders; it is there, whole, once the body has ended without an error."""
+        ...
+
+    def reference(self, image: ImageName) -> str:
+        """How a file in here names the image: the way to it from here, or the image's file name."""
         ...
 
 
@@ -46,6 +66,10 @@ class Folder:
         with atomic_path(self.path / name, force=self.force) as temporary, temporary.open("wb") as stream:
             yield stream
 
+    def reference(self, image: ImageName) -> str:
+        """As `Sink.reference`."""
+        return image.file if image.path is None else Path(os.path.relpath(image.path, self.path)).as_posix()
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -59,6 +83,10 @@ class Memory:
         stream = io.BytesIO()
         yield stream
         self.files[name] = stream.getvalue()
+
+    def reference(self, image: ImageName) -> str:
+        """As `Sink.reference`."""
+        return image.file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +108,6 @@ class ClassTable:
     def is_foreground(self, label: int) -> bool:
         """Whether a label of a map is a class that is not the background."""
         return label < len(self.names) and label != self.background
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageName:
-    """What an image is called.
-
-    Attributes:
-        stem: names the image's own outputs; no other image of the run has it.
-        file: how the tool is to find the image: its path, `/` between folders.
-    """
-
-    stem: str
-    file: str
 
 
 class FormatWriter(ABC):
@@ -144,24 +159,38 @@ class LabelFormat:
     suffix: str
 
 
-class JsonItems:
-    """JSON values that are to become one list, kept on disk beyond some megabytes."""
+class Spool:
+    """Bytes for a file that is written last, kept on disk beyond some megabytes."""
 
     def __init__(self) -> None:
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115  # lives as long as its writer
+        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115  # lives as long as its writer
+
+    def append(self, data: bytes) -> None:
+        """Add bytes."""
+        self._file.write(data)
+
+    def copy_to(self, stream: IO[bytes]) -> None:
+        """Write all of them."""
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, stream)
+
+
+class JsonItems:
+    """JSON values that are to become one list."""
+
+    def __init__(self) -> None:
+        self._spool = Spool()
         self.count = 0
 
     def append(self, value: Any) -> None:
         """Add a value."""
-        self._spool.write(b",\n" if self.count else b"\n")
-        self._spool.write(json_bytes(value))
+        self._spool.append((b",\n" if self.count else b"\n") + json_bytes(value))
         self.count += 1
 
     def write_to(self, stream: IO[bytes]) -> None:
         """Write the list."""
         stream.write(b"[")
-        self._spool.seek(0)
-        shutil.copyfileobj(self._spool, stream)
+        self._spool.copy_to(stream)
         stream.write(b"\n]")
 
 

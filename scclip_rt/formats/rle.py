@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
+if TYPE_CHECKING:
+    from scclip_rt.decode.best import Labels
 
 _STUDIO_SIZES = (3, 4, 8, 16)
 """Bits that a count may take; the first that holds it is used."""

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as pycocotools
 
+from label_maps import patches
 from scclip_rt.formats.rle import coco_masks, cvat_masks, label_studio_masks
-
-from .conftest import patches
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 6), (64, 200)]
 
