@@ -92,12 +92,15 @@ def paint(
     Returns:
         (H, W, 3) uint8.
     """
+    import cv2
+
     # uint8 tables, one look-up a pixel: mixed[c][pixel] = image·(1 − α) + colour·α, without float images.
-    lut = np.zeros((int(max(present)) + 1, 3), np.uint8)
+    lut = np.zeros((max(256, int(max(present)) + 1), 3), np.uint8)
     lut[list(present)] = np.round(colours * alpha)
     keep = np.round(np.arange(256) * (1 - alpha)).astype(np.uint8)
-    out = keep[image]
-    out += np.minimum(lut[labels], 255 - out)
+    # OpenCV's tables take a tenth of numpy's time; they know 256 colours.
+    colour = cv2.applyColorMap(labels, lut[:, None]) if labels.dtype == np.uint8 else lut[labels]
+    out = np.asarray(cv2.add(cv2.LUT(image, keep), colour), np.uint8)
     if min(labels.shape) >= 48 and alpha > 0:
         edges = np.zeros(labels.shape, bool)
         edges[1:] |= labels[1:] != labels[:-1]

@@ -204,8 +204,8 @@ class Segmenter:
         """Segment one image.
 
         Args:
-            image: a path, a PIL image, or a uint8 RGB array (H, W, 3); with a backend that decodes on the GPU
-                also one in CUDA memory (PyCUDA, CuPy, torch, …), taken without a copy.
+            image: a path, the bytes of an image file, a PIL image, or a uint8 RGB array (H, W, 3); with a backend
+                that decodes on the GPU also one in CUDA memory (PyCUDA, CuPy, torch, …), taken without a copy.
             confidence: also give each pixel's probability of its class.
 
         Raises:
@@ -235,7 +235,7 @@ class Segmenter:
         """Dense features of an image, for `decode` with any number of vocabularies, or for other uses.
 
         Args:
-            image: a path, a PIL image, or a uint8 RGB array (H, W, 3).
+            image: a path, the bytes of an image file, a PIL image, or a uint8 RGB array (H, W, 3).
 
         Raises:
             ImageError: unreadable, of another kind, or above a limit.

@@ -38,6 +38,7 @@ class HasWindows(Protocol):
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared", bound=HasWindows)
 Result = TypeVar("Result")
+Mapped = TypeVar("Mapped")
 
 
 @dataclass(slots=True)
@@ -256,6 +257,39 @@ class _Run(Generic[Item, Prepared, Result]):
         if job.finished is None:
             raise RuntimeError("an image left the pipeline without a result")
         return Outcome(item, job.timings, result=job.finished.result())
+
+
+def map_ahead(
+    function: Callable[[Item], Mapped], items: Iterable[Item], *, workers: int = 2
+) -> Iterator[Mapped]:
+    """`map` in threads, for work that releases the GIL: results in order, at most `workers` items ahead of the caller.
+
+    Yields:
+        The result for each item. An error of the function or of the source is raised in its place, after the results of
+        what came before it.
+    """
+    pending: deque[Future[Mapped]] = deque()
+    source, failure = iter(items), None
+    with ThreadPoolExecutor(workers, thread_name_prefix="scclip-ahead") as pool:
+        try:
+            while True:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    failure = error
+                    break
+                pending.append(pool.submit(function, item))
+                while len(pending) > workers or (pending and pending[0].done()):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+    if failure is not None:
+        raise failure
 
 
 def run_pipeline(

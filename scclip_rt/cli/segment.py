@@ -18,6 +18,8 @@ from scclip_rt.cli.options import (
 )
 from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
+from scclip_rt.image.png import encode_png
+from scclip_rt.stream import map_ahead
 
 if TYPE_CHECKING:
     from scclip_rt.backends import BackendInfo
@@ -153,8 +155,10 @@ def run(args: argparse.Namespace) -> int:
     tasks = plan(args)
     segmenter = _segmenter(args)
     rows: list[dict[str, Any]] = []
-    for task, outcome in _progress(tasks, _outcomes(segmenter, tasks, args)):
-        rows.append(_finish(task, outcome, args))
+    pairs = _progress(tasks, zip(tasks, _outcomes(segmenter, tasks, args), strict=True))
+    # Overlays of large photos take as long as their labels: painted and written while the next ones are segmented.
+    for row in map_ahead(lambda pair: _finish(*pair, args), _checked(pairs, args)):
+        rows.append(row)
         if "error" not in rows[-1] and len(tasks) == 1 and args.json != "-":
             _print_one(rows[-1])
     failed = sum("error" in row for row in rows)
@@ -241,9 +245,8 @@ def _outcomes(
 
 
 def _progress(
-    tasks: Sequence[Task], outcomes: "Iterator[Outcome[Any, Segmentation]]"
+    tasks: Sequence[Task], pairs: "Iterator[tuple[Task, Outcome[Any, Segmentation]]]"
 ) -> "Iterator[tuple[Task, Outcome[Any, Segmentation]]]":
-    pairs = zip(tasks, outcomes, strict=True)
     if len(tasks) == 1:
         return pairs
     from tqdm import tqdm
@@ -251,11 +254,19 @@ def _progress(
     return iter(tqdm(pairs, total=len(tasks), unit="image", desc="segmenting", file=sys.stderr))
 
 
+def _checked(
+    pairs: "Iterator[tuple[Task, Outcome[Any, Segmentation]]]", args: argparse.Namespace
+) -> "Iterator[tuple[Task, Outcome[Any, Segmentation]]]":
+    """Stop at an error that is not to be passed over: nothing after it is written."""
+    for task, outcome in pairs:
+        if not (args.keep_going and isinstance(outcome.error, ImageError)):
+            outcome.unwrap()
+        yield task, outcome
+
+
 def _finish(task: Task, outcome: "Outcome[Any, Segmentation]", args: argparse.Namespace) -> dict[str, Any]:
     """Write an image's results; a row of the report."""
     if outcome.result is None:
-        if not (args.keep_going and isinstance(outcome.error, ImageError)):
-            raise outcome.error or RuntimeError("no result and no error")
         print(f"scclip: error: {outcome.error}", file=sys.stderr)
         return {"input": str(task.image.path), "error": str(outcome.error)}
     start = time.perf_counter()
@@ -299,11 +310,9 @@ def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
     if task.confidence is None or result.confidence is None:
         result.save(folder, stem, force=force)
         return
-    from PIL import Image
-
     with atomic_path(task.confidence, force=force) as temporary:
         grey = (result.confidence * 255 + 0.5).astype("uint8")
-        Image.fromarray(grey).save(temporary, format="PNG")
+        temporary.write_bytes(encode_png(grey))
         result.save(folder, stem, force=force)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from scclip_rt.image.geometry import MAX_PIXELS, check_pixels
 if TYPE_CHECKING:
     from PIL import Image
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -33,7 +34,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
     CMYK converted, the first frame of animations.
 
     Args:
-        source: a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey.
+        source: a path, the bytes of an image file, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey.
         max_pixels: largest image taken; checked on the header, before a file is decoded.
 
     Returns:
@@ -46,6 +47,8 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
         return _from_array(source, max_pixels)
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source), max_pixels)
+    if isinstance(source, bytes):
+        return _from_bytes(source, max_pixels)
     from PIL import Image
 
     if isinstance(source, Image.Image):
@@ -56,7 +59,9 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
             '(backend="tensorrt") with a bundle that has kernels for that GPU, a vocabulary within the engine\'s '
             "queries and no refinement; else copy it to the host (.get(), .cpu().numpy())"
         )
-    raise ImageError(f"an image must be a path, a PIL image or a uint8 array; got {type(source).__name__}")
+    raise ImageError(
+        f"an image must be a path, the bytes of a file, a PIL image or a uint8 array; got {type(source).__name__}"
+    )
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
@@ -79,8 +84,6 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
 
 
 def _from_file(path: Path, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
     name = str(path)
     try:
         if not path.is_file():  # a pipe or a device would block
@@ -88,18 +91,32 @@ def _from_file(path: Path, max_pixels: int) -> NDArray[np.uint8]:
             raise ImageError(f"can't read the image {name}: {reason}")
         if path.stat().st_size == 0:
             raise ImageError(f"can't read the image {name}: the file is empty")
+    except OSError as error:
+        raise ImageError(f"can't read the image {name}: {_reason(error)}") from error
+    with _open(path, name) as image:
+        return _from_pillow(image, name, max_pixels)
+
+
+def _from_bytes(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    if not data:
+        raise ImageError("can't read the image: it has no bytes")
+    with _open(io.BytesIO(data), "the image") as image:
+        return _from_pillow(image, "the image", max_pixels)
+
+
+def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
+    """Read an image's header."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
         with _without_pillow_limit():
-            image = Image.open(path)
+            return Image.open(source)
     except UnidentifiedImageError as error:
         raise ImageError(
             f"can't read {name}: not an image in a known format (JPEG, PNG, TIFF, WebP, …)"
         ) from error
-    except ImageError:
-        raise
     except Exception as error:  # decoders raise many kinds on damaged headers
         raise ImageError(f"can't read the image {name}: {_reason(error)}") from error
-    with image:
-        return _from_pillow(image, name, max_pixels)
 
 
 def _from_pillow(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
@@ -117,9 +134,11 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.u
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
+    from PIL import ExifTags, ImageOps
 
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block: viewers show such images as stored
         return image
@@ -136,7 +155,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -95,7 +95,7 @@ class Preparation:
         """Load, resize and cut one image.
 
         Args:
-            image: a path, a PIL image, or a uint8 RGB array (H, W, 3).
+            image: a path, the bytes of an image file, a PIL image, or a uint8 RGB array (H, W, 3).
 
         Raises:
             ImageError: unreadable, of another kind, or above a limit; the message names the image.

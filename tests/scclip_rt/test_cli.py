@@ -1,5 +1,6 @@
 """The `scclip` command: outputs, messages, exit codes."""
 
+import io
 import json
 import os
 import shutil
@@ -432,12 +433,15 @@ def test_full_disk(
 ) -> None:
     """The labels fit, the overlay does not: neither is left."""
 
-    def full(self: Image.Image, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
-        if self.mode == "RGB":
-            raise OSError(28, "No space left on device")
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as stream:
+            stream.write(data[: len(data) // 2])
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode == "RGB":
+                raise OSError(28, "No space left on device")
+        return len(data)
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert segment(bundle_path, photo, output=tmp_path / "out") == 2
     assert "overlay.png: No space left on device; free some space" in one_line_error(capsys)
     assert files(tmp_path / "out") == []

@@ -23,7 +23,7 @@ def saved(tmp_path: Path, image: Image.Image, name: str, **options: object) -> P
 
 def test_paths_pillow_images_and_arrays_agree(tmp_path):
     path = saved(tmp_path, Image.fromarray(PIXELS), "a.png")
-    for source in (path, str(path), Image.open(path), PIXELS):
+    for source in (path, str(path), path.read_bytes(), Image.open(path), PIXELS):
         loaded = load_image(source)
         assert loaded.dtype == np.uint8
         assert loaded.flags.c_contiguous
@@ -181,3 +181,19 @@ def test_other_types_and_float_images_are_refused():
 def test_grey_array_and_one_pixel():
     assert load_image(PIXELS[..., 0]).shape == (20, 30, 3)
     assert load_image(PIXELS[:1, :1]).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\nshort"])
+def test_bytes_that_are_no_image_are_refused(data):
+    with pytest.raises(ImageError, match=r"can't (read|decode)"):
+        load_image(data)
+
+
+def test_a_pillow_image_is_left_as_it_was():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image in (Image.fromarray(PIXELS), Image.fromarray(PIXELS).convert("CMYK")):
+        image.getexif().update(exif)
+        before = (image.size, image.mode, image.tobytes())
+        load_image(image)
+        assert (image.size, image.mode, image.tobytes()) == before

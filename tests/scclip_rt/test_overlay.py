@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from scclip_rt.errors import ImageError, OptionError, OutputError
-from scclip_rt.overlay import LegendEntry, add_legend, class_colours, palette
+from scclip_rt.overlay import LegendEntry, add_legend, class_colours, paint, palette
 from scclip_rt.segmentation import UNLABELLED, Segmentation
 
 CLASSES = ("background", "cat", "dog")
@@ -45,6 +45,29 @@ def test_overlay_mixes_the_colour_with_the_image():
     assert np.array_equal(seg.overlay(alpha=0.0, legend=False), seg.image)
     bright = seg.overlay(np.full((20, 20, 3), 255, np.uint8), alpha=0.5, legend=False)
     assert bright.min() >= 127  # nothing wraps around
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_painting_equals_the_formula(dtype):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 30, 3), np.uint8)
+    labels = rng.choice([0, 2, np.iinfo(dtype).max], (40, 30)).astype(dtype)
+    present = [0, 2, int(np.iinfo(dtype).max)]
+    colours = class_colours(present, background=None, unlabelled=present[-1])
+    painted = paint(image, labels, present, colours, 0.55)  # too small for borders
+    wanted = np.round(np.arange(256) * (1 - 0.55))[image]
+    for label, colour in zip(present, colours, strict=True):
+        wanted[labels == label] += np.round(colour * 0.55)
+    assert np.array_equal(painted, np.minimum(wanted, 255))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(7, 5), (4100, 4200)])  # the second has more pixels than float32 can count
+def test_shares_count_every_pixel(dtype, size):
+    labels = np.zeros(size, dtype)
+    labels[0, :3] = np.iinfo(dtype).max
+    seg = Segmentation(labels=labels, classes=CLASSES, unlabelled=int(np.iinfo(dtype).max))
+    assert seg.label_shares() == [(0, 1 - 3 / labels.size), (seg.unlabelled, 3 / labels.size)]
 
 
 def test_borders_are_drawn_between_classes():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from scclip_rt.stream import Stages, run_pipeline
+from scclip_rt.stream import Stages, map_ahead, run_pipeline
 
 
 @dataclass
@@ -224,3 +224,35 @@ def test_timings_are_told() -> None:
     assert outcome.timings.prepare > 0
     assert outcome.timings.encode > 0
     assert outcome.timings.decode > 0
+
+
+def test_mapping_ahead_keeps_the_order_and_stays_near_the_caller():
+    taken: list[int] = []
+
+    def source():
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    results = map_ahead(lambda number: number * number, source(), workers=2)
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+    assert len(taken) <= 5 + 3
+    assert list(results) == [number * number for number in range(5, 20)]
+
+
+def test_mapping_ahead_delivers_what_came_before_an_error_of_the_source():
+    def source():
+        yield from (1, 2)
+        raise OSError("the disk is gone")
+
+    results = map_ahead(str, source())
+    assert [next(results), next(results)] == ["1", "2"]
+    with pytest.raises(OSError, match="gone"):
+        next(results)
+
+
+def test_mapping_ahead_raises_an_error_in_its_place():
+    results = map_ahead(lambda number: 1 // (3 - number), range(9))
+    assert [next(results) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -1,0 +1,122 @@
+"""`scclip segment FOLDER` on photos of 12 megapixels: this tree beside an older commit.
+
+    python -m benchmarks.cpu.large_photos [--baseline COMMIT] [--json benchmarks/results/large-photos.json]
+
+Renders JPEGs of 4000×3000 pixels, then runs the command of both trees in turn, start-up included. First the gate: every
+label map and overlay of the two must hold the same pixels.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from benchmarks.environment import environment
+from benchmarks.models import work_folder
+from scclip_rt.demo.scenes import render
+
+HERE = Path(__file__).resolve().parents[2]
+FIRST = "84c9143"
+"""The last commit that wrote PNGs with Pillow, one after the other."""
+
+
+def photos(folder: Path, number: int) -> Path:
+    """A folder of JPEGs of 12 megapixels, with the noise of a camera; made once."""
+    made = folder / f"photos-{number}"
+    made.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for index in range(number):
+        noise = rng.normal(0, 4, (3000, 4000, 3)).astype(np.int16)
+        path = made / f"{index:03d}.jpg"
+        if not path.exists():
+            scene = render(index, split="test", size=(750, 1000), count=3).image
+            large = cv2.resize(scene, (4000, 3000), interpolation=cv2.INTER_CUBIC) + noise
+            Image.fromarray(np.clip(large, 0, 255).astype(np.uint8)).save(path, quality=90)
+    return made
+
+
+@contextmanager
+def checkout(commit: str) -> Iterator[Path]:
+    """The tree of another commit, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        subprocess.run(
+            ["git", "-C", HERE, "worktree", "add", "--quiet", "--detach", tree, commit], check=True
+        )
+        try:
+            yield tree
+        finally:
+            subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", tree], check=True)
+
+
+def segment(tree: Path, images: Path, output: Path) -> float:
+    """Seconds of one run of a tree's command."""
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "scclip_rt.cli", "segment", "demo", images, "--output", output, "--force"],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        cwd=output.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - start
+
+
+def check_equal(ours: Path, theirs: Path) -> None:
+    """The gate: the same files with the same pixels."""
+    names = sorted(path.name for path in theirs.iterdir())
+    if names != sorted(path.name for path in ours.iterdir()):
+        sys.exit("error: the two trees wrote different files; nothing is told about time")
+    for name in names:
+        if not np.array_equal(np.asarray(Image.open(ours / name)), np.asarray(Image.open(theirs / name))):
+            sys.exit(f"error: {name} differs between the two trees; nothing is told about time")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--baseline", default=FIRST, help="commit to compare with (%(default)s)")
+    parser.add_argument("--photos", type=int, default=8, help="how many (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    args = parser.parse_args()
+    folder = work_folder()
+    images = photos(folder, args.photos)
+    rows = []
+    with checkout(args.baseline) as tree:
+        for number in range(args.rounds):
+            theirs = segment(tree, images, folder / "photos-theirs")
+            ours = segment(HERE, images, folder / "photos-ours")
+            if number == 0:
+                check_equal(folder / "photos-ours", folder / "photos-theirs")
+            rows.append({"baseline_seconds": theirs, "seconds": ours, "ratio": theirs / ours})
+            rates = f"{args.photos / theirs:.2f} images/s, now {args.photos / ours:.2f}"
+            print(f"{args.baseline} {rates}: {theirs / ours:.2f}×")
+    ratios = [row["ratio"] for row in rows]
+    print(f"median {statistics.median(ratios):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})")
+    if args.json is not None:
+        report = {
+            "question": "12-megapixel JPEGs in a folder: images per second beside an older commit",
+            "baseline": args.baseline,
+            "photos": args.photos,
+            "environment": environment(),
+            "rounds": rows,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
