@@ -2,7 +2,15 @@
 
 
 class ScclipError(Exception):
-    """Base of every error that bad input, a bad bundle or a missing backend causes."""
+    """Base of every error that bad input, a bad bundle or a missing backend causes.
+
+    Its class is its code. `field` is what is at fault: an option, a file of the bundle, a place in bundle.json, an
+    entry of a vocabulary; None where the message alone tells. Both are the C++ library's as well.
+    """
+
+    def __init__(self, *args: object, field: str | None = None) -> None:
+        super().__init__(*args)
+        self.field = field
 
 
 class BundleError(ScclipError):

@@ -103,7 +103,9 @@ def open_text_backend(bundle: Bundle, *, backend: str = "auto", threads: int | N
 
 def _check_options(backend: str, threads: int | None, batch: int | None) -> None:
     if backend != "auto" and backend not in BACKENDS:
-        raise BackendError(f"unknown backend {backend!r}; this version offers: auto, {', '.join(BACKENDS)}")
+        raise BackendError(
+            f"unknown backend {backend!r}; this version offers: auto, {', '.join(BACKENDS)}", field="backend"
+        )
     for name, value in (("threads", threads), ("batch", batch)):
         if value is not None and value < 1:
-            raise OptionError(f"{name} must be at least 1; got {value}")
+            raise OptionError(f"{name} must be at least 1; got {value}", field=name)

@@ -28,7 +28,8 @@ def grid_encoders(bundle: Bundle, grid: GridChoice) -> tuple[EncoderSpec, ...]:
     if not specs:
         raise BackendError(
             f"{bundle.path}: no encoder for whole images; export the bundle with `--dynamic-grid` (any size) "
-            "or `--image-size HxW` (one size), or leave out --whole-image"
+            "or `--image-size HxW` (one size), or leave out --whole-image",
+            field="whole_image",
         )
     return specs
 
@@ -50,7 +51,8 @@ def choose_encoder(
     asked = " or ".join(repr(precision) for precision in precisions)
     raise BackendError(
         f"{bundle.path}: no {grid} encoder in precision {asked} for {kind}; the bundle has: {have}. "
-        "Choose one with --precision, or export the bundle again with the one you need"
+        "Choose one with --precision, or export the bundle again with the one you need",
+        field="precision",
     )
 
 

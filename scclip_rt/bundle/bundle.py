@@ -64,7 +64,7 @@ class Bundle:
             manifest = parse_manifest(text)
             _check_files(root, manifest)
         except BundleError as error:
-            raise BundleError(f"{root}: {error}") from error
+            raise BundleError(f"{root}: {error}", field=error.field) from error
         return cls(root, manifest)
 
     @property
@@ -118,10 +118,10 @@ class Bundle:
         try:
             found = remembered_sha256(path)
         except OSError as error:
-            raise BundleError(f"{path}: {error.strerror or error}") from error
+            raise BundleError(f"{path}: {error.strerror or error}", field=name) from error
         if found != spec.sha256:
             forget(path)
-            raise _wrong_hash(path, spec, found)
+            raise _wrong_hash(path, name, spec, found)
         return path
 
     def checked_graph(self, name: str) -> Path:
@@ -144,16 +144,16 @@ class Bundle:
         try:
             locations = external_locations(self.path / name)
         except OSError as error:
-            raise BundleError(f"{self.path / name}: {error.strerror or error}") from error
+            raise BundleError(f"{self.path / name}: {error.strerror or error}", field=name) from error
         names = set()
         for location in locations:
             relative = os.path.normpath(PurePosixPath(name).parent / location)
             try:
                 _check_inside(self.path, relative if not PurePosixPath(location).is_absolute() else location)
                 if relative not in self.manifest.files:
-                    raise BundleError(f"{location!r} is not listed in bundle.json")
+                    raise BundleError(f"{location!r} is not listed in bundle.json", field=name)
             except BundleError as error:
-                raise BundleError(f"{self.path / name}: its weights: {error}") from error
+                raise BundleError(f"{self.path / name}: its weights: {error}", field=name) from error
             names.add(relative)
         return names
 
@@ -174,10 +174,10 @@ class Bundle:
             try:
                 digests[name] = sha256_file(path)
             except OSError as error:
-                raise BundleError(f"{path}: {error.strerror or error}") from error
+                raise BundleError(f"{path}: {error.strerror or error}", field=name) from error
             if digests[name] != spec.sha256:
                 forget(path)
-                raise _wrong_hash(path, spec, digests[name])
+                raise _wrong_hash(path, name, spec, digests[name])
         for graph in (*self.encoders, self.text_encoder):
             self.data_files(graph.file)
         return digests
@@ -186,7 +186,7 @@ class Bundle:
         try:
             return self.manifest.files[name]
         except KeyError:
-            raise BundleError(f"{self.path}: {name!r} is not listed in bundle.json") from None
+            raise BundleError(f"{self.path}: {name!r} is not listed in bundle.json", field=name) from None
 
 
 def _bundle_directory(path: str | Path) -> Path:
@@ -197,13 +197,18 @@ def _bundle_directory(path: str | Path) -> Path:
         raise BundleError(
             "this installation ships no demo bundle; name a bundle directory, or make one with "
             "`scclip-export --backbone vitb16 --output vitb16.scclip`"
-            f" (a directory called {DEMO_NAME!r} is ./{DEMO_NAME})"
+            f" (a directory called {DEMO_NAME!r} is ./{DEMO_NAME})",
+            field="bundle",
         )
     root = Path(path)
     if not os.path.lexists(root):
-        raise BundleError(f"{root}: no such bundle; make one with `scclip-export … --output {root.name}`")
+        raise BundleError(
+            f"{root}: no such bundle; make one with `scclip-export … --output {root.name}`", field="bundle"
+        )
     if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises where a parent may not be searched)
-        raise BundleError(f"{root} is a file; a bundle is a directory with a {MANIFEST_FILE} in it")
+        raise BundleError(
+            f"{root} is a file; a bundle is a directory with a {MANIFEST_FILE} in it", field="bundle"
+        )
     return root
 
 
@@ -213,11 +218,16 @@ def _read_manifest(root: Path) -> bytes:
         with file.open("rb") as stream:
             text = stream.read(_MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise BundleError(f"no {MANIFEST_FILE} in it: not a bundle, or an incomplete copy") from None
+        raise BundleError(
+            f"no {MANIFEST_FILE} in it: not a bundle, or an incomplete copy", field=MANIFEST_FILE
+        ) from None
     except OSError as error:
-        raise BundleError(f"{MANIFEST_FILE}: {error.strerror or error}") from error
+        raise BundleError(f"{MANIFEST_FILE}: {error.strerror or error}", field=MANIFEST_FILE) from error
     if len(text) > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST_FILE} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB; not a manifest")
+        raise BundleError(
+            f"{MANIFEST_FILE} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB; not a manifest",
+            field=MANIFEST_FILE,
+        )
     return text
 
 
@@ -229,38 +239,44 @@ def _check_files(root: Path, manifest: Manifest) -> None:
     for name in manifest.references():
         _check_inside(root, name)
         if name not in manifest.files:
-            raise BundleError(f"bundle.json names {name!r} but does not list it in `files`; export it again")
+            raise BundleError(
+                f"bundle.json names {name!r} but does not list it in `files`; export it again", field=name
+            )
 
 
 def _check_inside(root: Path, name: str) -> None:
     """Refuse a path that is absolute, climbs out, or leads outside through a symbolic link."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        raise BundleError(f"path {name!r} leaves the bundle; refused")
+        raise BundleError(f"path {name!r} leaves the bundle; refused", field=name)
     try:
         inside = (root / name).resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise BundleError(f"path {name!r} can't be followed: {error}") from error
+        raise BundleError(f"path {name!r} can't be followed: {error}", field=name) from error
     if not inside:
-        raise BundleError(f"path {name!r} leads out of the bundle through a symbolic link; refused")
+        raise BundleError(
+            f"path {name!r} leads out of the bundle through a symbolic link; refused", field=name
+        )
 
 
 def _check_size(path: Path, name: str, spec: FileSpec) -> None:
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError as error:
-        raise BundleError(f"{name}: {error.strerror or error}") from error
+        raise BundleError(f"{name}: {error.strerror or error}", field=name) from error
     if size is None:
-        raise BundleError(f"{name} is missing; copy or export the bundle again")
+        raise BundleError(f"{name} is missing; copy or export the bundle again", field=name)
     if size != spec.bytes:
         raise BundleError(
             f"{name} has {size:,} bytes, bundle.json says {spec.bytes:,}: truncated or changed; "
-            "copy or export the bundle again"
+            "copy or export the bundle again",
+            field=name,
         )
 
 
-def _wrong_hash(path: Path, spec: FileSpec, found: str) -> BundleError:
+def _wrong_hash(path: Path, name: str, spec: FileSpec, found: str) -> BundleError:
     return BundleError(
         f"{path}: SHA-256 is {found[:12]}…, bundle.json says {spec.sha256[:12]}…: the file was changed or "
-        "damaged; copy or export the bundle again"
+        "damaged; copy or export the bundle again",
+        field=name,
     )

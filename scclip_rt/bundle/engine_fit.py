@@ -148,7 +148,7 @@ def choose_engine(bundle: Bundle, machine: Machine, wanted: Wanted | None = None
         if problem is None:
             return engine
         refused.append((engine.sidecar, problem))
-    raise BackendError(_refusal(bundle, machine, wanted, refused))
+    raise BackendError(_refusal(bundle, machine, wanted, refused), field="engines")
 
 
 def misfit(

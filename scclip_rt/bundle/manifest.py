@@ -166,7 +166,9 @@ def parse_manifest(text: str | bytes) -> Manifest:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"bundle.json is not JSON ({error}); copy or export the bundle again") from error
+        raise BundleError(
+            f"bundle.json is not JSON ({error}); copy or export the bundle again", field="bundle.json"
+        ) from error
     _check_version(document)
     _check_schema(document)
     manifest = _manifest(document)
@@ -182,7 +184,8 @@ def _check_version(document: object) -> None:
         known = ", ".join(str(known) for known in FORMAT_VERSIONS)
         raise BundleError(
             f"bundle.json has format version {version!r}; this runtime reads {known}. "
-            "Upgrade scclip-rt (pip install -U scclip-rt) or export the bundle again"
+            "Upgrade scclip-rt (pip install -U scclip-rt) or export the bundle again",
+            field="format_version",
         )
 
 
@@ -207,7 +210,14 @@ def _check_schema(document: object) -> None:
     reason = " ".join(error.message.split())
     if len(reason) > 200:
         reason = f"{reason[:120]} … {reason[-70:]}"
-    raise BundleError(f"bundle.json, {place}: {reason}; copy or export the bundle again")
+    raise BundleError(f"bundle.json, {place}: {reason}; copy or export the bundle again", field=_field(error))
+
+
+def _field(error: Any) -> str:
+    """The place of a violation, outside of what only one of several alternatives would hold."""
+    while error.parent is not None:
+        error = error.parent
+    return str(error.json_path).removeprefix("$").removeprefix(".") or "bundle.json"
 
 
 def _tensors(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
@@ -267,12 +277,14 @@ def _tensor(graph: GraphSpec, side: Literal["inputs", "outputs"], name: str, dty
         if spec.name == name:
             if spec.dtype != dtype:
                 raise BundleError(
-                    f"{graph.file}: tensor {name!r} is {spec.dtype} in bundle.json; must be {dtype}"
+                    f"{graph.file}: tensor {name!r} is {spec.dtype} in bundle.json; must be {dtype}",
+                    field=graph.file,
                 )
             return spec
     found = ", ".join(spec.name for spec in specs)
     raise BundleError(
-        f"{graph.file}: bundle.json lists {side} {found}; {name!r} is missing. Export the bundle again"
+        f"{graph.file}: bundle.json lists {side} {found}; {name!r} is missing. Export the bundle again",
+        field=graph.file,
     )
 
 
@@ -285,7 +297,8 @@ def _check_shape(graph: GraphSpec, spec: TensorSpec, expected: tuple[int | None,
         wanted = ", ".join("*" if length is None else str(length) for length in expected)
         raise BundleError(
             f"{graph.file}: bundle.json gives {spec}; the model's sizes need ({wanted}). "
-            "Export the bundle again"
+            "Export the bundle again",
+            field=graph.file,
         )
 
 
@@ -299,7 +312,8 @@ def _check_encoder(encoder: EncoderSpec, manifest: Manifest) -> None:
     if grid.kind == "window" and (height, width) != (window, window):
         raise BundleError(
             f"{encoder.file}: a grid of {grid.rows}×{grid.columns} patches of {model.patch_size} pixels is "
-            f"not the window of {window} pixels that bundle.json names. Export the bundle again"
+            f"not the window of {window} pixels that bundle.json names. Export the bundle again",
+            field=encoder.file,
         )
     _check_shape(encoder, _tensor(encoder, "inputs", "windows", "uint8"), (None, height, width, 3))
     _check_shape(encoder, _tensor(encoder, "inputs", "text", "float32"), (None, model.embed_dim))

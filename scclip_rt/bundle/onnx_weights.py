@@ -34,13 +34,13 @@ def external_locations(path: Path) -> set[str]:
     """
     with path.open("rb") as stream:
         if path.stat().st_size == 0:
-            raise BundleError(f"{path.name} is empty; copy or export the bundle again")
+            raise BundleError(f"{path.name} is empty; copy or export the bundle again", field=path.name)
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return set(_locations(data))
             except (IndexError, ValueError) as error:
                 raise BundleError(
-                    f"{path.name} is no ONNX file ({error}); copy or export the bundle again"
+                    f"{path.name} is no ONNX file ({error}); copy or export the bundle again", field=path.name
                 ) from error
 
 

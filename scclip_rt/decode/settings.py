@@ -21,12 +21,12 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.logit_scale < float("inf"):
-            raise OptionError(f"logit_scale must be above 0; got {self.logit_scale}")
+            raise OptionError(f"logit_scale must be above 0; got {self.logit_scale}", field="logit_scale")
         for name in ("prob_threshold", "area_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} must be from 0 to 1; got {getattr(self, name)}")
+                raise OptionError(f"{name} must be from 0 to 1; got {getattr(self, name)}", field=name)
         if self.refine not in (None, "pamr"):
-            raise OptionError(f"unknown refinement {self.refine!r}; known: pamr")
+            raise OptionError(f"unknown refinement {self.refine!r}; known: pamr", field="refine")
 
     @classmethod
     def over(

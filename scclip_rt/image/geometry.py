@@ -39,7 +39,7 @@ def resize_shape(
         (height, width) in pixels, rounded half up.
     """
     if height < 1 or width < 1:
-        raise ImageError(f"the image has no pixels: its size is {height}×{width}")
+        raise ImageError(f"the image has no pixels: its size is {height}×{width}", field="image")
     scale = min(long_side / max(height, width), short_side / min(height, width))
     scale = max(scale, min_side / min(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
@@ -154,11 +154,12 @@ def check_pixels(height: int, width: int, *, max_pixels: int = MAX_PIXELS, name:
         ImageError: it is too large, or has no pixels.
     """
     if height < 1 or width < 1:
-        raise ImageError(f"{name} has no pixels: its size is {height}×{width}")
+        raise ImageError(f"{name} has no pixels: its size is {height}×{width}", field="image")
     if height * width > max_pixels:
         raise ImageError(
             f"{name} is {width}×{height}, {height * width / 1e6:,.1f} million pixels; the limit is "
-            f"{max_pixels / 1e6:,.1f} million. Shrink it, or raise the limit with --max-pixels (max_pixels=)."
+            f"{max_pixels / 1e6:,.1f} million. Shrink it, or raise the limit with --max-pixels (max_pixels=).",
+            field="max_pixels",
         )
 
 
@@ -191,7 +192,8 @@ def check_windows(
         raise ImageError(
             f"{name} needs {count:,} windows at {shape[1]}×{shape[0]}; the limit is {max_windows:,}. "
             "It is very elongated or the short side is very large: crop it, lower --short-side, "
-            "or raise the limit with --max-windows (max_windows=)."
+            "or raise the limit with --max-windows (max_windows=).",
+            field="max_windows",
         )
 
 

@@ -84,11 +84,12 @@ class Preparation:
         for name in ("short_side", "stride", "max_pixels", "max_windows"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1; got {value!r}")
+                raise OptionError(f"{name} must be a whole number of at least 1; got {value!r}", field=name)
         if self.stride > self.window:
             raise OptionError(
                 f"a stride of {self.stride} leaves gaps between windows of {self.window} pixels; "
-                f"use {self.window} or less"
+                f"use {self.window} or less",
+                field="stride",
             )
 
     def __call__(self, image: "ImageSource") -> PreparedImage:

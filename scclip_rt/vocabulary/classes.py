@@ -77,7 +77,8 @@ def find_background(classes: Sequence[str], background: str | None = None) -> in
     close = difflib.get_close_matches(wanted, keys, n=3)
     hint = f"; did you mean {', '.join(repr(shorten(name)) for name in close)}" if close else ""
     raise VocabularyError(
-        f"no class is called {shorten(background)!r}{hint}. Give a class's first name, or none for no background"
+        f"no class is called {shorten(background)!r}{hint}. Give a class's first name, or none for no background",
+        field="background",
     )
 
 

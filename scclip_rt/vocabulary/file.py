@@ -48,27 +48,40 @@ class Vocabulary:
     def __post_init__(self) -> None:
         problem = self._problem()
         if problem:
-            raise VocabularyError(f"unsound vocabulary: {problem}")
+            raise VocabularyError(f"unsound vocabulary: {problem[1]}", field=problem[0])
 
-    def _problem(self) -> str | None:
+    def _problem(self) -> tuple[str, str] | None:
+        """The part at fault, and what is wrong with it."""
         rows, number = self.embeddings, len(self.classes)
         if rows.dtype != np.float32 or rows.ndim != 2 or 0 in rows.shape:
-            return f"embeddings must be float32 (queries, width), not empty; got {rows.dtype} {rows.shape}"
+            return (
+                "embeddings",
+                f"embeddings must be float32 (queries, width), not empty; got {rows.dtype} {rows.shape}",
+            )
         if not len(self.queries) == len(self.query_class) == len(rows):
-            return f"{len(rows)} embeddings, {len(self.queries)} queries and {len(self.query_class)} class indices"
+            return (
+                "queries",
+                f"{len(rows)} embeddings, {len(self.queries)} queries and {len(self.query_class)} class indices",
+            )
         if self.query_class.dtype != np.int64 or self.query_class.ndim != 1:
-            return f"query_class must be int64 of one axis; got {self.query_class.dtype}"
+            return "query_class", f"query_class must be int64 of one axis; got {self.query_class.dtype}"
         if not np.array_equal(np.unique(self.query_class), np.arange(number)):
-            return f"query_class must name each of the {number} classes at least once and no other"
+            return (
+                "query_class",
+                f"query_class must name each of the {number} classes at least once and no other",
+            )
         if len(set(self.classes)) != number:
-            return "two classes have the same name"
+            return "classes", "two classes have the same name"
         if self.background is not None and not 0 <= self.background < number:
-            return f"background is class {self.background} of {number}"
+            return "background", f"background is class {self.background} of {number}"
         norms = np.linalg.norm(rows, axis=1)
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= _UNIT_TOLERANCE))  # NaN is wrong, too
         if len(wrong):
             name, norm = shorten(self.queries[wrong[0]]), norms[wrong[0]]
-            return f"{len(wrong)} embeddings aren't unit vectors; the first is {name!r} with length {norm:g}"
+            return (
+                "embeddings",
+                f"{len(wrong)} embeddings aren't unit vectors; the first is {name!r} with length {norm:g}",
+            )
         return None
 
     def __len__(self) -> int:
@@ -89,12 +102,14 @@ class Vocabulary:
         if text_model_sha256 != self.text_model_sha256:
             raise VocabularyError(
                 f"{what} was made by text model {self.text_model_sha256[:12]}…, and this bundle has "
-                f"{text_model_sha256[:12]}…. Make it again with 'scclip embed' and this bundle"
+                f"{text_model_sha256[:12]}…. Make it again with 'scclip embed' and this bundle",
+                field="text_model_sha256",
             )
         if embed_dim is not None and self.embeddings.shape[1] != embed_dim:
             raise VocabularyError(
                 f"{what} has embeddings of width {self.embeddings.shape[1]}, and this bundle's are {embed_dim} wide. "
-                "Make it again with 'scclip embed' and this bundle"
+                "Make it again with 'scclip embed' and this bundle",
+                field="embeddings",
             )
 
 
@@ -139,7 +154,8 @@ def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
         )
     except VocabularyError as error:
         raise VocabularyError(
-            f"can't use the vocabulary {os.fspath(path)}: {error}. Make it again with 'scclip embed'"
+            f"can't use the vocabulary {os.fspath(path)}: {error}. Make it again with 'scclip embed'",
+            field=error.field,
         ) from error
 
 
@@ -147,25 +163,31 @@ def _read(path: Path) -> tuple[NDArray[np.float32], Mapping[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise VocabularyError("there is no such file")
+        raise VocabularyError("there is no such file", field="vocabulary")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
             if metadata.get("format") != FORMAT:
                 found = metadata.get("format", "none")
-                raise VocabularyError(f"its format is {shorten(found)!r}; this version reads {FORMAT!r}")
+                raise VocabularyError(
+                    f"its format is {shorten(found)!r}; this version reads {FORMAT!r}", field="format"
+                )
             if names != ["embeddings"]:
-                raise VocabularyError(f"it must hold one tensor, 'embeddings'; it has {names[:5]}")
+                raise VocabularyError(
+                    f"it must hold one tensor, 'embeddings'; it has {names[:5]}", field="embeddings"
+                )
             if file.get_slice("embeddings").get_dtype() != "F32":
-                raise VocabularyError("its embeddings aren't float32")
+                raise VocabularyError("its embeddings aren't float32", field="embeddings")
             return file.get_tensor("embeddings"), metadata
     except (SafetensorError, OSError) as error:
-        raise VocabularyError(f"it is damaged or not a safetensors file ({error})") from error
+        raise VocabularyError(
+            f"it is damaged or not a safetensors file ({error})", field="vocabulary"
+        ) from error
 
 
 def _entry(metadata: Mapping[str, str], key: str) -> str:
     if key not in metadata:
-        raise VocabularyError(f"its metadata lacks {key!r}")
+        raise VocabularyError(f"its metadata lacks {key!r}", field=key)
     return metadata[key]
 
 
@@ -173,25 +195,25 @@ def _json(metadata: Mapping[str, str], key: str) -> Any:
     try:
         return json.loads(_entry(metadata, key))
     except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"its metadata entry {key!r} is not JSON") from error
+        raise VocabularyError(f"its metadata entry {key!r} is not JSON", field=key) from error
 
 
 def _strings(metadata: Mapping[str, str], key: str) -> tuple[str, ...]:
     values = _json(metadata, key)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise VocabularyError(f"its metadata entry {key!r} is not a list of strings")
+        raise VocabularyError(f"its metadata entry {key!r} is not a list of strings", field=key)
     return tuple(values)
 
 
 def _integers(metadata: Mapping[str, str], key: str) -> NDArray[np.int64]:
     values = _json(metadata, key)
     if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 2**31 for value in values):
-        raise VocabularyError(f"its metadata entry {key!r} is not a list of class indices")
+        raise VocabularyError(f"its metadata entry {key!r} is not a list of class indices", field=key)
     return np.array(values, np.int64)
 
 
 def _optional_integer(metadata: Mapping[str, str], key: str) -> int | None:
     value = _json(metadata, key)
     if value is not None and type(value) is not int:
-        raise VocabularyError(f"its metadata entry {key!r} is neither a class index nor null")
+        raise VocabularyError(f"its metadata entry {key!r} is neither a class index nor null", field=key)
     return value

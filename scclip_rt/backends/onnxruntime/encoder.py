@@ -77,7 +77,8 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         raise BackendError(
             "precision 'fp16' is refused on the CPU: ONNX Runtime has no fp16 arithmetic there, so it is "
             "slower than fp32 and can crash while optimising the graph; use --precision fp32 or "
-            "--device cuda:0"
+            "--device cuda:0",
+            field="precision",
         )
     precisions = _AUTO_PRECISIONS[kind] if request.precision == "auto" else (request.precision,)
     spec = choose_encoder(bundle, precisions=precisions, kind=kind, grid=request.grid)

@@ -55,17 +55,23 @@ def choose_provider(ort_provider: str | None, device: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
-        raise BackendError(f"unknown device {device!r}; known: auto, cpu, cuda:N (cuda:0 is the first GPU)")
+        raise BackendError(
+            f"unknown device {device!r}; known: auto, cpu, cuda:N (cuda:0 is the first GPU)", field="device"
+        )
     if ort_provider == CUDA_GRAPHS:
         ort_provider = "cuda"
     if ort_provider is not None and ort_provider not in PROVIDERS:
-        raise BackendError(f"unknown ONNX Runtime provider {ort_provider!r}; known: {', '.join(PROVIDERS)}")
+        raise BackendError(
+            f"unknown ONNX Runtime provider {ort_provider!r}; known: {', '.join(PROVIDERS)}",
+            field="ort_provider",
+        )
     on_gpu = device.startswith("cuda")
     provider = ort_provider or ("cuda" if on_gpu else "cpu")
     if device != "auto" and on_gpu != (provider != "cpu"):
         raise BackendError(
             f"provider {provider!r} doesn't run on device {device!r}; "
-            f"use --device {'cpu' if provider == 'cpu' else 'cuda:0'} or another --ort-provider"
+            f"use --device {'cpu' if provider == 'cpu' else 'cuda:0'} or another --ort-provider",
+            field="ort_provider",
         )
     _check_installed(provider)
     return provider, int(match.group(1) or 0)
@@ -81,7 +87,8 @@ def _check_installed(provider: str) -> None:
         f"ONNX Runtime {onnxruntime.__version__} here has no {provider!r} provider; it has: {names}. "
         "Put the GPU build (extra `scclip-rt[gpu]`) in the CPU build's place, as both write the same folder: "
         "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'onnxruntime-gpu[cuda,cudnn]'`; "
-        "or use --device cpu"
+        "or use --device cpu",
+        field="ort_provider",
     )
 
 

@@ -120,24 +120,28 @@ def _check_request(request: EncoderRequest) -> str:
     """The precision to run; what this backend can't do is refused."""
     if request.ort_provider is not None:
         raise BackendError(
-            f"--ort-provider {request.ort_provider} is ONNX Runtime's; leave it out with --backend openvino"
+            f"--ort-provider {request.ort_provider} is ONNX Runtime's; leave it out with --backend openvino",
+            field="ort_provider",
         )
     if request.device not in ("auto", "cpu"):
         raise BackendError(
             f"backend 'openvino' runs on the CPU here; got device {request.device!r}. Use --device cpu, or "
-            "--backend onnxruntime for a GPU"
+            "--backend onnxruntime for a GPU",
+            field="device",
         )
     precision = "fp32" if request.precision == "auto" else request.precision
     if precision not in PRECISIONS:
         raise BackendError(
             f"backend 'openvino' has no precision {precision!r}; it has: {', '.join(PRECISIONS)} "
-            "(bf16 from the fp32 file, int8 if the bundle was exported with --int8)"
+            "(bf16 from the fp32 file, int8 if the bundle was exported with --int8)",
+            field="precision",
         )
     if precision == "bf16" and not processor_flags() & BF16_FLAGS:
         raise BackendError(
             "precision 'bf16' needs a processor with bf16 arithmetic "
             f"({', '.join(sorted(BF16_FLAGS))}); this one has none of it, so bf16 would be less accurate and not "
-            "faster. Use --precision fp32, or int8 if the bundle has it"
+            "faster. Use --precision fp32, or int8 if the bundle has it",
+            field="precision",
         )
     return precision
 
