@@ -26,6 +26,7 @@ from scclip_rt.vocabulary.open import EmbeddingOptions, check_model, resolve_voc
 
 if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
+    from scclip_rt.video.reuse import Reuse
 
 
 class Segmenter:
@@ -307,6 +308,36 @@ class Segmenter:
         if errors not in ("raise", "yield"):
             raise OptionError(f"errors must be 'raise' or 'yield'; got {errors!r}")
         return _results(self.outcomes(images, confidence=confidence), errors)
+
+    def video(
+        self, frames: "Iterable[ImageSource]", *, reuse: "Reuse" = "exact", confidence: bool = False
+    ) -> Iterator[Segmentation]:
+        """Segment the frames of one camera, one after the other as they come.
+
+        Windows whose pixels have not changed since they were encoded keep their features (docs/video.md). Nothing is
+        read ahead. All frames have the classes of when the iteration begins.
+
+        Args:
+            frames: any iterable of what `__call__` takes, also an endless one.
+            reuse: `exact` keeps windows of equal pixels, so that labels are those of frame by frame; a number from 0
+                to 255 keeps windows in which no value differs by more; `off` keeps none.
+            confidence: also give each pixel's probability of its class.
+
+        Yields:
+            A `Segmentation` for each frame.
+
+        Raises:
+            ImageError: a frame that can't be read; it ends the iteration.
+
+        Example:
+            >>> from scclip_rt.video import read_frames
+            >>> for result in segment.video(frame.image for frame in read_frames("film.mp4")):
+            ...     print(result.shares())
+        """
+        from scclip_rt.video.reuse import FrameSegmenter
+
+        step = FrameSegmenter(self, reuse=reuse)
+        return (step(frame, confidence=confidence) for frame in frames)
 
     def outcomes(
         self, images: "Iterable[ImageSource]", *, confidence: bool = False
