@@ -3,7 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,12 +156,14 @@ def run(args: argparse.Namespace) -> int:
     tasks = plan(args)
     segmenter = _segmenter(args)
     rows: list[dict[str, Any]] = []
-    pairs = _progress(tasks, zip(tasks, _outcomes(segmenter, tasks, args), strict=True))
+    pairs = zip(tasks, _outcomes(segmenter, tasks, args), strict=True)
     # Overlays of large photos take as long as their labels: painted and written while the next ones are segmented.
-    for row in map_ahead(lambda pair: _finish(*pair, args), _checked(pairs, args)):
-        rows.append(row)
-        if "error" not in rows[-1] and len(tasks) == 1 and args.json != "-":
-            _print_one(rows[-1])
+    with _progress(len(tasks)) as advance:
+        for row in map_ahead(lambda pair: _finish(*pair, args), _checked(pairs, args)):
+            rows.append(row)
+            advance()
+    if len(tasks) == 1 and "error" not in rows[0] and args.json != "-":
+        _print_one(rows[0])
     failed = sum("error" in row for row in rows)
     if args.json is not None:
         write_json(_report(segmenter, rows), args.json, force=args.force)
@@ -244,18 +247,20 @@ def _outcomes(
     return (segmenter.outcome(path, confidence=args.confidence) for path in paths)
 
 
-def _progress(
-    tasks: Sequence[Task], pairs: "Iterator[tuple[Task, Outcome[Any, Segmentation]]]"
-) -> "Iterator[tuple[Task, Outcome[Any, Segmentation]]]":
-    if len(tasks) == 1:
-        return pairs
+@contextmanager
+def _progress(total: int) -> "Iterator[Callable[[], object]]":
+    """A bar for several images; what is given advances it."""
+    if total == 1:
+        yield lambda: None
+        return
     from tqdm import tqdm
 
-    return iter(tqdm(pairs, total=len(tasks), unit="image", desc="segmenting", file=sys.stderr))
+    with tqdm(total=total, unit="image", desc="segmenting", file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _checked(
-    pairs: "Iterator[tuple[Task, Outcome[Any, Segmentation]]]", args: argparse.Namespace
+    pairs: "Iterable[tuple[Task, Outcome[Any, Segmentation]]]", args: argparse.Namespace
 ) -> "Iterator[tuple[Task, Outcome[Any, Segmentation]]]":
     """Stop at an error that is not to be passed over: nothing after it is written."""
     for task, outcome in pairs:
