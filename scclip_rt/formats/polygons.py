@@ -23,6 +23,8 @@ _CONVEX = ((DOWN, LEFT), (LEFT, UP), (UP, RIGHT), (RIGHT, DOWN))
 """Where only the pixel of that quadrant is the region's (a diagonal neighbour may be of it too, on its own)."""
 _CONCAVE = ((RIGHT, UP), (DOWN, RIGHT), (LEFT, DOWN), (UP, LEFT))
 """Where only the pixel of that quadrant is not the region's."""
+_STRAIGHT = (LEFT, UP, RIGHT, DOWN)
+"""The direction where that quadrant and the next one are the region's, and the other two are of two other regions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,16 +54,18 @@ class _Corners:
     leaves: NDArray[np.int64]
 
 
-def label_polygons(labels: NDArray[Any]) -> list[Polygon]:
+def label_polygons(labels: NDArray[Any], *, junctions: bool = False) -> list[Polygon]:
     """Every region of a label map.
 
     Args:
         labels: (H, W), whole numbers from 0.
+        junctions: rings also have the points where they go straight on and two other regions meet: the polygons are
+            then a coverage, in which neighbours share every edge.
 
     Returns:
         The polygons in the order of their topmost, then leftmost corners.
     """
-    corners = _corners(labels)
+    corners = _corners(labels, junctions)
     paths = _rings(_successors(corners), corners)
     rings = [np.stack((corners.x[path], corners.y[path]), axis=1) for path in paths]
     areas = [_signed_area(ring) for ring in rings]
@@ -81,7 +85,7 @@ def label_polygons(labels: NDArray[Any]) -> list[Polygon]:
     ]
 
 
-def _corners(labels: NDArray[Any]) -> _Corners:
+def _corners(labels: NDArray[Any], junctions: bool) -> _Corners:
     padded = np.full((labels.shape[0] + 2, labels.shape[1] + 2), _OUTSIDE, np.int32)
     padded[1:-1, 1:-1] = labels
     across = padded[:, 1:] != padded[:, :-1]
@@ -97,6 +101,11 @@ def _corners(labels: NDArray[Any]) -> _Corners:
         found.append((convex, label, _CONVEX[quadrant]))
         concave = inside & (before == label) & (after == label) & (opposite != label)
         found.append((concave, label, _CONCAVE[(quadrant + 2) % 4]))
+        if junctions:
+            straight = (
+                inside & (after == label) & (before != label) & (opposite != label) & (before != opposite)
+            )
+            found.append((straight, label, (_STRAIGHT[quadrant], _STRAIGHT[quadrant])))
     where = [np.flatnonzero(mask) for mask, _, _ in found]
     order = np.argsort(np.concatenate(where), kind="stable")
     places = np.concatenate(where)[order]

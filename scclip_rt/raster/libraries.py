@@ -1,0 +1,32 @@
+"""rasterio, or the message that it is missing; GDAL's settings for all that is read and written here."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from scclip_rt.errors import BackendError
+
+_CACHE_MEGABYTES = 256
+"""GDAL would take 5 % of the machine's memory for blocks it has read."""
+
+
+def load_rasterio() -> ModuleType:
+    """The module `rasterio`.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise BackendError(
+            f"rasters need rasterio, which is not installed ({error}): pip install 'scclip-rt[geo]'"
+        ) from error
+    module: ModuleType = rasterio
+    return module
+
+
+def gdal_settings() -> Any:
+    """A context in which GDAL keeps to a fixed cache and uses all cores."""
+    return load_rasterio().Env(GDAL_CACHEMAX=_CACHE_MEGABYTES, GDAL_NUM_THREADS="ALL_CPUS")
