@@ -201,6 +201,16 @@ class Segmenter:
         other.set_classes(classes, vocabulary=vocabulary, background=background)
         return other
 
+    def with_options(self, options: DecodeOptions) -> Self:
+        """A second segmenter that decodes otherwise, sharing the loaded encoder and the vocabulary with this one.
+
+        Example:
+            >>> strict = segment.with_options(dataclasses.replace(segment.options, prob_threshold=0.5))
+        """
+        other = copy.copy(self)
+        other._options = options
+        return other
+
     def __call__(self, image: "ImageSource", *, confidence: bool = False) -> Segmentation:
         """Segment one image.
 
@@ -251,7 +261,12 @@ class Segmenter:
         return Encoded.of(prepared, self._encoder.features(prepared.windows))
 
     def decode(
-        self, encoded: Encoded, vocabulary: Vocabulary | None = None, *, confidence: bool = False
+        self,
+        encoded: Encoded,
+        vocabulary: Vocabulary | None = None,
+        *,
+        confidence: bool = False,
+        threads: int | None = None,
     ) -> Segmentation:
         """Label an encoded image.
 
@@ -259,6 +274,7 @@ class Segmenter:
             encoded: what `encode` gave.
             vocabulary: None takes the segmenter's.
             confidence: also give each pixel's probability of its class.
+            threads: None takes the segmenter's; 1 where several images are decoded at a time.
 
         Raises:
             VocabularyError: the vocabulary is of another model.
@@ -267,7 +283,7 @@ class Segmenter:
             vocabulary = self.vocabulary
         else:
             check_model(vocabulary, self._bundle)
-        return self._decode(encoded, vocabulary, confidence, self._threads)
+        return self._decode(encoded, vocabulary, confidence, threads or self._threads)
 
     @overload
     def stream(

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from scclip_rt import __version__
-from scclip_rt.cli import bench, convert_coco_object, embed, eval, inspect, segment  # noqa: A004 (the command's name)
+from scclip_rt.cli import bench, convert_coco_object, embed, eval, inspect, segment, serve  # noqa: A004 (the command's name)
 from scclip_rt.errors import ScclipError
 
 __all__ = ["build_parser", "guard", "leave", "main", "run"]
 
-COMMANDS = (segment, embed, inspect, eval, bench, convert_coco_object)
+COMMANDS = (segment, embed, inspect, serve, eval, bench, convert_coco_object)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -30,6 +30,7 @@ examples:
   scclip segment vitb16.scclip photo.jpg --classes "sky; grass, lawn; dog, puppy" --output out
   scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
   scclip inspect vitb16.scclip
+  scclip serve vitb16.scclip --port 8000
   scclip eval vitb16.scclip --dataset voc21 --root /data
   scclip bench vitb16.scclip@fp32 vitb16.scclip@int8
 

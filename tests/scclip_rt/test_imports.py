@@ -33,6 +33,7 @@ def test_import_is_light(code: str, needed: set[str]) -> None:
         "from scclip_rt import *",
         "import scclip_rt.cli, scclip_rt.backends.onnxruntime.encoder, onnxruntime",
         "import scclip_rt.cli.segment, scclip_rt.cli.embed, scclip_rt.cli.inspect",
+        "import scclip_rt.cli.serve, scclip_rt.serving.server, scclip_rt.serving.grpc_server",
         "import scclip_rt.cli.bench, scclip_rt.bench.contender, scclip_rt.bench.limit, scclip_rt.bench.plot",
     ],
 )

@@ -1,0 +1,115 @@
+"""What a service is told: models, limits, and how it talks. Picklable, for worker processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scclip_rt.errors import OptionError
+
+MAX_BYTES = 32 << 20
+MAX_PIXELS = 50_000_000
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request may cost.
+
+    Attributes:
+        queue: images in the house at a time, those at work included; the next gets 503.
+        timeout: seconds from a request's first byte to its answer; then 504 (408 while the body still arrives).
+        max_bytes: of a request's body, unpacked; above it 413.
+        max_pixels: of an image, read from its header; above it 413.
+        max_classes: names in a request, synonyms included; above it 413.
+        embeddings: requests whose class names are embedded at a time; twice as many wait, the next gets 503.
+        cache_bytes: images with their features that are kept for the next request with the same bytes; 0 is off.
+        vocabularies: class lists kept embedded in memory.
+    """
+
+    queue: int = 64
+    timeout: float = 30.0
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+    max_classes: int = 1000
+    embeddings: int = 2
+    cache_bytes: int = 128 << 20
+    vocabularies: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "max_bytes", "max_pixels", "max_classes", "embeddings", "vocabularies"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 < self.timeout < float("inf"):
+            raise OptionError(f"timeout must be above 0 seconds; got {self.timeout}")
+        if self.cache_bytes < 0:
+            raise OptionError(f"cache_bytes must be 0 (off) or more; got {self.cache_bytes}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model to serve: its name in URLs and where its bundle is. Watched, and loaded again when it is replaced."""
+
+    name: str
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self.name or not _NAME_CHARACTERS.issuperset(self.name):
+            raise OptionError(
+                f"a model's name goes into URLs: letters, digits, dots, dashes and underscores; got {self.name!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """A service.
+
+    Attributes:
+        models: at least one; requests that name none get the first.
+        classes: the classes of requests that name none, as `Segmenter` takes them; None takes the bundle's own.
+        vocabularies: name → file that `scclip embed` wrote; a request asks for them by name.
+        templates: prompts around names.
+        background: of `classes`, as for `Segmenter`.
+        backend, device, precision, ort_provider, threads, batch, short_side, stride: as for `Segmenter`.
+        limits: of requests.
+        api_key: what clients must send, or None.
+        cors: origins whose pages may call the service; none by default.
+        label_studio: origin of the Label Studio whose images may be fetched, for example `http://localhost:8080`.
+        label_studio_token: its access token.
+        watch: seconds between looks at the bundles; 0 is off.
+        shared: folder where worker processes find each other's vocabularies; None keeps them in memory.
+    """
+
+    models: tuple[ModelSource, ...]
+    classes: str | tuple[str, ...] | None = None
+    vocabularies: Mapping[str, Path] = field(default_factory=dict)
+    templates: str = "imagenet"
+    background: str | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    ort_provider: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    short_side: int | None = None
+    stride: int | None = None
+    limits: Limits = Limits()
+    api_key: str | None = None
+    cors: tuple[str, ...] = ()
+    label_studio: str | None = None
+    label_studio_token: str | None = None
+    watch: float = 2.0
+    shared: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise OptionError("name at least one bundle to serve")
+        names = [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            raise OptionError(f"two models have the same name; got {', '.join(names)}")
+        for name in self.vocabularies:
+            if not name or not _NAME_CHARACTERS.issuperset(name):
+                raise OptionError(
+                    f"a vocabulary's name may hold letters, digits, dots, dashes and underscores; got {name!r}"
+                )
+        if self.watch < 0:
+            raise OptionError(f"watch must be 0 (off) or seconds; got {self.watch}")

@@ -1,0 +1,219 @@
+"""The process: signals, workers, and connections that say nothing or too much."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scclip_rt.cli import build_parser
+from scclip_rt.cli.serve import parse
+from scclip_rt.errors import ScclipError
+from scclip_rt.serving import server as server_module
+from scclip_rt.serving.server import threads_of_each
+from scclip_rt.serving.settings import ServeSettings
+from services import Running, picture, png, settings_of, wait_for
+
+FILE = png(picture(4))
+Begin = Callable[..., tuple[subprocess.Popen[str], httpx.Client, list[str]]]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def begin(bundle_path: Path) -> Iterator[Begin]:
+    """Start `scclip serve` as a process; gives it, a client and the lines it wrote on standard error."""
+    processes = []
+
+    def start(*options: str) -> tuple[subprocess.Popen[str], httpx.Client, list[str]]:
+        port = free_port()
+        command = [sys.executable, "-m", "scclip_rt.cli", "serve", str(bundle_path), "--port", str(port)]
+        command += ["--classes", "red; green", "--templates", "none", *options]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        processes.append(process)
+        lines: list[str] = []
+        threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True).start()
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+
+        def ready() -> bool:
+            assert process.poll() is None, lines
+            try:
+                return client.get("/v2/health/ready").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_for(ready)
+        return process, client, lines
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait(30)
+
+
+def test_sigterm_loses_no_accepted_request_and_the_log_names_each(begin: Begin) -> None:
+    process, client, _ = begin()
+    statuses: dict[str, int] = {}
+    sent: list[str] = []
+
+    def ask(name: str) -> None:
+        for number in range(1000):
+            request_id = f"{name}-{number}"
+            try:
+                sent.append(request_id)
+                reply = httpx.post(
+                    client.base_url.join("/v1/segment"), content=FILE, headers={"X-Request-Id": request_id}, timeout=60
+                )  # fmt: skip
+            except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
+                return  # not accepted any more
+            statuses[request_id] = reply.status_code
+
+    threads = [threading.Thread(target=ask, args=(f"t{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(statuses) >= 8)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    for thread in threads:
+        thread.join(60)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in out.splitlines() if "/v1/segment" in line]
+    answered = {line["id"]: line["status"] for line in lines if line["status"] == 200}
+    assert answered == {name: status for name, status in statuses.items() if status == 200}
+    assert {line["status"] for line in lines} <= {200, 503}
+    assert {"queue", "prepare", "encode", "finish"} <= set(lines[0])
+
+
+def test_workers_share_threads_and_vocabularies_and_replace_the_dead(begin: Begin) -> None:
+    process, client, lines = begin("--workers", "2", "--threads", "2", "--no-access-log")
+    assert any("2 processes of 1 thread on" in line for line in lines)
+    name = client.post("/v1/vocabularies", json={"classes": ["one", "two"]}).json()["name"]
+
+    def ask() -> int:  # a connection of its own: any of the two may take it
+        url = client.base_url.join(f"/v1/segment?vocabulary={name}")
+        return httpx.post(url, content=FILE, timeout=60).status_code
+
+    wait_for(lambda: all(ask() == 200 for _ in range(12)))
+    assert 'scclip_images_total{model="tiny"}' in client.get("/metrics").text
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    wait_for(lambda: any("another one starts" in line for line in lines))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+def test_a_bundle_that_cannot_be_served_ends_in_one_line(own_bundle: Path) -> None:
+    (own_bundle / "encoder.fp32.onnx").write_bytes(bytes((own_bundle / "encoder.fp32.onnx").stat().st_size))
+    command = [
+        sys.executable,
+        "-m",
+        "scclip_rt.cli",
+        "serve",
+        str(own_bundle),
+        "--port",
+        "0",
+        "--no-access-log",
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert "scclip: error:" in run.stderr
+
+
+@pytest.fixture
+def impatient(
+    bundle_path: Path, start: Callable[[ServeSettings], Running], monkeypatch: pytest.MonkeyPatch
+) -> Running:
+    monkeypatch.setattr(server_module, "_HEAD_SECONDS", 0.2)
+    return start(settings_of(bundle_path))
+
+
+def test_connections_that_say_nothing_are_closed(impatient: Running) -> None:
+    silent = [socket.create_connection(impatient.address) for _ in range(50)]
+    assert impatient.client.get("/v2/health/live").status_code == 200
+    for connection in silent:
+        connection.settimeout(30)
+        assert connection.recv(10) == b""
+        connection.close()
+
+
+def test_a_head_that_does_not_end_is_refused(impatient: Running) -> None:
+    with socket.create_connection(impatient.address, timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    with socket.create_connection(impatient.address, timeout=30) as connection:
+        connection.sendall(
+            b"GET / HTTP/1.1\r\n" + b"".join(b"A%d: %s\r\n" % (i, b"x" * 900) for i in range(80))
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 431")
+
+
+def test_what_is_no_http_is_refused(running: Running) -> None:
+    with socket.create_connection(running.address, timeout=30) as connection:
+        connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    assert running.client.get("/v2/health/live").status_code == 200
+
+
+def test_a_body_that_stops_half_way_ends_nothing(running: Running) -> None:
+    with socket.create_connection(running.address, timeout=30) as connection:
+        connection.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nabc")
+        time.sleep(0.05)
+    gone = 'scclip_requests_total{route="/v1/segment",status="499"}'
+    wait_for(lambda: gone in running.client.get("/metrics").text)
+
+
+def test_threads_are_divided() -> None:
+    assert [threads_of_each(8, 3), threads_of_each(1, 4)] == [2, 1]
+
+
+def test_the_command_line_becomes_settings(bundle_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret\nrest")
+    (tmp_path / "classes.txt").write_text("sky\n")
+    arguments = [
+        "serve", str(bundle_path), "--model-name", "mine", "--bundle", f"b={bundle_path}", "--api-key-file",
+        str(tmp_path / "key"), "--max-queue", "3", "--cache-mb", "0", "--vocabulary", "v=x.safetensors", "--classes",
+        str(tmp_path / "classes.txt"), "--cors", "https://a.example", "--label-studio", "http://ls:8080/",
+    ]  # fmt: skip
+    settings, options = parse(build_parser().parse_args(arguments))
+    assert [model.name for model in settings.models] == ["mine", "b"]
+    assert (settings.api_key, settings.limits.queue, settings.limits.cache_bytes) == ("s3cret", 3, 0)
+    assert settings.label_studio == "http://ls:8080"
+    assert (options.host, options.port) == ("127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a bundle"),
+        (["nowhere.scclip"], "no such bundle"),
+        (["demo", "--bundle", "x"], "NAME=PATH"),
+        (["demo", "--port", "70000"], "port"),
+        (["demo", "--workers", "0"], "workers"),
+        (["demo", "--max-queue", "0"], "queue"),
+        (["demo", "--timeout", "0"], "timeout"),
+        (["demo", "--api-key-file", "/nowhere"], "can't read"),
+        (["demo", "--model-name", "a/b"], "URLs"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(ScclipError, match=message):
+        parse(build_parser().parse_args(["serve", *arguments]))
+
+
+def test_an_address_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ScclipError, match="another --port"):
+        server_module._listen("127.0.0.1", taken.getsockname()[1])
