@@ -102,16 +102,16 @@ class NaiveScclip:
         hidden = self.hidden_states(pixels)
         cls, patches = hidden[-1][0], hidden[-1][1:]
         outliers = self.outliers(patches)
-        resolved = self.resolve(patches, outliers, side)
-        guide = self.resolve(hidden[self.pre][1:], outliers, side)
+        repaired = self.repair(patches, outliers, side)
+        guide = self.repair(hidden[self.pre][1:], outliers, side)
 
         similarity = F.normalize(guide, dim=-1) @ F.normalize(guide, dim=-1).T
-        adjusted = self.affinity(similarity) @ resolved
-        fused = torch.stack(hidden[self.multi[0] : self.multi[1]]).sum(dim=0)
+        adjusted = self.similarity_weights(similarity) @ repaired
+        levels = torch.stack(hidden[self.multi[0] : self.multi[1]]).sum(dim=0)
         smooth_guide = F.normalize(hidden[self.post][1:], dim=-1)
-        smoothing = self.affinity(smooth_guide @ smooth_guide.T)
+        smoothing = self.similarity_weights(smooth_guide @ smooth_guide.T)
         out = smoothing @ (self.last_attention(adjusted, similarity) + self.res_cls * cls)
-        out = out + smoothing @ (self.last_attention(fused[1:], similarity) + self.res_cls * fused[0])
+        out = out + smoothing @ (self.last_attention(levels[1:], similarity) + self.res_cls * levels[0])
         return F.normalize(visual.ln_post(out) @ visual.proj, dim=-1)
 
     def hidden_states(self, pixels: Tensor) -> list[Tensor]:
@@ -138,7 +138,7 @@ class NaiveScclip:
         return set((scores > torch.quantile(scores, 1 - self.contamination)).nonzero().flatten().tolist())
 
     @staticmethod
-    def resolve(patches: Tensor, outliers: set[int], side: int) -> Tensor:
+    def repair(patches: Tensor, outliers: set[int], side: int) -> Tensor:
         """Replace each outlier by the mean of its sound 8-neighbours."""
         out = patches.clone()
         for index in outliers:
@@ -150,7 +150,7 @@ class NaiveScclip:
                 out[index] = patches[sound].mean(dim=0)
         return out
 
-    def affinity(self, similarity: Tensor) -> Tensor:
+    def similarity_weights(self, similarity: Tensor) -> Tensor:
         """Similarities of at least beta, rows divided by their sum."""
         kept = similarity.masked_fill(similarity < self.beta, 0)
         return kept / (kept.sum(dim=-1, keepdim=True) + 1e-6)

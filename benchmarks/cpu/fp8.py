@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from benchmarks.cpu.outliers import with_outliers
 from benchmarks.models import ROOT
-from scclip_export.model.calibration import Geometry
+from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import calibration_windows
 from scclip_export.quantize.fp8 import E4M3_MAX, HEADROOM, power_of_two_scale, rounded, to_e4m3
 from scclip_export.quantize.layers import find_layers, joint_weight

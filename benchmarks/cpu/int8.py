@@ -28,7 +28,7 @@ from benchmarks.cpu.int8_rivals import RIVALS
 from benchmarks.cpu.outliers import with_outliers
 from benchmarks.models import add_model_options
 from benchmarks.models import bundle as exported
-from scclip_export.model.calibration import Geometry
+from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import METHODS, Int8Options, calibration_windows, make_plan, write_int8
 from scclip_rt.backends.onnxruntime.session import default_threads, load_onnxruntime
 from scclip_rt.bench.environment import environment

@@ -117,7 +117,7 @@ class Evaluator:
         encoder = self.encoders[method]
         if config is not None:
             encoder.calibration = config
-        dense, _ = encoder.dense_tokens(encoded.hidden, *encoded.grid)
+        dense, _ = encoder.dense_tokens(encoded.hidden, encoded.grid[1])
         features = functional.normalize(encoder.proj(encoder.ln_post(dense)), dim=-1).numpy()
         plan = decode_plan(encoded.tiling, encoded.grid, encoded.mask.shape)
         queries = range(len(self.text))

@@ -46,13 +46,13 @@ class Case:
     """One operation on one size.
 
     Attributes:
-        fused: the Triton kernel, as the model calls it.
+        triton: the Triton kernel, as the model calls it.
         reference: plain torch on the same tensors.
         oracle: plain torch in float64 on the same numbers, for one window (its index), with the patches to compare.
         moved: bytes that have to be read and written.
     """
 
-    fused: Callable[[], Tensor]
+    triton: Callable[[], Tensor]
     reference: Callable[[], Tensor]
     oracle: Callable[[int], Oracle]
     moved: int
@@ -75,7 +75,7 @@ def kernel_row(clock: Clock, kernel: str, arch: str, size: Size, *, copy_rate: f
     row["sound"] = error <= allowed  # never for NaN
     if not row["sound"]:
         return row  # no time of a wrong result
-    row["milliseconds"] = clock.device_time(case.fused)
+    row["milliseconds"] = clock.device_time(case.triton)
     row["reference_milliseconds"] = clock.device_time(case.reference)
     if clock.on_gpu and size.precision == "fp16" and size.windows == 6:
         torch._dynamo.reset()  # every size is a compilation, and there is a limit
@@ -91,7 +91,7 @@ def _distances(case: Case, windows: int) -> tuple[float, float, float]:
     Window by window, because float64 takes eight bytes for each of N × N × heads numbers. What is not a number is
     infinitely far.
     """
-    found = case.fused(), case.reference()
+    found = case.triton(), case.reference()
     parts = found[0].shape[0] // windows  # two results, one behind the other, have the windows twice
     farthest, square, count, compared = [0.0, 0.0], 0.0, 0, 0.0
     for window in range(windows):
@@ -176,17 +176,16 @@ def _anomaly(t: _Tensors) -> Case:
 
     near = t.config.outlier_neighbors
     return Case(
-        fused=lambda: anomaly.anomaly_scores(t.tokens, near),
+        triton=lambda: anomaly.anomaly_scores(t.tokens, near),
         reference=lambda: anomaly.anomaly_scores_reference(t.tokens, near),
         oracle=lambda window: _scores64(t.wide(window)[0], near),
         moved=t.wide_bytes + 4 * t.tokens.shape[0] * t.tokens.shape[1],
     )
 
 
-def _resolution(t: _Tensors) -> Case:
+def _outlier_repair(t: _Tensors) -> Case:
     from scclip_kernels import num_outliers
-    from scclip_kernels.triton import anomaly
-    from scclip_kernels.triton import outlier_repair as resolution
+    from scclip_kernels.triton import anomaly, outlier_repair
 
     patches = t.tokens.shape[1]
     options: dict[str, Any] = {
@@ -198,13 +197,13 @@ def _resolution(t: _Tensors) -> Case:
     def oracle(window: int) -> Oracle:
         tokens, guide, *_ = t.wide(window)
         own = scores[window : window + 1].double()
-        resolved = torch.cat(resolution.resolve_outliers_reference(tokens, guide, own, **options))
-        return resolved, torch.ones_like(own, dtype=torch.bool)  # both sides rank the same scores
+        repaired = torch.cat(outlier_repair.repair_outliers_reference(tokens, guide, own, **options))
+        return repaired, torch.ones_like(own, dtype=torch.bool)  # both sides rank the same scores
 
     return Case(
-        fused=lambda: torch.cat(resolution.resolve_outliers(t.tokens, t.guide, scores, **options)),
+        triton=lambda: torch.cat(outlier_repair.repair_outliers(t.tokens, t.guide, scores, **options)),
         reference=lambda: torch.cat(
-            resolution.resolve_outliers_reference(t.tokens, t.guide, scores, **options)
+            outlier_repair.repair_outliers_reference(t.tokens, t.guide, scores, **options)
         ),
         oracle=oracle,
         moved=4 * t.wide_bytes,
@@ -212,13 +211,13 @@ def _resolution(t: _Tensors) -> Case:
 
 
 def _aggregate(t: _Tensors) -> Case:
-    from scclip_kernels.triton import similarity as affinity
+    from scclip_kernels.triton import similarity as by_similarity
 
     floor = t.config.similarity_floor
-    factors = affinity.similarity(t.guide)
+    factors = by_similarity.similarity(t.guide)
     return Case(
-        fused=lambda: affinity.aggregate(t.features, affinity.similarity(t.guide), floor),
-        reference=lambda: affinity.aggregate_reference(t.features, factors, floor),
+        triton=lambda: by_similarity.aggregate(t.features, by_similarity.similarity(t.guide), floor),
+        reference=lambda: by_similarity.aggregate_reference(t.features, factors, floor),
         oracle=lambda window: _aggregate64(t.averaged(window), t.wide(window)[1], floor),
         moved=2 * t.bytes + t.wide_bytes,
     )
@@ -226,16 +225,16 @@ def _aggregate(t: _Tensors) -> Case:
 
 def _attention(t: _Tensors) -> Case:
     from scclip_kernels.triton import attention
-    from scclip_kernels.triton import similarity as affinity
+    from scclip_kernels.triton import similarity as by_similarity
 
-    factors = affinity.similarity(t.guide)
+    factors = by_similarity.similarity(t.guide)
 
     def oracle(window: int) -> Oracle:
         _, guide, key, value = t.wide(window)
         return _attention64(key, value, guide, t.heads)
 
     return Case(
-        fused=lambda: attention.calibrated_attention(t.key, t.value, factors, t.heads),
+        triton=lambda: attention.calibrated_attention(t.key, t.value, factors, t.heads),
         reference=lambda: attention.calibrated_attention_reference(t.key, t.value, factors, t.heads),
         oracle=oracle,
         moved=5 * t.bytes + t.wide_bytes,
@@ -244,7 +243,7 @@ def _attention(t: _Tensors) -> Case:
 
 _CASES: dict[str, Callable[[_Tensors], Case]] = {
     "anomaly": _anomaly,
-    "resolution": _resolution,
+    "outlier_repair": _outlier_repair,
     "aggregate": _aggregate,
     "attention": _attention,
 }

@@ -13,7 +13,7 @@ from benchmarks.gpu.clock import CudaGraph, copy_ceilings, gemm_ceiling, own_gem
 from benchmarks.gpu.contenders import Contender, Subject, compiled_contenders, eager_contenders
 from benchmarks.gpu.models import ARCHITECTURES, DTYPES, flops, gemm_shapes, naive
 from benchmarks.gpu.run import ContextLostError, OutOfTimeError, Row, Run, reason
-from benchmarks.gpu.torch_models import DenseDecode, Encoder, Photo, TorchSegmenter, fused_decode, windows_of
+from benchmarks.gpu.torch_models import DenseDecode, Encoder, Photo, TorchSegmenter, triton_decode, windows_of
 from synthetic import scene
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def measure_kernels(run: Run) -> None:
     """Every Triton kernel against its oracle, then the clock."""
     try:
         from benchmarks.gpu.kernels import Size, kernel_row, kernel_sizes
-        from scclip_kernels import triton as fused  # noqa: F401
+        from scclip_kernels import triton  # noqa: F401
     except ImportError as error:
         base = {"question": "kernel", "kernel": "all"}
         if run.found(base) is None:
@@ -45,7 +45,7 @@ def measure_kernels(run: Run) -> None:
         return
     for arch in run.args.arch:
         for size in kernel_sizes(arch, quick=run.args.quick):
-            for kernel in ("anomaly", "resolution", "aggregate", "attention"):
+            for kernel in ("anomaly", "outlier_repair", "aggregate", "attention"):
                 base = {"question": "kernel", "kernel": kernel, "arch": arch, **size._asdict()}
                 work = partial(_kernel, run, kernel_row, base, Size(*size))
                 row = run.attempt(base, work)
@@ -170,9 +170,9 @@ def _time_image(subject: Subject, base: Row, encode: Callable[[], Encoder], grap
     """One photo from host to host."""
     run, photo, queries = subject.run, subject.photo, base["queries"]
     rows, work = subject.text[queries], encode()
-    fused = fused_decode(photo.plan, queries, subject.device)
+    in_triton = triton_decode(photo.plan, queries, subject.device)
     dense = DenseDecode(photo.plan, subject.device)
-    segment = TorchSegmenter(photo, work, fused or dense, rows, graph=graph)
+    segment = TorchSegmenter(photo, work, in_triton or dense, rows, graph=graph)
     expected = dense(work(windows_of(photo, base["windows"], subject.device), rows)).cpu().numpy()
     same = float((segment().astype("int64") == expected).mean())
     if same < SAME_LABELS:
@@ -182,7 +182,7 @@ def _time_image(subject: Subject, base: Row, encode: Callable[[], Encoder], grap
     return {
         "milliseconds": run.clock.host_time(segment),
         "labels_as_fp32": told.get("by_queries", {}).get(str(queries)),
-        "decode": "triton" if fused else "torch",
+        "decode": "triton" if in_triton else "torch",
     }
 
 
@@ -253,7 +253,7 @@ def measure_decode(subject: Subject) -> None:
         dense = DenseDecode(photo.plan, subject.device)
         for name, decoder in (
             ("torch", dense),
-            ("triton", fused_decode(photo.plan, queries, subject.device)),
+            ("triton", triton_decode(photo.plan, queries, subject.device)),
         ):
             base = {
                 "question": "decode",

@@ -138,7 +138,7 @@ class EagerScclip(NaiveScclip):
     """The naive baseline on a GPU: window by window, everything in its dtype, anomalies in float32.
 
     benchmarks/naive_scclip.py walks through outliers and classes in Python, which no implementation for GPUs does and
-    which would flatter whatever it is compared with; here detection and resolution are METHOD §2's matrix form, and
+    which would flatter whatever it is compared with; here detection and repair are METHOD §2's matrix form, and
     classes of one query cost nothing. The tests compare the two.
     """
 
@@ -159,7 +159,7 @@ class EagerScclip(NaiveScclip):
         return super().class_scores(probabilities, query_class)
 
     @staticmethod
-    def resolve(patches: Tensor, outliers: Tensor, side: int) -> Tensor:
+    def repair(patches: Tensor, outliers: Tensor, side: int) -> Tensor:
         """(M (w y)) / (M w) for outliers, with the 0/1 adjacency M of the grid and w = sound."""
         index = torch.arange(side * side, device=patches.device)
         row, column = index // side, index % side

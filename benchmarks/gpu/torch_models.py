@@ -52,7 +52,7 @@ class DenseDecode:
         return torch.einsum("ya,axq->yxq", self._rows, across).mul(self._scale).argmax(dim=-1)
 
 
-def fused_decode(plan: DecodePlan, queries: int, device: torch.device) -> Decoder | None:
+def triton_decode(plan: DecodePlan, queries: int, device: torch.device) -> Decoder | None:
     """The Triton decode with every query a class; None where it is not installed."""
     try:
         from scclip_kernels.triton.decode import BLOCK_X, ROWS, AxisTables, decode

@@ -12,7 +12,8 @@ import onnx
 from torch import Tensor
 
 from scclip_export.checkpoint.load_model import LoadedModel
-from scclip_export.model.calibration import CalibrationConfig, Geometry, Method
+from scclip_export.model.calibration import CalibrationConfig, Method
+from scclip_export.model.geometry import Geometry
 from scclip_rt.files import sha256_file
 from scclip_rt.image.geometry import MIN_PATCHES
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scclip_export.errors import ExportError
-from scclip_export.model.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.runners import Runner, open_session
-from scclip_kernels import anomaly_scores, cosine_similarity, neighbor_weights, outlier_indices, resolve
+from scclip_kernels import anomaly_scores, cosine_similarity, neighbor_weights, outlier_indices, repair
 
 _TIE = 1e-6  # similarities; outlier scores are compared relative to their size
 _QUERIES = (1, 8, 150)
@@ -224,7 +225,7 @@ def _torch_window(encoder: CalibratedEncoder, window: NDArray[np.uint8], text: T
     grid = encoder.patch_grid(pixels)
     with torch.inference_mode():
         hidden = encoder.hidden_states(pixels)
-        features, outliers = encoder.encode(hidden, *grid)
+        features, outliers = encoder.encode(hidden, grid[1])
         return _Window(
             features=features[0].numpy(),
             logits=(features @ text.T)[0].numpy(),
@@ -246,7 +247,7 @@ def _has_tie(encoder: CalibratedEncoder, hidden: list[Tensor], rows: int, column
         if ranked[count - 1] - ranked[count] <= 1e-5 * ranked[count]:
             return True
         outliers = outlier_indices(scores, count)
-        guide = resolve(guide, outliers, neighbor_weights(outliers, rows, columns))
+        guide = repair(guide, outliers, neighbor_weights(outliers, rows * columns, columns))
     before, after = cosine_similarity(guide), cosine_similarity(hidden[config.post_layer])
     gaps = (before - config.similarity_floor, after - config.similarity_floor, before - before.mean())
     return any(bool((gap.abs() < _TIE).any()) for gap in gaps)

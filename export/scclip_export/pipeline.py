@@ -22,8 +22,9 @@ from scclip_export.manifest import (
     text_model_sha256,
     write_manifest,
 )
-from scclip_export.model.calibration import CalibrationConfig, Geometry, calibration_for
-from scclip_export.model.encoder import TextEncoder
+from scclip_export.model.calibration import CalibrationConfig, calibration_for
+from scclip_export.model.geometry import Geometry
+from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.runners import open_session
 from scclip_export.onnx.shared_weights import share_weights
 from scclip_export.onnx.trace import onnx_from_text_encoder

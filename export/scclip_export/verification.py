@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import Geometry
+from scclip_export.model.geometry import Geometry
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 from scclip_rt.image.load import IMAGE_SUFFIXES
 

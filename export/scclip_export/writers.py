@@ -10,10 +10,11 @@ from scclip_export.engines.libraries import FP8_CAPABILITY
 from scclip_export.engines.plugins import nodes as plugin_nodes
 from scclip_export.engines.plugins.functions import add_functions
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import CalibrationConfig, Geometry
+from scclip_export.model.blocks import attention_operator
+from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.dtypes import FLOAT32, POLICIES, DtypePolicy
-from scclip_export.model.encoder import CalibratedEncoder, attention_operator
-from scclip_export.model.operations import Operations
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.geometry import Geometry
 from scclip_export.onnx.runners import Runner, float16_runner, onnx_runner, rounding_runner
 from scclip_export.onnx.shared_weights import share_weights
 from scclip_export.onnx.trace import check_dtypes, onnx_from_encoder
@@ -28,6 +29,7 @@ from scclip_export.quantize import (
     write_int8,
 )
 from scclip_kernels import Attention, scaled_attention
+from scclip_kernels.operations import Operations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,11 @@ from scclip_kernels.attention import (
     similarity_attention,
     split_heads,
 )
-from scclip_kernels.outlier_repair import neighbor_weights, resolve
-from scclip_kernels.similarity import affinity, aggregate, cosine_similarity, unit_rows
+from scclip_kernels.outlier_repair import neighbor_weights, repair
+from scclip_kernels.similarity import aggregate, cosine_similarity, similarity_weights, unit_rows
 
 __all__ = [
     "Attention",
-    "affinity",
     "aggregate",
     "anomaly_scores",
     "calibrated_attention",
@@ -26,9 +25,10 @@ __all__ = [
     "neighbor_weights",
     "num_outliers",
     "outlier_indices",
-    "resolve",
+    "repair",
     "scaled_attention",
     "similarity_attention",
+    "similarity_weights",
     "split_heads",
     "squared_distances",
     "unit_rows",

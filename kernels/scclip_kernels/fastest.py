@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 Kernels = Literal["reference", "triton", "auto"]
-OPERATIONS = frozenset({"anomaly", "resolution", "aggregate", "attention"})
+OPERATIONS = frozenset({"anomaly", "outlier_repair", "aggregate", "attention"})
 
 
 def check_kernels(kernels: str) -> None:

@@ -1,11 +1,11 @@
-"""Anomaly resolution: outlier patches become the mean of their sound neighbours (SC-CLIP §3.2)."""
+"""Outlier repair: outlier patches become the mean of their sound neighbours (paper §3.2; METHOD §2)."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def neighbor_weights(outliers: Tensor, rows: int, columns: int) -> Tensor:
+def neighbor_weights(outliers: Tensor, num_patches: int, columns: int) -> Tensor:
     """Return, for every outlier, the weights of the patches that replace it.
 
     A patch counts if it is one of the eight neighbours inside the grid and not an outlier itself, each with the same
@@ -15,13 +15,13 @@ def neighbor_weights(outliers: Tensor, rows: int, columns: int) -> Tensor:
 
     Args:
         outliers: (B, m) int64 patch indices, row by row.
-        rows: rows of the patch grid.
+        num_patches: N, rows times columns of the patch grid.
         columns: columns of the patch grid.
 
     Returns:
-        (B, m, rows * columns) float32; each row sums to 1.
+        (B, m, N) float32; each row sums to 1.
     """
-    index = torch.arange(rows * columns, device=outliers.device)
+    index = torch.arange(num_patches, device=outliers.device)
     # Not `%`: with a symbolic number of columns torch.onnx (torch 2.14) can't translate remainder.Scalar.
     row = index // columns
     # A constant of a fixed grid; outliers are looked up in it rather than divided again.
@@ -34,7 +34,7 @@ def neighbor_weights(outliers: Tensor, rows: int, columns: int) -> Tensor:
     return torch.where(total > 0.0, adjacent / total.clamp_min(1.0), itself)
 
 
-def resolve(features: Tensor, outliers: Tensor, weights: Tensor) -> Tensor:
+def repair(features: Tensor, outliers: Tensor, weights: Tensor) -> Tensor:
     """Replace outlier patches: y_o = sum_j w_oj x_j; every other patch is copied.
 
     Args:

@@ -1,4 +1,4 @@
-"""Semantic affinity: cosine similarities of mid-level patch features, thresholded (SC-CLIP §3.3)."""
+"""Similarity of mid-level patch features and averages by it (paper §3.3; METHOD §2, pre- and post-adjustment)."""
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ def cosine_similarity(features: Tensor) -> Tensor:
     return unit @ unit.transpose(1, 2)
 
 
-def affinity(similarity: Tensor, floor: float = 0.4) -> Tensor:
-    """Keep similarities of at least `floor` and divide each row: a_ij = s_ij [s_ij >= floor] / (sum_j + 1e-6).
+def similarity_weights(similarity: Tensor, floor: float = 0.4) -> Tensor:
+    """Thresholded, row-normalised similarities: a_ij = s_ij [s_ij >= floor] / (sum_j s_ij [s_ij >= floor] + 1e-6).
 
     Args:
         similarity: (B, N, N) float32.
@@ -46,14 +46,14 @@ def affinity(similarity: Tensor, floor: float = 0.4) -> Tensor:
     return kept / (kept.sum(dim=-1, keepdim=True) + 1e-6)
 
 
-def aggregate(features: Tensor, affinity: Tensor) -> Tensor:
-    """Average patches by affinity: y_i = sum_j a_ij x_j.
+def aggregate(features: Tensor, weights: Tensor) -> Tensor:
+    """Average patches by similarity: y_i = sum_j a_ij x_j.
 
     Args:
         features: (B, N, D), any float dtype.
-        affinity: (B, N, N), rows already divided by their sum.
+        weights: (B, N, N), see `similarity_weights`, rows already divided by their sum.
 
     Returns:
         (B, N, D), dtype of `features`.
     """
-    return affinity.to(features.dtype) @ features
+    return weights.to(features.dtype) @ features

@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from scclip_rt.backends.gpu import Gpu, find_gpu
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_sidecar import (
     Engine,
@@ -24,6 +23,9 @@ from scclip_rt.bundle.engine_sidecar import (
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GridSpec, Precision
 from scclip_rt.errors import BackendError, BundleError
+
+if TYPE_CHECKING:
+    from scclip_rt.backends.gpu import Gpu
 
 __all__ = [
     "RTX_CAPABILITIES",
@@ -69,7 +71,7 @@ class Machine:
     device: str | None = None
 
     @classmethod
-    def with_gpu(cls, library: Library, version: str, gpu: Gpu) -> Self:
+    def with_gpu(cls, library: Library, version: str, gpu: "Gpu") -> Self:
         """A library in a version on a GPU."""
         return cls(library=library, version=version, compute_capability=gpu.capability, device=gpu.name)
 
@@ -120,6 +122,8 @@ def this_machine(library: Library, *, device: int = 0) -> Machine:
         BackendError: the library can't be imported, or there is no GPU.
     """
     version = str(library_module(library).__version__)
+    from scclip_rt.backends.gpu import find_gpu  # backends import this module
+
     return Machine.with_gpu(library, version, find_gpu(device))
 
 

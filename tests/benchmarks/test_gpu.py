@@ -47,7 +47,7 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
         "encode (host to host)",
     }
     kernels = [row for row in rows if row["question"] == "kernel"]
-    assert {row["kernel"] for row in kernels} == {"anomaly", "resolution", "aggregate", "attention"}
+    assert {row["kernel"] for row in kernels} == {"anomaly", "outlier_repair", "aggregate", "attention"}
     assert all(row["sound"] for row in kernels)
     names = {row.get("contender") for row in rows}
     assert {
@@ -95,7 +95,7 @@ def test_the_baseline_on_gpus_is_the_naive_one(tower: Any) -> None:
         patches[[0, 13, 14, 15, 27, 195]] *= 6
         wanted, found = plain.outliers(patches), eager.outliers(patches)
         assert set(found.nonzero().flatten().tolist()) == wanted
-        torch.testing.assert_close(eager.resolve(patches, found, 14), plain.resolve(patches, wanted, 14))
+        torch.testing.assert_close(eager.repair(patches, found, 14), plain.repair(patches, wanted, 14))
         pixels = torch.randn(3, 224, 224, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(
             eager.window_features(pixels), plain.window_features(pixels), atol=1e-5, rtol=1e-5

@@ -56,7 +56,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A GPU that is the CPU; the captures that were made."""
     monkeypatch.setattr(Clock, "on_gpu", property(lambda _: True))
     # The interpreter would take minutes; the kernels have tests and rows of their own.
-    monkeypatch.setattr(gpu_measure, "fused_decode", lambda *_: None)
+    monkeypatch.setattr(gpu_measure, "triton_decode", lambda *_: None)
     return fake_torch_cuda.install(monkeypatch)
 
 

@@ -53,7 +53,7 @@ def anomaly_oracle(features: Tensor, k: int) -> Tensor:
     return k_distance * density.mean(dim=-1)
 
 
-def resolve_oracle(x: Tensor, outliers: set[int], columns: int) -> Tensor:
+def repair_oracle(x: Tensor, outliers: set[int], columns: int) -> Tensor:
     """One window, (N, D) float64."""
     out = x.clone()
     for index in outliers:

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from benchmarks.naive_scclip import MEAN, STD, NaiveScclip
 from scclip_export.model.calibration import CalibrationConfig
-from scclip_export.model.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.text_encoder import TextEncoder
 from synthetic import scene
 
 CALIBRATION = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.3)
@@ -87,7 +88,7 @@ def test_method_maskclip_is_the_value_path_of_the_last_block(micro_clip: nn.Modu
 def test_layer_scale_is_folded_exactly(micro_clip: nn.Module) -> None:
     from open_clip.transformer import LayerScale
 
-    from scclip_export.model.encoder import Block
+    from scclip_export.model.blocks import Block
 
     block = micro_clip.visual.transformer.resblocks[0]
     block.ls_1, block.ls_2 = LayerScale(128), LayerScale(128)
@@ -98,7 +99,7 @@ def test_layer_scale_is_folded_exactly(micro_clip: nn.Module) -> None:
     torch.testing.assert_close(got, block(tokens), rtol=1e-5, atol=1e-5)
 
 
-def test_no_anomaly_resolution_without_outliers(micro_clip: nn.Module) -> None:
+def test_no_outlier_repair_without_outliers(micro_clip: nn.Module) -> None:
     import dataclasses
 
     config = dataclasses.replace(CALIBRATION, outlier_fraction=0.0)
@@ -106,8 +107,8 @@ def test_no_anomaly_resolution_without_outliers(micro_clip: nn.Module) -> None:
     image, text = windows(1), unit_text()
     outputs = encoder(image, text)
     assert len(outputs) == 2
-    resolved = CalibratedEncoder(micro_clip.visual, CALIBRATION, grid=(14, 14))(image, text)
-    assert not torch.allclose(outputs[0], resolved[0], atol=1e-4)
+    repaired = CalibratedEncoder(micro_clip.visual, CALIBRATION, grid=(14, 14))(image, text)
+    assert not torch.allclose(outputs[0], repaired[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("grid", [(6, 20), (14, 14), (11, 7)])

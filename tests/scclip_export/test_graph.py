@@ -100,7 +100,7 @@ def test_a_graph_holds_no_more_operators_than_the_method_needs(micro_bundle: Pat
     rest = counts - trunk
     assert not trunk - counts, "a block holds less than the bounds of this test say: lower them"
     assert rest["Gemm"] == 5  # patches, k, v, output and last projection
-    # Distances, resolve, 2 × similarity, 2 × aggregate, P v, k kᵀ, · v, cosines. Four blocks resolve once: their
+    # Distances, repair, 2 × similarity, 2 × aggregate, P v, k kᵀ, · v, cosines. Four blocks repair once: their
     # guide is the layer before the last as well.
     assert rest["MatMul"] == 10
     assert rest["LayerNormalization"] == 3

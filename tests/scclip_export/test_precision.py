@@ -340,7 +340,7 @@ def test_an_encoder_with_plugin_nodes_is_the_plain_one_where_no_plugin_is(
         "halves",
         "k_distance",
         "anomaly_score",
-        "resolution",
+        "outlier_repair",
         "halves",
         "aggregate",
         "attend_by_key",

@@ -8,14 +8,14 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_f
 from torch.fx.experimental.proxy_tensor import make_fx
 
 triton = pytest.importorskip("triton")
-fused = pytest.importorskip("scclip_kernels.triton.operations")
+operations = pytest.importorskip("scclip_kernels.triton.operations")
 
 
 KERNELS = [
     "_halves_kernel",
     "_k_distance_kernel",
     "_anomaly_score_kernel",
-    "_resolution_kernel",
+    "_repair_kernel",
     "_halves_kernel",
     "_aggregate_kernel",
     "_mean_similarity_kernel",
@@ -45,10 +45,10 @@ def names_in(graph: torch.fx.Graph) -> list[str]:
 
 
 def calibrate(patches, guide, key, value):
-    scores = fused.anomaly_scores(patches)
-    patches, guide = fused.resolve_outliers(patches, guide, scores, num_outliers=10, columns=14)
-    mid = fused.similarity(guide)
-    return fused.aggregate(patches, mid, 0.4) + fused.calibrated_attention(key, value, mid, 12)
+    scores = operations.anomaly_scores(patches)
+    patches, guide = operations.repair_outliers(patches, guide, scores, num_outliers=10, columns=14)
+    mid = operations.similarity(guide)
+    return operations.aggregate(patches, mid, 0.4) + operations.calibrated_attention(key, value, mid, 12)
 
 
 def test_the_calibration_is_a_graph_of_kernels() -> None:
@@ -86,8 +86,8 @@ def test_torch_compile_takes_the_calibration_as_one_graph(dynamic: bool) -> None
 
 def test_tensors_on_the_cpu_are_refused_without_the_interpreter() -> None:
     with pytest.raises(ValueError, match="needs tensors on an NVIDIA GPU; got cpu"):
-        fused.anomaly_scores(torch.randn(1, 49, 8))
+        operations.anomaly_scores(torch.randn(1, 49, 8))
     with pytest.raises(ValueError, match="needs an image on an NVIDIA GPU; got cpu"):
-        fused.cut_windows(
+        operations.cut_windows(
             torch.zeros(8, 8, 3, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]), (4, 4)
         )

@@ -19,7 +19,7 @@ from scclip_export.checkpoint.architecture import (
 from scclip_export.checkpoint.backbones import backbone, model_config
 from scclip_export.checkpoint.read import Checkpoint, load_checkpoint
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import CLIP_MEAN, CLIP_STD
+from scclip_export.model.geometry import CLIP_MEAN, CLIP_STD
 
 CLIP_VOCABULARY = 49408
 

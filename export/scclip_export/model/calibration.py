@@ -1,16 +1,22 @@
-"""What an export is asked to do: calibration, geometry, and their published values."""
+"""SC-CLIP's calibration of the last block: its parameters with their published values, and the method itself.
 
+Paper: arXiv 2411.15869, section 3. METHOD is docs/method.md, whose names the code keeps.
+"""
+
+import functools
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from scclip_kernels import num_outliers
+import torch
+from torch import Tensor
+
+from scclip_export.model.blocks import LastBlock
+from scclip_export.model.dtypes import saturate
+from scclip_kernels import num_outliers, outlier_indices
+from scclip_kernels.operations import Operations
 
 Method = Literal["scclip", "maskclip", "none"]
 Source = Literal["published", "extrapolated", "checkpoint", "overridden"]
-
-# In 0..255 units, as the reference preprocessing states them (METHOD: CLIP's mean and std times 255).
-CLIP_MEAN = (122.771, 116.746, 104.094)
-CLIP_STD = (68.501, 66.632, 70.323)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +26,13 @@ class CalibrationConfig:
     Layers are block outputs counted from 0; `fusion_layers` is half open.
     """
 
-    pre_layer: int  # upstream `pre`: affinity before the last block, and the attention weights
-    post_layer: int  # upstream `post`: affinity after the last block
+    pre_layer: int  # upstream `pre`: similarity before the last block, and of the attention
+    post_layer: int  # upstream `post`: similarity after the last block
     fusion_layers: tuple[int, int]  # upstream `multi`
     cls_residual: float  # upstream `res_cls`
     similarity_floor: float = 0.4  # upstream `beta`
     outlier_neighbors: int = 30  # upstream `lof_neighbors`
-    outlier_fraction: float = 0.05  # upstream `contamination`; 0 switches anomaly resolution off
+    outlier_fraction: float = 0.05  # upstream `contamination`; 0 switches outlier repair off
     source: Source = "published"
 
     def __post_init__(self) -> None:
@@ -106,29 +112,47 @@ def calibration_for(layers: int, patch_size: int) -> CalibrationConfig:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """How an image becomes windows, in pixels of the resized image (METHOD §1)."""
+def calibrate(
+    config: CalibrationConfig,
+    hidden: list[Tensor],
+    *,
+    last: LastBlock,
+    columns: int,
+    operations: Operations,
+    with_outliers: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The last block of SC-CLIP (METHOD §2): repair outliers, pre-adjust, attend, fuse levels, post-adjust.
 
-    window: int
-    stride: int
-    short_side: int = 336
-    long_side: int = 2048
+    Args:
+        config: the parameters.
+        hidden: the outputs F_0 .. F_{L-2}, each (B, 1 + N, D).
+        last: the last block.
+        columns: of the patch grid.
+        operations: plain torch, Triton kernels, or nodes for an engine's plug-ins.
+        with_outliers: whether to return the outliers.
 
-    def __post_init__(self) -> None:
-        if not 0 < self.stride <= self.window:
-            raise ValueError(
-                f"--stride must be in 1..window, or pixels between windows are never seen; got stride {self.stride} "
-                f"for window {self.window}"
-            )
-        if not 0 < self.short_side <= self.long_side:
-            raise ValueError(f"--short-side must be in 1..{self.long_side}; got {self.short_side}")
+    Returns:
+        Patch tokens (B, N, D) before ln_post, and the outliers (B, m) if they are asked for.
+    """
+    count = hidden[-1].shape[1] - 1
+    # narrow, not [:, 1:]: that one is traced as two Slices.
+    class_token, patches = hidden[-1].narrow(1, 0, 1), hidden[-1].narrow(1, 1, count)
+    guide = hidden[config.pre_layer].narrow(1, 1, count)
+    outliers = None
+    if config.outlier_fraction > 0:  # paper §3.2: anomaly detection and outlier repair
+        scores = operations.anomaly_scores(patches, config.outlier_neighbors)
+        num = config.outliers(count)
+        outliers = outlier_indices(scores, num) if with_outliers else None
+        patches, guide = operations.repair_outliers(patches, guide, scores, num_outliers=num, columns=columns)
 
-    def check(self, patch_size: int) -> None:
-        """Raise ValueError unless the window is a multiple of the patch."""
-        if self.window % patch_size:
-            near = max(self.window // patch_size, 1) * patch_size
-            raise ValueError(
-                f"--window must be a multiple of the patch ({patch_size} pixels); got {self.window}, "
-                f"the nearest below is {near}"
-            )
+    def average(x: Tensor, by: Any) -> Tensor:
+        narrow = saturate(x, last.policy.aggregation)
+        return operations.aggregate(narrow, by, config.similarity_floor).to(last.policy.residual)
+
+    similarity = operations.similarity(guide)  # paper §3.3: S, of mid-level features
+    adjusted = average(patches, similarity)  # pre-adjustment
+    levels = functools.reduce(torch.add, hidden[slice(*config.fusion_layers)])  # multi-level fusion: R
+    attended = last(adjusted, levels.narrow(1, 1, count), similarity, operations)
+    residual = config.cls_residual * (class_token + levels.narrow(1, 0, 1))
+    after = operations.similarity(hidden[config.post_layer].narrow(1, 1, count))
+    return average(attended + residual, after), outliers  # post-adjustment

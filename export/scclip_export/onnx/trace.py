@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from scclip_export.errors import ExportError
 from scclip_export.model.dtypes import DtypePolicy
-from scclip_export.model.encoder import CalibratedEncoder, TextEncoder
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.clean_graph import clean
 from scclip_rt.image.geometry import MIN_PATCHES
 

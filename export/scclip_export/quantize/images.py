@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_export.model.calibration import Geometry
+from scclip_export.model.geometry import Geometry
 from scclip_export.verification import image_files, image_windows
 
 CALIBRATION_OPTION = "--calibration-images"

@@ -1,4 +1,4 @@
-"""Which specialisations of the fused kernels are compiled ahead of time: argument types, constants, launch options.
+"""Which specialisations of the Triton kernels are compiled ahead of time: argument types, constants, launch options.
 
 `runtime_variants` go into bundles, for the runtime that has neither torch nor Triton. `model_variants` are
 those that the torch model launches for ViT-B/16 and ViT-L/14 (heads of 64 channels), one per dtype:
@@ -9,11 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scclip_kernels.triton import anomaly, attention, finite, halves, resizing, windows
+from scclip_kernels.triton import (
+    anomaly,
+    attention,
+    finite,
+    halves,
+    outlier_repair,
+    resizing,
+    similarity,
+    windows,
+)
 from scclip_kernels.triton import areas as _areas
 from scclip_kernels.triton import decode as decoding
-from scclip_kernels.triton import outlier_repair as resolution
-from scclip_kernels.triton import similarity as affinity
 
 DTYPES = ("fp32", "fp16", "bf16")
 _Sizes = Mapping[str, int]
@@ -126,9 +133,9 @@ def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
         yield from _of_dtype(dtype)
     halved = {"pair": "*fp16", "scale": "*fp32", "square": "*fp32"}
     widths: dict[str, Any] = {"aligned": frozenset({"width"})}
-    constants = {"BLOCK_N": affinity.MEAN_BLOCK_N, "BLOCK_D": affinity.MEAN_BLOCK_D}
+    constants = {"BLOCK_N": similarity.MEAN_BLOCK_N, "BLOCK_D": similarity.MEAN_BLOCK_D}
     types = halved | {"parts": "*fp32"}
-    yield _variant("mean_similarity", affinity._mean_similarity_kernel, types, constants, **widths)
+    yield _variant("mean_similarity", similarity._mean_similarity_kernel, types, constants, **widths)
     types = halved | {"near": "*i32", "k_distance": "*fp32", "neighbors": "*i32"}
     sizes = {
         "k_distance": (anomaly.SIZES, None, (True,)),
@@ -165,9 +172,9 @@ def _of_dtype(dtype: str) -> Iterator[Variant]:
         "out_patches": narrow,
         "out_guide": narrow,
     }
-    blocks = {name: getattr(resolution, name) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_D")}
+    blocks = {name: getattr(outlier_repair, name) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_D")}
     constants = {"patches_d": 1, "guide_d": 1, **blocks}
-    yield _variant("resolution", resolution._resolution_kernel, types, constants, **options)
+    yield _variant("outlier_repair", outlier_repair._repair_kernel, types, constants, **options)
 
     types = factors | {
         "scratch": "*fp32",
@@ -181,7 +188,7 @@ def _of_dtype(dtype: str) -> Iterator[Variant]:
         blocks, launch = _launch_of(own)
         constants = {"features_d": 1, "WHOLE": whole, **blocks}
         launch |= {"targets": targets, **options}
-        yield _variant(f"aggregate{suffix}", affinity._aggregate_kernel, types, constants, **launch)
+        yield _variant(f"aggregate{suffix}", similarity._aggregate_kernel, types, constants, **launch)
         blocks, launch = _launch_of(others)
         constants = {"WHOLE": whole, **blocks}
         launch |= {"targets": targets, **options}
@@ -197,11 +204,11 @@ def _of_dtype(dtype: str) -> Iterator[Variant]:
 def _averages(wide: bool) -> Iterator[tuple[str, _Sizes, _Sizes, frozenset[int] | None, bool]]:
     """Sizes of aggregation and of attention by similarity: suffix of their names, both, targets, WHOLE."""
     if wide:
-        yield "", affinity.WIDE, affinity.WIDE, None, False
+        yield "", similarity.WIDE, similarity.WIDE, None, False
         return
-    yield "", affinity.NARROW, affinity.NARROW, _OTHERS, False
-    yield "_hopper", affinity.HOPPER, attention.HOPPER, _HOPPER, True
-    yield "_hopper_long", affinity.HOPPER_LONG, attention.HOPPER_LONG, _HOPPER, False
+    yield "", similarity.NARROW, similarity.NARROW, _OTHERS, False
+    yield "_hopper", similarity.HOPPER, attention.HOPPER, _HOPPER, True
+    yield "_hopper_long", similarity.HOPPER_LONG, attention.HOPPER_LONG, _HOPPER, False
 
 
 def _launch_of(sizes: _Sizes) -> tuple[dict[str, int], dict[str, Any]]:

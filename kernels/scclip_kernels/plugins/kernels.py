@@ -1,4 +1,4 @@
-"""The fused kernels under the calling convention of TensorRT's ahead-of-time plug-ins.
+"""The Triton kernels under the calling convention of TensorRT's ahead-of-time plug-ins.
 
 TensorRT launches a kernel with the addresses of its inputs, then the integers that were declared, then the addresses of
 its outputs, and knows nothing of strides, of scalars that aren't integers, or of scratch memory. So each kernel here is
@@ -12,7 +12,7 @@ import triton.language as tl
 from scclip_kernels.triton.anomaly import _anomaly_score_kernel, _k_distance_kernel
 from scclip_kernels.triton.attention import _attend_by_key_kernel, _attend_by_similarity_kernel
 from scclip_kernels.triton.halves import _halves_kernel
-from scclip_kernels.triton.outlier_repair import _resolution_kernel
+from scclip_kernels.triton.outlier_repair import _repair_kernel
 from scclip_kernels.triton.similarity import _aggregate_kernel
 
 
@@ -51,14 +51,14 @@ def _anomaly_score_plugin(
 
 
 @triton.jit
-def _resolution_plugin(
+def _repair_plugin(
     patches, guide, scores, num_patches, out_patches, out_guide,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, OUTLIERS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """See `_resolution_kernel`: patches, guide (B, N, WIDTH) fp32; scores (B, N) fp32."""
+    """See `_repair_kernel`: patches, guide (B, N, WIDTH) fp32; scores (B, N) fp32."""
     stride = num_patches * WIDTH
-    _resolution_kernel(
+    _repair_kernel(
         patches, guide, scores, out_patches, out_guide, num_patches, WIDTH, COLUMNS, OUTLIERS,
         stride, WIDTH, 1, stride, WIDTH, 1, BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The fused kernels as TensorRT's ahead-of-time plug-ins: what is compiled for each, and how it is launched.
+"""The Triton kernels as TensorRT's ahead-of-time plug-ins: what is compiled for each, and how it is launched.
 
 What a plug-in takes and gives stands in `plugin_table`, which three sides read: the exporter (nodes of the ONNX file),
 the engine builder (registration with TensorRT) and the tests.
@@ -11,9 +11,7 @@ from typing import Any
 from scclip_kernels.aot.variants import Variant
 from scclip_kernels.plugins import kernels as plugin_kernels
 from scclip_kernels.plugins.table import PLUGINS, Plugin
-from scclip_kernels.triton import anomaly, attention, halves
-from scclip_kernels.triton import outlier_repair as resolution
-from scclip_kernels.triton import similarity as affinity
+from scclip_kernels.triton import anomaly, attention, halves, outlier_repair, similarity
 from scclip_kernels.triton.launch import next_power_of_2
 
 # The least that a launch gets without asking the driver for more, which TensorRT is not known to do.
@@ -116,20 +114,20 @@ def _anomaly_score(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  #
     return plugin_kernels._anomaly_score_plugin, constants, (anomaly.SCORE_BLOCK, 0)
 
 
-def _resolution(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001
+def _repair(attributes: Mapping[str, Any], *, wide: bool) -> _Special:  # noqa: ARG001
     constants = {
         "WIDTH": int(attributes["width"]),
         "COLUMNS": int(attributes["columns"]),
         "OUTLIERS": int(attributes["outliers"]),
-        "BLOCK_M": resolution.BLOCK_M,
-        "BLOCK_N": resolution.BLOCK_N,
-        "BLOCK_D": resolution.BLOCK_D,
+        "BLOCK_M": outlier_repair.BLOCK_M,
+        "BLOCK_N": outlier_repair.BLOCK_N,
+        "BLOCK_D": outlier_repair.BLOCK_D,
     }
-    return plugin_kernels._resolution_plugin, constants, (resolution.BLOCK_M, 0)
+    return plugin_kernels._repair_plugin, constants, (outlier_repair.BLOCK_M, 0)
 
 
 def _aggregate(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
-    sizes = affinity.WIDE if wide else affinity.NARROW
+    sizes = similarity.WIDE if wide else similarity.NARROW
     constants = {"WIDTH": int(attributes["width"]), "FLOOR": float(attributes["floor"]), **sizes}
     return plugin_kernels._aggregate_plugin, constants, (sizes["BLOCK_M"], 0)
 
@@ -149,7 +147,7 @@ def _attend_by_key(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
 
 
 def _attend_by_similarity(attributes: Mapping[str, Any], *, wide: bool) -> _Special:
-    sizes = affinity.WIDE if wide else affinity.NARROW
+    sizes = similarity.WIDE if wide else similarity.NARROW
     constants = {"WIDTH": int(attributes["width"]), **sizes}
     return plugin_kernels._attend_by_similarity_plugin, constants, (sizes["BLOCK_M"], 0)
 
@@ -158,7 +156,7 @@ _SPECIAL: Mapping[str, Callable[..., _Special]] = {
     "halves": _halves,
     "k_distance": _k_distance,
     "anomaly_score": _anomaly_score,
-    "resolution": _resolution,
+    "outlier_repair": _repair,
     "aggregate": _aggregate,
     "attend_by_key": _attend_by_key,
     "attend_by_similarity": _attend_by_similarity,

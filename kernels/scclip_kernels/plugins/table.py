@@ -87,7 +87,7 @@ PLUGINS: Mapping[str, Plugin] = {
             attributes={"neighbors": int},
         ),
         Plugin(
-            name="resolution",
+            name="outlier_repair",
             inputs={"patches": "wide", "guide": "wide", "scores": "wide"},
             outputs=(Output("out_patches", "wide", _TOKENS), Output("out_guide", "wide", _TOKENS)),
             attributes={"width": int, "columns": int, "outliers": int},

@@ -19,7 +19,7 @@ from torch.library import triton_op
 from scclip_kernels.attention import calibrated_attention as _calibrated_attention_torch
 from scclip_kernels.attention import similarity_attention
 from scclip_kernels.similarity import cosine_similarity
-from scclip_kernels.triton import similarity as affinity
+from scclip_kernels.triton import similarity as by_similarity
 from scclip_kernels.triton.launch import (
     check_shape,
     check_tensors,
@@ -38,8 +38,8 @@ from scclip_kernels.triton.similarity import (
 
 NARROW = {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 3}
 WIDE = {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}
-# Of the launch by similarity, on compute capability 9.0: those of `affinity` would spill registers here.
-HOPPER = affinity.HOPPER | {"BLOCK_K": 32}
+# Of the launch by similarity, on compute capability 9.0: those of `similarity` would spill registers here.
+HOPPER = by_similarity.HOPPER | {"BLOCK_K": 32}
 HOPPER_LONG = HOPPER | {"BLOCK_N": 64}
 MAX_HEAD = 128
 

@@ -1,4 +1,4 @@
-"""What every fused operation needs around its kernel: checks of the arguments, the right device, the launch."""
+"""What every Triton operation needs around its kernel: checks of the arguments, the right device, the launch."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -4,7 +4,7 @@ from scclip_kernels.triton.anomaly import anomaly_scores
 from scclip_kernels.triton.attention import calibrated_attention
 from scclip_kernels.triton.decode import AxisTables, decode
 from scclip_kernels.triton.finite import is_broken
-from scclip_kernels.triton.outlier_repair import resolve_outliers
+from scclip_kernels.triton.outlier_repair import repair_outliers
 from scclip_kernels.triton.resizing import resize_windows
 from scclip_kernels.triton.similarity import Similarity, aggregate, similarity
 from scclip_kernels.triton.windows import cut_windows
@@ -18,7 +18,7 @@ __all__ = [
     "cut_windows",
     "decode",
     "is_broken",
+    "repair_outliers",
     "resize_windows",
-    "resolve_outliers",
     "similarity",
 ]

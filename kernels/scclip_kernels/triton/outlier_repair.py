@@ -1,4 +1,4 @@
-"""Anomaly resolution fused behind the scores: the m highest scores of a window are found and repaired in one launch.
+"""Outlier repair in one launch behind the scores: the m highest of a window are found and repaired.
 
     outlier_i = (number of j with score_j > score_i, or equal and j < i) < m
     y_i       = mean of the sound 8-neighbours of an outlier that has any, else x_i
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from scclip_kernels.anomaly import outlier_indices
-from scclip_kernels.outlier_repair import neighbor_weights, resolve
+from scclip_kernels.outlier_repair import neighbor_weights, repair
 from scclip_kernels.triton.launch import check_shape, check_tensors, on_device_of, wrap_triton
 
 BLOCK_M = 8
@@ -22,13 +22,13 @@ BLOCK_D = 32
 
 
 @triton.jit
-def _resolution_kernel(
+def _repair_kernel(
     patches, guide, scores, out_patches, out_guide,
     num_patches, width, columns, num_outliers,
     patches_b, patches_n, patches_d, guide_b, guide_n, guide_d,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Resolve BLOCK_M patches of one window in both tensors.
+    """Repair BLOCK_M patches of one window in both tensors.
 
     patches, guide (B, N, D); scores (B, N) fp32; out_patches, out_guide (B, N, D) contiguous.
     """
@@ -75,14 +75,14 @@ def _resolution_kernel(
         tl.store(out_guide + place, x.to(out_guide.dtype.element_ty), mask=stored)
 
 
-@triton_op("scclip::resolve_outliers", mutates_args={})
-def _resolve_outliers(
+@triton_op("scclip::repair_outliers", mutates_args={})
+def _repair_outliers(
     patches: Tensor, guide: Tensor, scores: Tensor, num_outliers: int, columns: int
 ) -> tuple[Tensor, Tensor]:
     batch, num_patches, width = patches.shape
     out_patches = torch.empty(patches.shape, dtype=patches.dtype, device=patches.device)
     out_guide = torch.empty(guide.shape, dtype=guide.dtype, device=guide.device)
-    wrap_triton(_resolution_kernel)[(triton.cdiv(num_patches, BLOCK_M), batch)](
+    wrap_triton(_repair_kernel)[(triton.cdiv(num_patches, BLOCK_M), batch)](
         patches, guide, scores, out_patches, out_guide, num_patches, width, columns, num_outliers,
         *patches.stride(), *guide.stride(),
         BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
@@ -90,7 +90,7 @@ def _resolve_outliers(
     return out_patches, out_guide
 
 
-def resolve_outliers(
+def repair_outliers(
     patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
 ) -> tuple[Tensor, Tensor]:
     """Replace the patches of highest score by the mean of their sound neighbours, in two tensors alike.
@@ -103,25 +103,25 @@ def resolve_outliers(
         columns: columns of the patch grid; divides N.
 
     Returns:
-        Both, resolved, contiguous, in their dtypes; sound patches are copied.
+        Both, repaired, contiguous, in their dtypes; sound patches are copied.
 
     Raises:
         ValueError: shapes, dtypes or devices don't fit.
     """
-    check_tensors("resolve_outliers", _resolution_kernel, patches=patches, guide=guide, scores=scores)
-    check_shape("resolve_outliers", "patches", patches, (None, None, None))
-    check_shape("resolve_outliers", "guide", guide, tuple(patches.shape))
-    check_shape("resolve_outliers", "scores", scores, tuple(patches.shape[:2]))
+    check_tensors("repair_outliers", _repair_kernel, patches=patches, guide=guide, scores=scores)
+    check_shape("repair_outliers", "patches", patches, (None, None, None))
+    check_shape("repair_outliers", "guide", guide, tuple(patches.shape))
+    check_shape("repair_outliers", "scores", scores, tuple(patches.shape[:2]))
     if columns < 1 or patches.shape[1] % columns:
-        raise ValueError(f"resolve_outliers: {patches.shape[1]} patches don't make rows of {columns}")
+        raise ValueError(f"repair_outliers: {patches.shape[1]} patches don't make rows of {columns}")
     with on_device_of(patches):
-        return _resolve_outliers(patches, guide, scores.float().contiguous(), num_outliers, columns)
+        return _repair_outliers(patches, guide, scores.float().contiguous(), num_outliers, columns)
 
 
-def resolve_outliers_reference(
+def repair_outliers_reference(
     patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
 ) -> tuple[Tensor, Tensor]:
     """The same in plain torch; among equal scores its choice of outliers is torch.topk's."""
     outliers = outlier_indices(scores, num_outliers)
-    weights = neighbor_weights(outliers, patches.shape[1] // columns, columns)
-    return resolve(patches, outliers, weights), resolve(guide, outliers, weights)
+    weights = neighbor_weights(outliers, patches.shape[1], columns)
+    return repair(patches, outliers, weights), repair(guide, outliers, weights)

@@ -1,4 +1,4 @@
-"""Affinity: averaging patches by thresholded cosine similarity, without the N × N similarities.
+"""Similarity: averaging patches by thresholded cosine similarity, without the N × N similarities.
 
     s_ij = <g_i, g_j> / (||g_i|| ||g_j||)
     y_i  = sum_j s_ij [s_ij >= floor] x_j / (sum_j s_ij [s_ij >= floor] + 1e-6)
@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from scclip_kernels.similarity import affinity, cosine_similarity
 from scclip_kernels.similarity import aggregate as _aggregate_torch
+from scclip_kernels.similarity import cosine_similarity, similarity_weights
 from scclip_kernels.triton.halves import _halves_kernel, gram_block, halves
 from scclip_kernels.triton.launch import (
     check_shape,
@@ -268,4 +268,4 @@ def aggregate(features: Tensor, similarity: Similarity, floor: float = 0.4) -> T
 
 def aggregate_reference(features: Tensor, similarity: Similarity, floor: float = 0.4) -> Tensor:
     """The same in plain torch."""
-    return _aggregate_torch(features, affinity(cosine_similarity(similarity.features), floor))
+    return _aggregate_torch(features, similarity_weights(cosine_similarity(similarity.features), floor))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scclip_export.model.calibration import Geometry
+from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import Int8Options, Plan, calibration_windows, quantize_encoder
 
 DEMO = Path(__file__).parents[3] / "scclip_rt" / "demo.scclip" / "encoder.fp32.onnx"

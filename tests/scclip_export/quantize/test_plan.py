@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import Geometry
+from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import (
     Int8Options,
     Plan,

@@ -1,12 +1,12 @@
-"""Scores and resolution against their definitions in float64."""
+"""Scores and outlier repair against their definitions in float64."""
 
 import pytest
 import torch
 
-from oracles.kernels import anomaly_oracle, assert_within_budget, resolve_oracle
+from oracles.kernels import anomaly_oracle, assert_within_budget, repair_oracle
 from scclip_kernels import num_outliers
 from scclip_kernels.triton.anomaly import SIZES, anomaly_scores, anomaly_scores_reference
-from scclip_kernels.triton.outlier_repair import resolve_outliers, resolve_outliers_reference
+from scclip_kernels.triton.outlier_repair import repair_outliers, repair_outliers_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -98,12 +98,12 @@ def test_outliers_become_the_mean_of_sound_neighbours(batch, rows, columns, dtyp
     patches = rows * columns
     x, guide = torch.randn(2, batch, patches, 24).to(dtype)
     scores, count = torch.rand(batch, patches), num_outliers(patches, 0.2)
-    got = resolve_outliers(x, guide, scores, num_outliers=count, columns=columns)
-    plain = resolve_outliers_reference(x, guide, scores, num_outliers=count, columns=columns)
+    got = repair_outliers(x, guide, scores, num_outliers=count, columns=columns)
+    plain = repair_outliers_reference(x, guide, scores, num_outliers=count, columns=columns)
     for result, reference, tensor in zip(got, plain, (x, guide), strict=True):
         for i in range(batch):
             outliers = set(scores[i].topk(count).indices.tolist())
-            oracle = resolve_oracle(tensor[i].double(), outliers, columns)
+            oracle = repair_oracle(tensor[i].double(), outliers, columns)
             assert_within_budget(result[i], reference[i], oracle)
             sound = [patch for patch in range(patches) if patch not in outliers]
             assert torch.equal(result[i, sound], tensor[i, sound])
@@ -111,13 +111,13 @@ def test_outliers_become_the_mean_of_sound_neighbours(batch, rows, columns, dtyp
 
 def test_equal_scores_are_outliers_from_the_lowest_index() -> None:
     x = torch.randn(1, 49, 8)
-    got, _ = resolve_outliers(x, x, torch.ones(1, 49), num_outliers=3, columns=7)
-    torch.testing.assert_close(got[0].double(), resolve_oracle(x[0].double(), {0, 1, 2}, 7))
+    got, _ = repair_outliers(x, x, torch.ones(1, 49), num_outliers=3, columns=7)
+    torch.testing.assert_close(got[0].double(), repair_oracle(x[0].double(), {0, 1, 2}, 7))
 
 
 def test_where_all_are_outliers_nothing_changes() -> None:
     x, guide = torch.randn(2, 1, 49, 8)
-    got = resolve_outliers(x, guide, torch.rand(1, 49), num_outliers=49, columns=7)
+    got = repair_outliers(x, guide, torch.rand(1, 49), num_outliers=49, columns=7)
     assert torch.equal(got[0], x)
     assert torch.equal(got[1], guide)
 
@@ -126,13 +126,13 @@ def test_a_row_of_outliers_takes_from_the_rows_around() -> None:
     x = torch.randn(1, 49, 8)
     scores = torch.zeros(1, 49)
     scores[0, 7:14] = 1
-    got, _ = resolve_outliers(x, x, scores, num_outliers=7, columns=7)
-    torch.testing.assert_close(got[0].double(), resolve_oracle(x[0].double(), set(range(7, 14)), 7))
+    got, _ = repair_outliers(x, x, scores, num_outliers=7, columns=7)
+    torch.testing.assert_close(got[0].double(), repair_oracle(x[0].double(), set(range(7, 14)), 7))
 
 
 def test_no_outliers_is_a_copy_of_any_strides() -> None:
     x = torch.randn(2, 8, 50).transpose(1, 2)[:, 1:]
-    got, _ = resolve_outliers(x, x, torch.rand(2, 49), num_outliers=0, columns=7)
+    got, _ = repair_outliers(x, x, torch.rand(2, 49), num_outliers=0, columns=7)
     assert torch.equal(got, x)
     assert got.is_contiguous()
 
@@ -144,6 +144,6 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="features must have shape"):
         anomaly_scores(x[0])
     with pytest.raises(ValueError, match="49 patches don't make rows of 5"):
-        resolve_outliers(x, x, torch.rand(1, 49), num_outliers=3, columns=5)
+        repair_outliers(x, x, torch.rand(1, 49), num_outliers=3, columns=5)
     with pytest.raises(ValueError, match=r"scores must have shape \(1, 49\)"):
-        resolve_outliers(x, x, torch.rand(2, 49), num_outliers=3, columns=7)
+        repair_outliers(x, x, torch.rand(2, 49), num_outliers=3, columns=7)

@@ -5,7 +5,7 @@ import torch
 
 from oracles.kernels import aggregate_oracle, assert_within_budget, attention_oracle, similarities
 from scclip_kernels.triton import attention
-from scclip_kernels.triton import similarity as affinity
+from scclip_kernels.triton import similarity as by_similarity
 from scclip_kernels.triton.attention import calibrated_attention, calibrated_attention_reference
 from scclip_kernels.triton.halves import halves
 from scclip_kernels.triton.similarity import (
@@ -24,7 +24,7 @@ def _large_blocks(request, monkeypatch) -> None:
     """Fewer programs where patches are many: the interpreter's time goes by programs."""
     patches = getattr(getattr(request.node, "callspec", None), "params", {}).get("patches", 49)
     if patches > 100:
-        for sizes in (affinity.NARROW, affinity.WIDE, attention.NARROW, attention.WIDE):
+        for sizes in (by_similarity.NARROW, by_similarity.WIDE, attention.NARROW, attention.WIDE):
             for block in ("BLOCK_M", "BLOCK_N"):
                 monkeypatch.setitem(sizes, block, 128)
 

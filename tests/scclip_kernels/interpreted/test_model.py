@@ -27,10 +27,10 @@ def test_features_and_outliers_are_those_of_plain_torch(micro_clip, precision) -
             debug_outputs=True,
         )
         results[kernels] = encoder(windows, text)
-    (plain, plain_logits, plain_outliers), (fused, logits, outliers) = results.values()
+    (plain, plain_logits, plain_outliers), (triton, logits, outliers) = results.values()
     assert torch.equal(outliers, plain_outliers)
     budget = 1e-5 if precision == "fp32" else 2e-2
-    assert 0 < (fused - plain).abs().max() < budget  # other sums, so not a copy of the same path
+    assert 0 < (triton - plain).abs().max() < budget  # other sums, so not a copy of the same path
     assert (logits - plain_logits).abs().max() < budget
 
 
@@ -40,8 +40,8 @@ def test_without_outliers_to_resolve(micro_clip) -> None:
     windows = torch.from_numpy(scene(96, 112, 0))[None]
     text = F.normalize(torch.randn(5, 64), dim=-1)
     calibration = replace(CALIBRATION, outlier_fraction=0.0)
-    plain, fused = (
+    plain, triton = (
         CalibratedEncoder(micro_clip.visual, calibration, grid=(6, 7), kernels=kernels)(windows, text)[0]
         for kernels in ("reference", "triton")
     )
-    torch.testing.assert_close(fused, plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(triton, plain, rtol=0, atol=1e-5)

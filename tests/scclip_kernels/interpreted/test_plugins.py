@@ -61,9 +61,9 @@ def test_anomaly_scores() -> None:
 
 def test_resolution() -> None:
     inputs = (tokens(BATCH, PATCHES, WIDTH), tokens(BATCH, PATCHES, WIDTH), torch.rand(BATCH, PATCHES))
-    got = launch("resolution", "fp32", inputs, width=WIDTH, columns=COLUMNS, outliers=5)
-    plain = reference("resolution", inputs, torch.float32, columns=COLUMNS, outliers=5)
-    oracle = REFERENCES["resolution"](*inputs[:2], inputs[2], columns=COLUMNS, outliers=5)
+    got = launch("outlier_repair", "fp32", inputs, width=WIDTH, columns=COLUMNS, outliers=5)
+    plain = reference("outlier_repair", inputs, torch.float32, columns=COLUMNS, outliers=5)
+    oracle = REFERENCES["outlier_repair"](*inputs[:2], inputs[2], columns=COLUMNS, outliers=5)
     for ours, torchs, exact in zip(got, plain, oracle, strict=True):
         assert_within_budget(ours, torchs, exact.double())
         assert (ours != inputs[0]).any()

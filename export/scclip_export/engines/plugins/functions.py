@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from scclip_export.errors import ExportError
 from scclip_kernels import (
-    affinity,
     aggregate,
     merge_heads,
     neighbor_weights,
     outlier_indices,
-    resolve,
+    repair,
     scaled_attention,
     similarity_attention,
+    similarity_weights,
     split_heads,
 )
 from scclip_kernels.plugins.table import NAMESPACE, PLUGINS
@@ -61,20 +61,20 @@ def anomaly_score(k_distance: Tensor, neighbors: Tensor, **_: Any) -> tuple[Tens
     return (k_distance * density.mean(dim=-1),)
 
 
-def resolution(
+def outlier_repair(
     patches: Tensor, guide: Tensor, scores: Tensor, *, columns: int, outliers: int, **_: Any
 ) -> tuple[Tensor, Tensor]:
     """Two (B, N, D) and scores (B, N), float32 → the two with outliers replaced."""
     index = outlier_indices(scores, outliers)
-    weights = neighbor_weights(index, patches.shape[1] // columns, columns)
-    return resolve(patches, index, weights), resolve(guide, index, weights)
+    weights = neighbor_weights(index, patches.shape[1], columns)
+    return repair(patches, index, weights), repair(guide, index, weights)
 
 
 def aggregation(
     features: Tensor, pair: Tensor, scale: Tensor, square: Tensor, *, floor: float, **_: Any
 ) -> tuple[Tensor]:
     """(B, N, D) and the halves that similarities are made from → (B, N, D)."""
-    return (aggregate(features, affinity(_similarity(pair, scale, square), floor)),)
+    return (aggregate(features, similarity_weights(_similarity(pair, scale, square), floor)),)
 
 
 def attend_by_key(key: Tensor, value: Tensor, *, heads: int, **_: Any) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ REFERENCES: Mapping[str, Callable[..., tuple[Tensor, ...]]] = {
     "halves": halves,
     "k_distance": k_distance,
     "anomaly_score": anomaly_score,
-    "resolution": resolution,
+    "outlier_repair": outlier_repair,
     "aggregate": aggregation,
     "attend_by_key": attend_by_key,
     "attend_by_similarity": attend_by_similarity,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scclip_kernels.plugins.table import NAMESPACE, PLUGINS
 
-__all__ = ["aggregate", "anomaly_scores", "calibrated_attention", "resolve_outliers", "similarity"]
+__all__ = ["aggregate", "anomaly_scores", "calibrated_attention", "repair_outliers", "similarity"]
 
 
 class Similarity(NamedTuple):
@@ -53,13 +53,13 @@ def anomaly_scores(features: Tensor, num_neighbors: int = 30) -> Tensor:
     return _node("anomaly_score", near, neighbors=num_neighbors)[0]
 
 
-def resolve_outliers(
+def repair_outliers(
     patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
 ) -> tuple[Tensor, Tensor]:
-    """Trace `scclip_kernels.triton.resolve_outliers`: two (B, N, D) float32, scores (B, N) float32 → the two."""
+    """Trace `scclip_kernels.triton.repair_outliers`: two (B, N, D) float32, scores (B, N) float32 → the two."""
     width = patches.shape[2]
     out_patches, out_guide = _node(
-        "resolution", (patches, guide, scores), width=width, columns=columns, outliers=num_outliers
+        "outlier_repair", (patches, guide, scores), width=width, columns=columns, outliers=num_outliers
     )
     return out_patches, out_guide
 
