@@ -258,6 +258,7 @@ def _vocabulary_schema() -> dict[str, Any]:
         "properties": {
             "name": _TEXT,
             "classes": {"type": "array", "items": _TEXT},
+            "entries": {"type": "array", "items": _TEXT, "description": "classes with their synonyms"},
             "queries": {"type": "integer"},
             "background": {"type": ["integer", "null"]},
         },

@@ -161,9 +161,18 @@ def vocabulary_document(name: str, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "name": name,
         "classes": vocabulary.classes,
+        "entries": class_entries(vocabulary),
         "queries": len(vocabulary.queries),
         "background": vocabulary.background,
     }
+
+
+def class_entries(vocabulary: Vocabulary) -> list[str]:
+    """The classes as a request would name them: synonyms after commas."""
+    names: list[list[str]] = [[] for _ in vocabulary.classes]
+    for name, index in zip(vocabulary.queries, vocabulary.query_class.tolist(), strict=True):
+        names[index].append(name)
+    return [", ".join(entry) for entry in names]
 
 
 def model_document(model: LoadedModel) -> dict[str, Any]:
@@ -177,6 +186,7 @@ def model_document(model: LoadedModel) -> dict[str, Any]:
         "encoder": info["encoder"],
         "short_side": model.segmenter.preparation.short_side,
         "classes": () if default is None else default.classes,
+        "entries": () if default is None else class_entries(default),
         "vocabularies": {
             name: len(vocabulary.classes) for name, vocabulary in model.vocabularies.names().items()
         },

@@ -12,6 +12,8 @@ const state = {
   shown: new Set(),
   point: null,
   runs: 0,
+  lists: {}, // each model's own classes
+  own: "", // those of the model that is chosen
 };
 
 // COCO's compressed run lengths: five bits a character, differences from the third number on.
@@ -70,7 +72,8 @@ async function failure(response) {
 function form(more) {
   const data = new FormData();
   data.append("image", state.image, "picture");
-  data.append("classes", $("classes").value);
+  // The server's own list, unchanged, has a background that names alone don't tell.
+  if ($("classes").value.trim() !== state.own.trim()) data.append("classes", $("classes").value);
   if ($("model").value) data.append("model", $("model").value);
   for (const [name, value] of Object.entries(more)) data.append(name, value);
   return data;
@@ -265,9 +268,16 @@ async function models() {
   if (!response.ok) return tell(await failure(response), true);
   const { data } = await response.json();
   const names = Object.keys(data);
+  state.lists = Object.fromEntries(names.map((name) => [name, (data[name].entries ?? []).join("\n")]));
   $("model").replaceChildren(...names.map((name) => new Option(name, name)));
   $("model-row").hidden = names.length < 2;
-  if (!$("classes").value) $("classes").value = (data[names[0]].classes ?? []).join("\n");
+  ownClasses();
+}
+
+// The list of the model that is chosen, unless the person has typed another one.
+function ownClasses() {
+  if ($("classes").value.trim() === state.own.trim()) $("classes").value = state.lists[$("model").value];
+  state.own = state.lists[$("model").value];
 }
 
 $("form").addEventListener("submit", (event) => {
@@ -280,6 +290,7 @@ $("file").addEventListener("change", () => {
 });
 $("sample").addEventListener("click", async () => take(await (await fetch("sample.png")).blob(), "sample.png"));
 $("key").addEventListener("change", models);
+$("model").addEventListener("change", ownClasses);
 $("alpha").addEventListener("input", () => { overlay.style.opacity = $("alpha").value / 100; });
 $("all").addEventListener("click", () => toggleAll(true));
 $("none").addEventListener("click", () => toggleAll(false));
