@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.backends.cuda.arrays import is_device_array
+from scclip_rt.backends.base import EncoderBackend
 from scclip_rt.backends.device_segmenter import DeviceSegmenter, SegmentRequest
-from scclip_rt.decode.settings import DecodeOptions
+from scclip_rt.decode.decode import Decoded
+from scclip_rt.decode.settings import DecodeOptions, DecodeSettings
 from scclip_rt.errors import BackendError, ImageError
+from scclip_rt.image.device_array import is_device_array
 from scclip_rt.image.preparation import LoadedImage, Preparation
 from scclip_rt.segmentation import Segmentation
 from scclip_rt.stream import Outcome, Timings
@@ -21,7 +23,6 @@ from scclip_rt.vocabulary.file import Vocabulary
 
 if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
-    from scclip_rt.segmenter import Segmenter
 
 WORKERS = 4
 """Threads of a stream: reading JPEG takes longer than the GPU needs for the image, so several read at a time."""
@@ -67,25 +68,11 @@ class DevicePath:
                 tiling=loaded.tiling,
                 grid=loaded.grid,
                 text=self.vocabulary.embeddings,
-                query_class=self.vocabulary.query_class,
-                num_classes=len(self.vocabulary.classes),
-                logit_scale=self.options.logit_scale,
-                prob_threshold=self.options.prob_threshold,
-                area_threshold=self.options.area_threshold,
-                background=self.vocabulary.background,
-                with_confidence=self.confidence,
+                settings=decode_settings(self.options, self.vocabulary, self.confidence),
             )
         )
         host: NDArray[np.uint8] | None = loaded.image if isinstance(loaded.image, np.ndarray) else None
-        return Segmentation(
-            labels=decoded.labels,
-            classes=self.vocabulary.classes,
-            unlabelled=decoded.unlabelled,
-            confidence=decoded.confidence,
-            background=self.vocabulary.background,
-            image=host,
-            name=loaded.name,
-        )
+        return segmentation_of(decoded, self.vocabulary, image=host, name=loaded.name)
 
     def _task(self, image: "ImageSource") -> "Callable[[], Outcome[ImageSource, Segmentation]]":
         """What a worker is to do with an image. One on the GPU is received here, in the thread that has it."""
@@ -132,9 +119,39 @@ def _failed(image: "ImageSource", error: Exception) -> "Outcome[ImageSource, Seg
     raise error
 
 
-def device_path(segmenter: "Segmenter", vocabulary: Vocabulary, confidence: bool) -> DevicePath | None:
+def decode_settings(options: DecodeOptions, vocabulary: Vocabulary, confidence: bool) -> DecodeSettings:
+    """The numbers in use with the vocabulary's classes."""
+    return options.settings(
+        query_class=vocabulary.query_class,
+        num_classes=len(vocabulary.classes),
+        background=vocabulary.background,
+        with_confidence=confidence,
+    )
+
+
+def segmentation_of(
+    decoded: Decoded, vocabulary: Vocabulary, *, image: NDArray[np.uint8] | None, name: str | None
+) -> Segmentation:
+    """A label map with the names of its classes, and the image it is of."""
+    return Segmentation(
+        labels=decoded.labels,
+        classes=vocabulary.classes,
+        unlabelled=decoded.unlabelled,
+        confidence=decoded.confidence,
+        background=vocabulary.background,
+        image=image,
+        name=name,
+    )
+
+
+def device_path(
+    encoder: EncoderBackend,
+    prepare: Preparation,
+    vocabulary: Vocabulary,
+    options: DecodeOptions,
+    confidence: bool,
+) -> DevicePath | None:
     """The device's path, if the encoder has one for this vocabulary and these options; refinement needs the host."""
-    encoder, options = segmenter.backend, segmenter.options
     if not isinstance(encoder, DeviceSegmenter) or options.refine is not None:
         return None
     queries, classes = len(vocabulary.embeddings), len(vocabulary.classes)
@@ -142,7 +159,7 @@ def device_path(segmenter: "Segmenter", vocabulary: Vocabulary, confidence: bool
         return None
     return DevicePath(
         encoder=encoder,
-        prepare=segmenter.preparation,
+        prepare=prepare,
         vocabulary=vocabulary,
         options=options,
         confidence=confidence,

@@ -35,3 +35,14 @@ class OutputError(ScclipError):
 
 class OptionError(ScclipError, ValueError):
     """An option outside its range."""
+
+
+def not_finite(what: str) -> BackendError:
+    """The error for an encoder's output that holds NaN or infinity: no result is made of it.
+
+    Args:
+        what: the output, with its file where that is known.
+    """
+    return BackendError(
+        f"{what} holds NaN or infinity; the weights are damaged or this precision overflows (try --precision fp32)"
+    )

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from scclip_rt.backends import EncoderBackend, open_backend
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.decode.decode import decode, decode_plan
-from scclip_rt.decode.pamr import pamr_affinity
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.pamr import pixel_weights
+from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeOptions
-from scclip_rt.device_stream import device_path
+from scclip_rt.device_stream import DevicePath, decode_settings, device_path, segmentation_of
 from scclip_rt.encoded import Encoded
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
 from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
@@ -229,7 +230,7 @@ class Segmenter:
     ) -> "Outcome[ImageSource, Segmentation]":
         """`__call__` with the timings; the image's error is in the outcome."""
         vocabulary, timings = self.vocabulary, Timings()
-        if (path := device_path(self, vocabulary, confidence)) is not None:
+        if (path := self._device_path(vocabulary, confidence)) is not None:
             return path.outcome(image)
         try:
             with timings.measure("prepare"):
@@ -360,7 +361,7 @@ class Segmenter:
     ) -> "Iterator[Outcome[ImageSource, Segmentation]]":
         """`stream` with the timings: what `scclip segment` reports. An image's error is in its outcome."""
         vocabulary = self.vocabulary
-        if (path := device_path(self, vocabulary, confidence)) is not None:
+        if (path := self._device_path(vocabulary, confidence)) is not None:
             return path.outcomes(images)
 
         def finish(prepared: PreparedImage, features: NDArray[np.float32]) -> Segmentation:
@@ -375,40 +376,29 @@ class Segmenter:
         )
         return run_pipeline(stages, images)
 
+    def _device_path(self, vocabulary: Vocabulary, confidence: bool) -> DevicePath | None:
+        return device_path(self._encoder, self._prepare, vocabulary, self._options, confidence)
+
     def _decode(
         self, encoded: Encoded, vocabulary: Vocabulary, confidence: bool, threads: int | None
     ) -> Segmentation:
         options = self._options
         shape = (encoded.image.shape[0], encoded.image.shape[1])
-        affinity = None
+        refine = None
         if options.refine == "pamr":
             spec = self._bundle.preprocessing
-            affinity = pamr_affinity(
+            refine = pixel_weights(
                 encoded.resized, shape, mean=spec.mean, std=spec.std, threads=self._threads
             )
         decoded = decode(
             encoded.features,
             vocabulary.embeddings,
             decode_plan(encoded.tiling, encoded.grid, shape),
-            query_class=vocabulary.query_class,
-            num_classes=len(vocabulary.classes),
-            logit_scale=options.logit_scale,
-            prob_threshold=options.prob_threshold,
-            area_threshold=options.area_threshold,
-            background=vocabulary.background,
-            with_confidence=confidence,
-            refine=affinity,
+            decode_settings(options, vocabulary, confidence),
+            refine=refine,
             threads=threads,
         )
-        return Segmentation(
-            labels=decoded.labels,
-            classes=vocabulary.classes,
-            unlabelled=decoded.unlabelled,
-            confidence=decoded.confidence,
-            background=vocabulary.background,
-            image=encoded.image,
-            name=encoded.name,
-        )
+        return segmentation_of(decoded, vocabulary, image=encoded.image, name=encoded.name)
 
 
 def _results(

@@ -33,7 +33,9 @@ from scclip_export.quantize import METHODS, Int8Options, calibration_windows, ma
 from scclip_rt.backends.onnxruntime.session import default_threads, load_onnxruntime
 from scclip_rt.bench.environment import environment
 from scclip_rt.cli.options import write_json
-from scclip_rt.decode.decode import decode, decode_plan
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.demo.scenes import CLASSES, test_scene
 from scclip_rt.evaluation.metrics import ConfusionMatrix
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
@@ -107,7 +109,11 @@ class Scenes:
             plan = decode_plan(tiling, (14, 14), scene.mask.shape)
             classes = range(len(CLASSES))
             found = decode(
-                features[-1], self.text, plan, query_class=list(classes), num_classes=len(CLASSES), threads=1
+                features[-1],
+                self.text,
+                plan,
+                DecodeSettings(query_class=list(classes), num_classes=len(CLASSES)),
+                threads=1,
             ).labels
             matrix.update(scene.mask, found)
             labels.append(found)

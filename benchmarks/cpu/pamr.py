@@ -22,8 +22,10 @@ from torch.nn import functional as F
 from benchmarks.environment import environment
 from benchmarks.models import photo, work_folder
 from scclip_rt.bench.inputs import random_queries
-from scclip_rt.decode.decode import decode, decode_plan
-from scclip_rt.decode.pamr import pamr_affinity
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.pamr import pixel_weights
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.image.geometry import Tiling, resize, resize_shape
 from scclip_rt.image.load import load_image
 
@@ -74,15 +76,13 @@ def main() -> None:
     plan = decode_plan(tiling, (14, 14), shape)
 
     def ours() -> NDArray[np.integer]:
-        affinity = pamr_affinity(resized, shape, mean=MEAN, std=STD, steps=STEPS)
+        affinity = pixel_weights(resized, shape, mean=MEAN, std=STD, steps=STEPS)
         query_class = list(range(QUERIES))
         return decode(
             dense,
             embeddings,
             plan,
-            query_class=query_class,
-            num_classes=QUERIES,
-            prob_threshold=0.01,
+            DecodeSettings(query_class=query_class, num_classes=QUERIES, prob_threshold=0.01),
             refine=affinity,
         ).labels
 

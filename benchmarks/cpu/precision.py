@@ -22,7 +22,9 @@ from benchmarks.environment import environment
 from scclip_export.onnx.runners import Runner
 from scclip_export.writers import PRECISIONS
 from scclip_rt import Bundle
-from scclip_rt.decode.decode import decode, decode_plan
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.demo.scenes import CLASSES, TEST_SCENES, test_scene
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 from scclip_rt.vocabulary.file import load_vocabulary
@@ -84,8 +86,9 @@ class Encoded:
             self.features,
             setup.vocabulary.embeddings,
             plan,
-            query_class=setup.vocabulary.query_class,
-            num_classes=len(setup.vocabulary.classes),
+            DecodeSettings(
+                query_class=setup.vocabulary.query_class, num_classes=len(setup.vocabulary.classes)
+            ),
         ).labels
 
 

@@ -27,7 +27,9 @@ from torch.nn import functional
 
 from scclip_export.model.calibration import CalibrationConfig, Method, calibration_for
 from scclip_export.model.encoder import CalibratedEncoder
-from scclip_rt.decode.decode import decode, decode_plan
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.demo.scenes import CLASSES, HELD_OUT_PAIRS, TEST_SCENES, Scene, test_scene, tuning_scene
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape, whole_image_shape
 
@@ -122,7 +124,11 @@ class Evaluator:
         plan = decode_plan(encoded.tiling, encoded.grid, encoded.mask.shape)
         queries = range(len(self.text))
         return decode(
-            features, self.text, plan, query_class=list(queries), num_classes=len(queries), threads=1
+            features,
+            self.text,
+            plan,
+            DecodeSettings(query_class=list(queries), num_classes=len(queries)),
+            threads=1,
         ).labels
 
 

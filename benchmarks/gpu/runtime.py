@@ -29,6 +29,7 @@ from scclip_rt.backends.cuda import (
 from scclip_rt.backends.cuda.decode import DecodeKernels, DecodeTask
 from scclip_rt.backends.cuda.plans import Lane, SegmentPlan, SegmentShape, Sizes
 from scclip_rt.decode.decode import decode
+from scclip_rt.decode.settings import DecodeSettings
 
 Row = dict[str, Any]
 Encoder = Callable[[Tensor, Tensor], Tensor]
@@ -219,13 +220,15 @@ class RuntimePath:
         )
         task = DecodeTask(
             plan=photo.plan,
-            query_class=np.arange(queries, dtype=np.int32),
-            num_classes=queries,
-            logit_scale=40.0,
-            prob_threshold=0.0,
-            area_threshold=area_threshold,
-            background=None,
-            with_confidence=with_confidence,
+            settings=DecodeSettings(
+                query_class=np.arange(queries, dtype=np.int32),
+                num_classes=queries,
+                logit_scale=40.0,
+                prob_threshold=0.0,
+                area_threshold=area_threshold,
+                background=None,
+                with_confidence=with_confidence,
+            ),
         )
         self._text = DeviceBuffer.of(self.ledger, text.cpu().numpy(), f"{queries} queries")
         cutter = kernels.get("resize_windows")
@@ -293,7 +296,7 @@ def overhead_row(subject: Any, queries: int, setting: tuple[Device, KernelSet] |
     logits = DeviceBuffer.of(ledger, features @ text.T, "logits")
     for share in (0.5 / queries, 0.0):  # the last one is timed
         asked = {"area_threshold": share, "with_confidence": share > 0}
-        wanted = decode(features, text, photo.plan, **options, **asked)
+        wanted = decode(features, text, photo.plan, DecodeSettings(**options, **asked))
         path = RuntimePath(
             device, kernels, CopyGraph(logits), photo, subject.text[queries], ledger=ledger, **asked
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.gpu.clock import CudaGraph
 from benchmarks.gpu.models import SHORT_SIDE, STRIDE, WINDOW
-from scclip_rt.decode.decode import DecodePlan, decode_plan
+from scclip_rt.decode.plan import DecodePlan, decode_plan
 from scclip_rt.image.geometry import Tiling, resize, resize_shape
 
 Encoder = Callable[[Tensor, Tensor], Tensor]

@@ -15,9 +15,8 @@ from unittest import mock
 from python_refusals import message_of
 
 from scclip_kernels.aot.variants import runtime_variants
-from scclip_rt.backends import engine_choice
-from scclip_rt.backends.choose import Machine as HostMachine
-from scclip_rt.backends.choose import choose
+from scclip_rt.backends import choose as choose_module
+from scclip_rt.backends.choose import Host, choose
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import Machine, Wanted, choose_engine, supports
 from scclip_rt.bundle.manifest import GridSpec
@@ -232,7 +231,7 @@ def choice_cases() -> list[dict[str, Any]]:
             device="cpu",
             precision=precision,
             ort_provider=provider,
-            machine=HostMachine(flags=frozenset(flags), packages=packages),
+            host=Host(flags=frozenset(flags), packages=packages),
         )
         cases.append(
             {
@@ -270,8 +269,8 @@ def engine_choice_cases(folder: Path) -> list[dict[str, Any]]:
         bundles, ("auto", "cuda", "cuda:1", "cpu"), ("auto", "fast", "fp32", "bf16", "fp8"), HOSTS.items()
     ):
         with _host(host, failure):
-            machine = HostMachine(flags=frozenset({"avx2"}), packages=frozenset({"openvino"}))
-            chosen = choose(bundle, device=device, precision=precision, machine=machine)
+            machine = Host(flags=frozenset({"avx2"}), packages=frozenset({"openvino"}))
+            chosen = choose(bundle, device=device, precision=precision, host=machine)
         cases.append(
             {
                 "path": str(bundle.path),
@@ -288,17 +287,16 @@ def engine_choice_cases(folder: Path) -> list[dict[str, Any]]:
 def _host(host: str, failure: str) -> Iterator[None]:
     """Python's view of a machine with an L4 and TensorRT, or without one of the two."""
 
-    def device(number: int, _driver: object) -> Any:
+    def gpu(number: int = 0) -> Any:
         if failure:
             raise BackendError(failure)
         return GpuDevice(number)
 
     with (
-        mock.patch.object(engine_choice, "load_driver"),
-        mock.patch.object(engine_choice.Device, "open", device),
-        mock.patch.object(engine_choice, "machine_with", return_value=L4),
+        mock.patch.object(choose_module, "find_gpu", gpu),
+        mock.patch.object(choose_module, "engine_machine", return_value=L4),
         mock.patch.object(
-            engine_choice.importlib.util,
+            choose_module.importlib.util,
             "find_spec",
             lambda module: None if "rtx" in module or host == "not installed" else module,
         ),

@@ -12,8 +12,10 @@ from fixture_arrays import Fixtures, unit
 from scclip_rt import Segmenter
 from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.decode.decode import decode, decode_plan
-from scclip_rt.decode.pamr import pamr_affinity
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.pamr import pixel_weights
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.image.geometry import Tiling, resize
 from scclip_rt.vocabulary.classes import find_background, parse_classes
 from scclip_rt.vocabulary.file import Vocabulary, save_vocabulary
@@ -97,10 +99,8 @@ def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
                 features,
                 text,
                 decode_plan(tiling, (grid, grid), shape),
-                query_class=query_class,
-                num_classes=classes,
+                DecodeSettings(query_class=query_class, num_classes=classes, **option),
                 threads=1,
-                **option,
             )
             case = common | {
                 "resized": resized,
@@ -136,17 +136,15 @@ def refine_cases(out: Fixtures) -> list[dict[str, Any]]:
         features[:, :98] = features[:, :1]
         image = scene(*resized, len(cases))
         image[: resized[0] // 4] = image[0, 0]  # flat: no deviation at all
-        affinity = pamr_affinity(image, shape, mean=mean, std=std, threads=1)
+        affinity = pixel_weights(image, shape, mean=mean, std=std, threads=1)
         query_class = np.concatenate([np.arange(classes), rng.integers(0, classes, queries - classes)])
         result = decode(
             features,
             text,
             decode_plan(tiling, (14, 14), shape),
-            query_class=query_class,
-            num_classes=classes,
+            DecodeSettings(query_class=query_class, num_classes=classes, **options),
             refine=affinity,
             threads=1,
-            **options,
         )
         case = {
             "features": out.array(features),

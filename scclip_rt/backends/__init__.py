@@ -12,7 +12,7 @@ from scclip_rt.backends.base import (
     GridChoice,
     TextBackend,
 )
-from scclip_rt.backends.choose import choose
+from scclip_rt.backends.choose import choose as choose_backend
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError, OptionError
 
@@ -67,7 +67,7 @@ def open_backend(
         OptionError: `threads` or `batch` under 1.
     """
     _check_options(backend, threads, batch)
-    choice = choose(
+    choice = choose_backend(
         bundle, backend=backend, device=device, precision=precision, ort_provider=ort_provider, grid=grid
     )
     request = EncoderRequest(
@@ -78,6 +78,7 @@ def open_backend(
         batch=batch,
         grid=grid,
         reason=choice.reason,
+        engine=choice.engine,
     )
     module = cast("BackendModule", importlib.import_module(BACKENDS[choice.backend]))
     return module.open_encoder(bundle, request)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_sidecar import Engine
 from scclip_rt.bundle.manifest import EncoderSpec
 
 GridChoice = Literal["window", "whole"]
@@ -40,6 +41,7 @@ class EncoderRequest:
         batch: most windows at once; None takes the backend's own number.
         grid: `window` for sliding windows, `whole` for whole-image encoders.
         reason: why this backend, for `describe()`.
+        engine: found already for this machine; None lets the backend look.
     """
 
     device: str = "auto"
@@ -49,6 +51,7 @@ class EncoderRequest:
     batch: int | None = None
     grid: GridChoice = "window"
     reason: str = "asked for"
+    engine: Engine | None = None
 
 
 class EncoderBackend(Protocol):

@@ -10,18 +10,40 @@ computes in fp16 there. bf16 comes after fp32 under `auto`, before it under `fas
 """
 
 import importlib.util
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from scclip_rt.backends.base import GridChoice
-from scclip_rt.backends.engine_choice import ENGINE_BACKENDS, fitting_engine
+from scclip_rt.backends.gpu import Gpu, find_gpu
 from scclip_rt.backends.processor import BF16_FLAGS, INT8_FLAGS, processor_flags
-from scclip_rt.backends.selection import grid_encoders
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import (
+    MODULES,
+    Engine,
+    Library,
+    Machine,
+    Wanted,
+    choose_engine,
+    library_module,
+    read_engines,
+)
+from scclip_rt.bundle.manifest import EncoderSpec
+from scclip_rt.errors import BackendError
+
+DeviceKind = Literal["cpu", "cuda"]
+
+ENGINE_BACKENDS: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
+"""Backends that run engines, the preferred first: TensorRT's are tuned on the GPU they run on."""
+
+# Patches per batch. On a CPU the matrix products are at full speed from a few windows on, and memory grows
+# with every further one; a GPU wants more work at once.
+_BATCH_PATCHES: dict[DeviceKind, int] = {"cpu": 8 * 196, "cuda": 32 * 196}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Host:
     """What a choice depends on beside the bundle: the kernel's names of instruction sets, installed packages."""
 
     flags: frozenset[str]
@@ -34,18 +56,19 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Backend and precision to open, and the reason in words."""
+class BackendChoice:
+    """Backend and precision to open, the reason in words, and the engine where one was found."""
 
     backend: str
     precision: str
     reason: str
+    engine: Engine | None = None
 
 
-def this_machine() -> Machine:
+def this_host() -> Host:
     """The machine we run on; packages are looked for, not imported."""
     packages = {name for name in ("openvino",) if importlib.util.find_spec(name) is not None}
-    return Machine(flags=processor_flags(), packages=frozenset(packages))
+    return Host(flags=processor_flags(), packages=frozenset(packages))
 
 
 def choose(
@@ -56,8 +79,8 @@ def choose(
     precision: str = "auto",
     ort_provider: str | None = None,
     grid: GridChoice = "window",
-    machine: Machine | None = None,
-) -> Choice:
+    host: Host | None = None,
+) -> BackendChoice:
     """Settle `auto` and `fast`; what is named stays as it is, for the backend to take or refuse.
 
     Args:
@@ -67,7 +90,7 @@ def choose(
         precision: a name, `auto` (see the module) or `fast`.
         ort_provider: ONNX Runtime's provider or None; naming one names the backend.
         grid: `window` or `whole`.
-        machine: default: this one.
+        host: default: the machine we run on.
 
     Raises:
         BackendError: whole images are wanted and the bundle has no encoder for them.
@@ -79,16 +102,16 @@ def choose(
     ):
         return _on_gpu(bundle, backend, device, precision, ort_provider, grid)
     if (backend, device, ort_provider) == ("auto", "auto", None):
-        engine = fitting_engine(bundle, device=device, precision=precision, grid=grid)
-        if engine.backend is not None:
-            return Choice(backend=engine.backend, precision=engine.precision, reason=engine.reason)
-    machine = machine or this_machine()
+        engine, reason = fitting_engine(bundle, device=device, precision=precision, grid=grid)
+        if engine is not None:
+            return _take(engine, reason)
+    host = host or this_host()
     if backend == "auto" and ort_provider is not None:
         backend = "onnxruntime"
     held: set[str] = {spec.precision for spec in grid_encoders(bundle, grid) if "cpu" in spec.runs_on}
-    chosen, why_precision = _cpu_precision(precision, backend, held, machine)
-    name, why_backend = _cpu_backend(backend, chosen, machine)
-    return Choice(backend=name, precision=chosen, reason=f"{why_precision}; {why_backend}")
+    chosen, why_precision = _cpu_precision(precision, backend, held, host)
+    name, why_backend = _cpu_backend(backend, chosen, host)
+    return BackendChoice(backend=name, precision=chosen, reason=f"{why_precision}; {why_backend}")
 
 
 def _ort_precision(precision: str) -> str:
@@ -98,45 +121,49 @@ def _ort_precision(precision: str) -> str:
 
 def _on_gpu(
     bundle: Bundle, backend: str, device: str, precision: str, ort_provider: str | None, grid: GridChoice
-) -> Choice:
+) -> BackendChoice:
     if backend != "auto":
         named = precision if backend in ENGINE_BACKENDS else _ort_precision(precision)
-        return Choice(backend=backend, precision=named, reason=f"{backend} was asked for")
+        return BackendChoice(backend=backend, precision=named, reason=f"{backend} was asked for")
     if ort_provider is not None:
         reason = f"ONNX Runtime's provider {ort_provider} was asked for"
-        return Choice(backend="onnxruntime", precision=_ort_precision(precision), reason=reason)
-    engine = fitting_engine(bundle, device=device, precision=precision, grid=grid)
-    reason = f"a GPU was asked for; {engine.reason}"
-    if engine.backend is None:
-        return Choice(backend="onnxruntime", precision=_ort_precision(precision), reason=reason)
-    return Choice(backend=engine.backend, precision=engine.precision, reason=reason)
+        return BackendChoice(backend="onnxruntime", precision=_ort_precision(precision), reason=reason)
+    engine, found = fitting_engine(bundle, device=device, precision=precision, grid=grid)
+    reason = f"a GPU was asked for; {found}"
+    if engine is None:
+        return BackendChoice(backend="onnxruntime", precision=_ort_precision(precision), reason=reason)
+    return _take(engine, reason)
 
 
-def _cpu_precision(precision: str, backend: str, held: set[str], machine: Machine) -> tuple[str, str]:
+def _take(engine: Engine, reason: str) -> BackendChoice:
+    return BackendChoice(backend=engine.library, precision=engine.precision, reason=reason, engine=engine)
+
+
+def _cpu_precision(precision: str, backend: str, held: set[str], host: Host) -> tuple[str, str]:
     if precision not in ("auto", "fast"):
         return precision, f"{precision} was asked for"
     if precision == "fast":
         if "int8" in held:
             return "int8", "int8 is the fastest that the bundle holds"
-        if "fp32" in held and machine.openvino and machine.flags & BF16_FLAGS and backend != "onnxruntime":
+        if "fp32" in held and host.openvino and host.flags & BF16_FLAGS and backend != "onnxruntime":
             return (
                 "bf16",
-                f"bf16: the bundle has no int8, the processor has {_first(machine.flags & BF16_FLAGS)}",
+                f"bf16: the bundle has no int8, the processor has {_first(host.flags & BF16_FLAGS)}",
             )
-        return "fp32", f"fp32: {_why_not_narrower(machine)}"
+        return "fp32", f"fp32: {_why_not_narrower(host)}"
     if "fp32" not in held and "int8" in held:
         return "int8", "int8 is all that the bundle holds for a CPU"
     faster = " (the bundle holds int8 too: --precision fast)" if "int8" in held else ""
     return "fp32", f"fp32 is the most accurate{faster}"
 
 
-def _why_not_narrower(machine: Machine) -> str:
-    if machine.flags & BF16_FLAGS:
+def _why_not_narrower(host: Host) -> str:
+    if host.flags & BF16_FLAGS:
         return "the bundle has no int8, and bf16 needs OpenVINO"
     return "the bundle has no int8, the processor no bf16"
 
 
-def _cpu_backend(backend: str, precision: str, machine: Machine) -> tuple[str, str]:
+def _cpu_backend(backend: str, precision: str, host: Host) -> tuple[str, str]:
     if backend != "auto":
         return backend, f"{backend} was asked for"
     if precision == "bf16":
@@ -145,12 +172,130 @@ def _cpu_backend(backend: str, precision: str, machine: Machine) -> tuple[str, s
         return "onnxruntime", "onnxruntime: openvino is no faster at it"
     # One QDQ file on both: a plain B/16, one image, AVX512-VNNI: OpenVINO 84 ms, ONNX Runtime 132. Six calibrated
     # B/16 windows, AVX2 alone: 2.1 s and 1.0 (docs/backends.md).
-    if not machine.flags & INT8_FLAGS:
+    if not host.flags & INT8_FLAGS:
         return "onnxruntime", "onnxruntime is the faster at int8 without VNNI"
-    if not machine.openvino:
+    if not host.openvino:
         return "onnxruntime", "openvino, the faster at int8 here, is not installed"
-    return "openvino", f"openvino is the faster at int8 with {_first(machine.flags & INT8_FLAGS)}"
+    return "openvino", f"openvino is the faster at int8 with {_first(host.flags & INT8_FLAGS)}"
 
 
 def _first(flags: Iterable[str]) -> str:
     return min(flags)
+
+
+def grid_encoders(bundle: Bundle, grid: GridChoice) -> tuple[EncoderSpec, ...]:
+    """The bundle's encoders for windows or for whole images, preferred first.
+
+    Raises:
+        BackendError: whole images are wanted and the bundle has no encoder for them.
+    """
+    if grid == "window":
+        return bundle.encoders_for("window")
+    # A dynamic grid keeps the image's ratio, so it goes before a fixed one.
+    specs = bundle.encoders_for("dynamic") + bundle.encoders_for("fixed")
+    if not specs:
+        raise BackendError(
+            f"{bundle.path}: no encoder for whole images; export the bundle with `--dynamic-grid` (any size) "
+            "or `--image-size HxW` (one size), or leave out --whole-image",
+            field="whole_image",
+        )
+    return specs
+
+
+def choose_encoder(
+    bundle: Bundle, *, precisions: Sequence[str], kind: DeviceKind, grid: GridChoice
+) -> EncoderSpec:
+    """The encoder in the first of `precisions` that the bundle has for this grid and kind of device.
+
+    Raises:
+        BackendError: the bundle has none; the message lists what it has.
+    """
+    wanted = grid_encoders(bundle, grid)
+    for precision in precisions:
+        for spec in wanted:
+            if spec.precision == precision and kind in spec.runs_on:
+                return spec
+    have = ", ".join(f"{spec.precision} for {'/'.join(spec.runs_on)}" for spec in wanted) or "none"
+    asked = " or ".join(repr(precision) for precision in precisions)
+    raise BackendError(
+        f"{bundle.path}: no {grid} encoder in precision {asked} for {kind}; the bundle has: {have}. "
+        "Choose one with --precision, or export the bundle again with the one you need",
+        field="precision",
+    )
+
+
+def batch_size(spec: EncoderSpec, asked: int | None, kind: DeviceKind) -> int:
+    """Windows at once: what was asked for or suits the device, within what the encoder takes."""
+    shape = next(tensor for tensor in spec.inputs if tensor.name == "windows").shape
+    most = spec.axis(shape[0]).max if isinstance(shape[0], str) else shape[0]
+    if asked is None:
+        patches = (spec.grid.rows or 0) * (spec.grid.columns or 0)
+        # A dynamic grid can have thousands of patches, whose attention alone fills the memory: one at a time.
+        asked = max(1, _BATCH_PATCHES[kind] // patches) if patches else 1
+    return asked if most is None else min(asked, most)
+
+
+def engine_machine(library: Library, gpu: Gpu | None = None) -> Machine:
+    """What would load an engine: the installed library on a GPU.
+
+    Args:
+        library: which of the two.
+        gpu: None takes cuda:0.
+
+    Raises:
+        BackendError: the library can't be imported, or there is no GPU.
+    """
+    version = str(library_module(library).__version__)
+    gpu = gpu or find_gpu()
+    return Machine(library=library, version=version, compute_capability=gpu.capability, device=gpu.name)
+
+
+def engine_for_grids(bundle: Bundle, machine: Machine, *, precision: str, grid: GridChoice) -> Engine:
+    """The fitting engine of the first of the wanted grids that has one.
+
+    Raises:
+        BackendError: none has; the first grid's reasons.
+    """
+    failure: BackendError | None = None
+    for spec_grid in dict.fromkeys(spec.grid for spec in grid_encoders(bundle, grid)):
+        try:
+            return choose_engine(bundle, machine, Wanted(grid=spec_grid, precision=precision))
+        except BackendError as error:
+            failure = failure or error
+    raise failure or BackendError(f"{bundle.path}: no {grid} encoder")
+
+
+def fitting_engine(
+    bundle: Bundle, *, device: str, precision: str, grid: GridChoice
+) -> tuple[Engine | None, str]:
+    """Look for an engine that would run here; what is missing is a reason, not an error.
+
+    Args:
+        bundle: an open bundle.
+        device: `auto`, `cuda` or `cuda:N`.
+        precision: a name, `auto` or `fast`; the last two take what comes first in
+            `scclip_rt.bundle.engine_fit.PREFERENCE`.
+        grid: `window` or `whole`.
+
+    Returns:
+        The engine or None, and the reason in words.
+    """
+    held = {engine.library for engine in read_engines(bundle) if isinstance(engine, Engine)}
+    if not held:
+        return None, "the bundle holds no engine"
+    reasons = []
+    for library in ENGINE_BACKENDS:
+        if library not in held:
+            continue
+        if importlib.util.find_spec(MODULES[library]) is None:
+            reasons.append(f"{library} is not installed")
+            continue
+        try:
+            number = re.fullmatch(r"(?:auto|cuda)(?::(\d+))?", device)
+            gpu = find_gpu(int(number.group(1) or 0) if number else 0)
+            engine = engine_for_grids(bundle, engine_machine(library, gpu), precision=precision, grid=grid)
+        except BackendError as error:
+            reasons.append(str(error))
+            continue
+        return engine, f"{engine.file} fits {gpu}"
+    return None, "; ".join(reasons)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.decode.decode import Decoded
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.image.geometry import Tiling
 
 
@@ -20,26 +21,14 @@ class SegmentRequest:
         tiling: how it is resized and cut.
         grid: (rows, columns) of patches in a window.
         text: (Q, E) float32, unit rows; the same array from call to call stays on the device.
-        query_class: (Q,), class of each query.
-        num_classes: more than any of them.
-        logit_scale: factor on the cosines, as for `scclip_rt.decode.decode.decode`, and so the next four.
-        prob_threshold: 0 cuts nothing.
-        area_threshold: 0 removes no class.
-        background: a class or None.
-        with_confidence: also give probabilities.
+        settings: classes, scale and thresholds, as for `scclip_rt.decode.decode.decode`.
     """
 
     image: object
     tiling: Tiling
     grid: tuple[int, int]
     text: NDArray[np.float32]
-    query_class: NDArray[np.integer]
-    num_classes: int
-    logit_scale: float
-    prob_threshold: float
-    area_threshold: float
-    background: int | None
-    with_confidence: bool
+    settings: DecodeSettings
 
 
 @runtime_checkable

@@ -28,6 +28,9 @@ class Gpu:
         """The compute capability as sidecars and options write it, such as `8.9`."""
         return "{}.{}".format(*self.compute_capability)
 
+    def __str__(self) -> str:
+        return "cuda:{} ({}, sm_{}{})".format(self.number, self.name, *self.compute_capability)
+
 
 def find_gpu(number: int = 0, driver: "Driver | None" = None) -> Gpu:
     """Ask the driver about one GPU.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scclip_rt.backends.base import BackendInfo
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, not_finite
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -126,7 +126,4 @@ def check_finite(names: Sequence[str], outputs: Sequence[NDArray[np.float32]], f
     """
     for name, output in zip(names, outputs, strict=True):
         if not np.isfinite(output).all():
-            raise BackendError(
-                f"{file}: {name} holds NaN or infinity; the weights are damaged or this precision overflows "
-                "(try --precision fp32)"
-            )
+            raise not_finite(f"{file}: {name}")

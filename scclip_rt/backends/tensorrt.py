@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scclip_rt.backends.base import BackendInfo, EncoderRequest
+from scclip_rt.backends.choose import batch_size, engine_for_grids, engine_machine
 from scclip_rt.backends.cuda import Device, DeviceBuffer, Ledger, Stream, load_driver
 from scclip_rt.backends.cuda.encoder import DeviceEncoder
-from scclip_rt.backends.engine_choice import choose_for_grids, machine_with
 from scclip_rt.backends.processor import default_threads
-from scclip_rt.backends.selection import batch_size
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
     Engine,
@@ -46,8 +45,10 @@ def open_engine(library: Library, bundle: Bundle, request: EncoderRequest) -> De
     number = device_number(library, request)
     module = library_module(library)
     device = Device.open(number, load_driver())
-    machine = machine_with(library, device)
-    engine = choose_for_grids(bundle, machine, precision=request.precision, grid=request.grid)
+    machine = engine_machine(library, device)
+    engine = request.engine or engine_for_grids(
+        bundle, machine, precision=request.precision, grid=request.grid
+    )
     ledger = Ledger(device)
     with device.current():
         graph = TensorRtGraph(module, bundle, engine, device, ledger)

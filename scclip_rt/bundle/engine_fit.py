@@ -1,7 +1,7 @@
 """TensorRT engines of a bundle: choosing the one that fits a machine, refusing the others with the reason.
 
-Nothing here needs TensorRT or a GPU, save `this_machine`: what is known about an engine stands in its sidecar, what is
-known about the machine comes in as a `Machine`.
+Nothing here needs TensorRT or a GPU: what is known about an engine stands in its sidecar, what is known about the
+machine comes in as a `Machine`.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, cast
 
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_sidecar import (
@@ -23,9 +23,6 @@ from scclip_rt.bundle.engine_sidecar import (
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GridSpec, Precision
 from scclip_rt.errors import BackendError, BundleError
-
-if TYPE_CHECKING:
-    from scclip_rt.backends.gpu import Gpu
 
 __all__ = [
     "RTX_CAPABILITIES",
@@ -44,7 +41,6 @@ __all__ = [
     "rebuild_command",
     "source_sha256",
     "supports",
-    "this_machine",
 ]
 
 MODULES: Mapping[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -69,11 +65,6 @@ class Machine:
     version: str
     compute_capability: str
     device: str | None = None
-
-    @classmethod
-    def with_gpu(cls, library: Library, version: str, gpu: "Gpu") -> Self:
-        """A library in a version on a GPU."""
-        return cls(library=library, version=version, compute_capability=gpu.capability, device=gpu.name)
 
     def __str__(self) -> str:
         gpu = f"{self.device}, " if self.device else ""
@@ -109,22 +100,6 @@ def library_module(library: Library) -> Any:
             f"{library} can't be imported ({' '.join(str(error).split())[:160]}); "
             f"install it with: pip install 'scclip-rt[{library}]'"
         ) from error
-
-
-def this_machine(library: Library, *, device: int = 0) -> Machine:
-    """The library that is installed here and the GPU that is here.
-
-    Args:
-        library: which of the two.
-        device: the GPU's number.
-
-    Raises:
-        BackendError: the library can't be imported, or there is no GPU.
-    """
-    version = str(library_module(library).__version__)
-    from scclip_rt.backends.gpu import find_gpu  # backends import this module
-
-    return Machine.with_gpu(library, version, find_gpu(device))
 
 
 def choose_engine(bundle: Bundle, machine: Machine, wanted: Wanted | None = None) -> Engine:

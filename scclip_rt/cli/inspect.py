@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scclip_rt.backends.choose import choose
+from scclip_rt.backends.choose import choose, engine_machine
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
     Engine,
@@ -16,7 +16,6 @@ from scclip_rt.bundle.engine_fit import (
     misfit,
     read_engines,
     rebuild_command,
-    this_machine,
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GraphSpec
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
@@ -95,7 +94,7 @@ def _engines(bundle: Bundle) -> list[_EngineState]:
             continue
         if engine.library not in machines:
             try:
-                machines[engine.library] = this_machine(engine.library)
+                machines[engine.library] = engine_machine(engine.library)
             except BackendError as error:
                 machines[engine.library] = str(error)
         machine = machines[engine.library]

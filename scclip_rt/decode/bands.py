@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scclip_rt.decode.interpolation import Axis
 
 if TYPE_CHECKING:
-    from scclip_rt.decode.decode import DecodePlan
+    from scclip_rt.decode.plan import DecodePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,7 @@
 """PAMR: pixel-adaptive refinement of the logits by the image (METHOD §4, last paragraph).
 
-The usual form iterates on a (queries, height, width) tensor unfolded over 16 neighbours. Here the 16
-weight maps
-are computed once, and each query's map goes through all steps alone, as fused multiply-adds of shifted views:
+The usual form iterates on a (queries, height, width) tensor unfolded over 16 neighbours. Here the 16 weight maps are
+computed once, and each query's map goes through all steps alone, as fused multiply-adds of shifted views:
 it stays in cache, needs two maps of scratch per thread, and merges into the running best query of each pixel.
 """
 
@@ -20,7 +19,8 @@ from scclip_rt.decode.threads import parallel
 from scclip_rt.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
-    from scclip_rt.decode.decode import DecodePlan, LogitField
+    from scclip_rt.decode.field import LogitField
+    from scclip_rt.decode.plan import DecodePlan
 
 DILATIONS = (8, 16)
 MAX_REFINE_PIXELS = 34_000_000
@@ -39,7 +39,7 @@ _PAD = max(DILATIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Affinity:
+class PixelWeights:
     """How much each neighbour of a pixel counts in one step.
 
     Attributes:
@@ -51,7 +51,7 @@ class Affinity:
     steps: int = 10
 
 
-def pamr_affinity(
+def pixel_weights(
     resized: NDArray[np.uint8],
     shape: tuple[int, int],
     *,
@@ -59,7 +59,7 @@ def pamr_affinity(
     std: tuple[float, float, float],
     steps: int = 10,
     threads: int | None = None,
-) -> Affinity:
+) -> PixelWeights:
     """Weights from the image: a_pq = softmax_q mean_c −|x_p − x_q| / (1e-8 + 0.1·σ_p).
 
     σ is the standard deviation (n − 1) of all 18 taps, both dilations and their centres; borders are
@@ -86,7 +86,7 @@ def pamr_affinity(
     padded = _padded_image(resized, shape, mean, std)
     weights = np.empty((len(_OFFSETS), *shape), np.float32)
     parallel(lambda top: _weigh(padded, weights, top), range(0, shape[0], STRIP), threads)
-    return Affinity(weights=weights, steps=steps)
+    return PixelWeights(weights=weights, steps=steps)
 
 
 def _padded_image(
@@ -134,9 +134,9 @@ def _weigh(padded: NDArray[np.float32], weights: NDArray[np.float32], top: int) 
 class _Refiner:
     """One thread's scratch: refines one map at a time."""
 
-    def __init__(self, affinity: Affinity) -> None:
-        _, height, width = affinity.weights.shape
-        self.affinity = affinity
+    def __init__(self, pixel_weights: PixelWeights) -> None:
+        _, height, width = pixel_weights.weights.shape
+        self.pixel_weights = pixel_weights
         self.front = np.empty((height + 2 * _PAD, width + 2 * _PAD), np.float32)
         self.back = np.empty_like(self.front)
 
@@ -148,12 +148,12 @@ class _Refiner:
         """Refine the map in `inner(front)`; returns a view of scratch."""
         import cv2
 
-        _, height, width = self.affinity.weights.shape
-        for _ in range(self.affinity.steps):
+        _, height, width = self.pixel_weights.weights.shape
+        for _ in range(self.pixel_weights.steps):
             _replicate_border(self.front)
             target = self.inner(self.back)
             target[...] = 0
-            for weights, (dy, dx) in zip(self.affinity.weights, _OFFSETS, strict=True):
+            for weights, (dy, dx) in zip(self.pixel_weights.weights, _OFFSETS, strict=True):
                 top, left = _PAD + dy, _PAD + dx
                 source = self.front[top : top + height, left : left + width]
                 cv2.accumulateProduct(source, weights, target)
@@ -168,14 +168,18 @@ def _replicate_border(padded: NDArray[np.float32]) -> None:
     padded[-_PAD:] = padded[-_PAD - 1]
 
 
-def refined_best(field: LogitField, queries: NDArray[np.intp], affinity: Affinity, *, soft: bool) -> Best:
+def refined_best(
+    field: LogitField, queries: NDArray[np.intp], pixel_weights: PixelWeights, *, soft: bool
+) -> Best:
     """The best of `queries` at every pixel after refinement.
 
     Each thread takes a run of queries; runs are merged in order, so that of equal queries the first wins.
     """
     shape = field.plan.shape
-    if affinity.weights.shape[1:] != shape:
-        raise ValueError(f"the affinity is for maps of {affinity.weights.shape[1:]}; the output is {shape}")
+    if pixel_weights.weights.shape[1:] != shape:
+        raise ValueError(
+            f"the pixel weights are for maps of {pixel_weights.weights.shape[1:]}; the output is {shape}"
+        )
     dtype = field.classes.dtype
     merged = Best.empty(shape, dtype, soft=soft)
     for chunk in field.chunks(queries):
@@ -184,7 +188,7 @@ def refined_best(field: LogitField, queries: NDArray[np.intp], affinity: Affinit
         states = [Best.empty(shape, dtype, soft=soft) for _ in runs]
 
         def work(part: int) -> None:
-            refiner = _Refiner(affinity)
+            refiner = _Refiner(pixel_weights)
             for index in runs[part]:  # noqa: B023 - used up within this turn of the loop
                 _interpolate(logits[:, :, index], field.plan, refiner.inner(refiner.front))  # noqa: B023
                 states[part].merge(int(classes[index]), refiner.run(), None)  # noqa: B023

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.backends.cuda.arrays import array_shape, is_device_array
 from scclip_rt.bundle.manifest import GridSpec
 from scclip_rt.errors import ImageError, OptionError
+from scclip_rt.image.device_array import array_shape, is_device_array
 from scclip_rt.image.geometry import (
     MAX_PIXELS,
     MAX_WINDOWS,

@@ -70,10 +70,10 @@ def test_torch_is_all_it_needs_to_start() -> None:
         "for name in ('open_clip', 'onnx', 'onnxscript', 'onnxruntime', 'skimage', 'triton', 'cuda', 'tensorrt',\n"
         "             'jsonschema', 'ftfy'):\n"
         "    sys.modules[name] = None\n"
-        "import gpu, gpu_measure, gpu_models, gpu_torch, gpu_kernels, gpu_report, gpu_run\n"
-        "gpu_models.encoder(gpu_models.visual('tiny'), 'tiny', precision='fp32', device='cpu')\n"
+        "from benchmarks.gpu import __main__, kernels, measure, models, report, run, torch_models\n"
+        "models.encoder(models.visual('tiny'), 'tiny', precision='fp32', device='cpu')\n"
     )
-    path = os.pathsep.join(str(ROOT / part) for part in ("benchmarks", ".", "export", "kernels", "tests"))
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "export", "kernels", "tests"))
     environment = os.environ | {"PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=600)
 

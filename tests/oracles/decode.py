@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from scclip_rt.decode.decode import decode_plan, label_type
+from scclip_rt.decode.plan import decode_plan, label_type
 from scclip_rt.image.geometry import Tiling
 
 

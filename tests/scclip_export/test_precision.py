@@ -33,7 +33,7 @@ from scclip_export.pipeline import _plugin_forms
 from scclip_export.writers import GridPlan
 from scclip_kernels.plugins.table import PLUGINS
 from scclip_rt.backends import open_backend
-from scclip_rt.backends.choose import choose
+from scclip_rt.backends.choose import Host, choose
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import Engine, read_engines
 from scclip_rt.errors import BackendError
@@ -195,9 +195,20 @@ def test_the_record_of_fp8_says_what_it_is_for(narrow_bundle: Path) -> None:
     assert entry["inputs"] == document["encoders"][0]["inputs"]
 
 
-@pytest.mark.parametrize("asked", ["auto", "fast"])
-def test_no_runtime_takes_the_fp8_file_by_itself(narrow_bundle: Path, asked: str) -> None:
-    assert choose(Bundle.open(narrow_bundle), device="cpu", precision=asked).precision == "fp32"
+@pytest.mark.parametrize(
+    ("asked", "flags", "taken"),
+    [
+        ("auto", "", "fp32"),
+        ("fast", "", "fp32"),
+        ("auto", "avx512_bf16", "fp32"),
+        ("fast", "avx512_bf16", "bf16"),
+    ],
+)
+def test_no_runtime_takes_the_fp8_file_by_itself(
+    narrow_bundle: Path, asked: str, flags: str, taken: str
+) -> None:
+    host = Host(flags=frozenset(flags.split()), packages=frozenset({"openvino"}))
+    assert choose(Bundle.open(narrow_bundle), device="cpu", precision=asked, host=host).precision == taken
     with pytest.raises(
         BackendError, match=r"no window encoder in precision 'fp8' for cpu; the bundle has: .*fp8 for "
     ):

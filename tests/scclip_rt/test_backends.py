@@ -13,8 +13,8 @@ import pytest
 
 import scclip_rt
 from scclip_rt.backends import open_backend, open_text_backend, processor
+from scclip_rt.backends.choose import choose_encoder
 from scclip_rt.backends.onnxruntime import session as ort_session
-from scclip_rt.backends.selection import choose_encoder
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError, OptionError
 from tiny_bundle import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scclip_rt.backends import open_backend
-from scclip_rt.backends.choose import Machine, choose
+from scclip_rt.backends.choose import Host, choose
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError
 from tiny_bundle import edit_manifest, encoder_entry
@@ -14,9 +14,9 @@ from tiny_bundle import edit_manifest, encoder_entry
 WINDOW = {"kind": "window", "rows": 6, "columns": 6}
 
 
-def machine(*names: str) -> Machine:
+def host(*names: str) -> Host:
     """`openvino` is a package, everything else a flag of the processor."""
-    return Machine(flags=frozenset(names) - {"openvino"}, packages=frozenset(names) & {"openvino"})
+    return Host(flags=frozenset(names) - {"openvino"}, packages=frozenset(names) & {"openvino"})
 
 
 @pytest.fixture
@@ -67,29 +67,29 @@ TABLE = [
 def test_auto_on_a_cpu(
     bundles: dict[str, Bundle], asked: str, held: str, here: str, precision: str, backend: str, words: str
 ) -> None:
-    found = choose(bundles[held], precision=asked, machine=machine(*here.split()))
+    found = choose(bundles[held], precision=asked, host=host(*here.split()))
     assert (found.precision, found.backend) == (precision, backend)
     assert words in found.reason
 
 
 def test_a_backend_that_is_named_stays(bundles: dict[str, Bundle]) -> None:
-    fast = machine("avx512_bf16", "openvino")
-    found = choose(bundles["fp32"], backend="onnxruntime", precision="fast", machine=fast)
+    fast = host("avx512_bf16", "openvino")
+    found = choose(bundles["fp32"], backend="onnxruntime", precision="fast", host=fast)
     assert (found.backend, found.precision) == ("onnxruntime", "fp32")
-    found = choose(bundles["fp32"], ort_provider="cpu", machine=fast)
+    found = choose(bundles["fp32"], ort_provider="cpu", host=fast)
     assert (found.backend, found.precision) == ("onnxruntime", "fp32")
     assert "asked for" in found.reason
 
 
 @pytest.mark.parametrize("gpu", [{"device": "cuda:0"}, {"ort_provider": "tensorrt"}])
 def test_a_gpu_is_asked_for_by_name(bundles: dict[str, Bundle], gpu: dict[str, Any]) -> None:
-    found = choose(bundles["fp32+fp16"], precision="fast", machine=machine("openvino"), **gpu)
+    found = choose(bundles["fp32+fp16"], precision="fast", host=host("openvino"), **gpu)
     assert (found.backend, found.precision) == ("onnxruntime", "auto")
 
 
 def test_whole_images_look_at_their_own_encoders(bundles: dict[str, Bundle]) -> None:
     with pytest.raises(BackendError, match="--dynamic-grid"):
-        choose(bundles["fp32"], grid="whole", machine=machine())
+        choose(bundles["fp32"], grid="whole", host=host())
 
 
 def test_the_choice_is_told(bundle_path: Path) -> None:

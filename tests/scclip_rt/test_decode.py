@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scclip_rt.decode.best as best_module
-import scclip_rt.decode.decode as decode_module
+import scclip_rt.decode.field as field_module
 from oracles.decode import case, naive_labels, naive_map, unit
 from scclip_rt.decode.best import FEW_QUERIES
-from scclip_rt.decode.decode import Decoded, decode, decode_plan, label_type
+from scclip_rt.decode.decode import Decoded, decode
+from scclip_rt.decode.plan import decode_plan, label_type
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.image.geometry import Tiling
 
@@ -24,11 +26,13 @@ def check(features, text, tiling, plan, query_class, num_classes, scale=10.0, **
         features,
         text,
         plan,
-        query_class=query_class,
-        num_classes=num_classes,
-        logit_scale=scale,
-        with_confidence=True,
-        **options,
+        DecodeSettings(
+            query_class=query_class,
+            num_classes=num_classes,
+            logit_scale=scale,
+            with_confidence=True,
+            **options,
+        ),
     )
     maps = naive_map(features, text, tiling, plan.grid, plan.shape)
     labels, gap, best = naive_labels(maps, query_class, num_classes, scale, **options)
@@ -54,8 +58,15 @@ def check(features, text, tiling, plan, query_class, num_classes, scale=10.0, **
 def test_any_size_equals_the_naive_form(seed, height, width, out_h, out_w, stride, grid, queries, threads):
     features, text, tiling, plan = case(seed, (height, width), (out_h, out_w), 32, stride, grid, queries)
     check(features, text, tiling, plan, range(queries), queries)
-    alone = decode(features, text, plan, query_class=range(queries), num_classes=queries, threads=threads)
-    both = decode(features, text, plan, query_class=range(queries), num_classes=queries, with_confidence=True)
+    alone = decode(
+        features, text, plan, DecodeSettings(query_class=range(queries), num_classes=queries), threads=threads
+    )
+    both = decode(
+        features,
+        text,
+        plan,
+        DecodeSettings(query_class=range(queries), num_classes=queries, with_confidence=True),
+    )
     assert np.array_equal(alone.labels, both.labels)
 
 
@@ -135,9 +146,9 @@ def test_query_chunks_do_not_change_the_result(monkeypatch, area_threshold, with
         "prob_threshold": 0.1,
         "with_confidence": with_confidence,
     }
-    whole = decode(features, text, plan, **options)
-    monkeypatch.setattr(decode_module, "MAX_CHUNK", 7)
-    chunked = decode(features, text, plan, **options)
+    whole = decode(features, text, plan, DecodeSettings(**options))
+    monkeypatch.setattr(field_module, "MAX_CHUNK", 7)
+    chunked = decode(features, text, plan, DecodeSettings(**options))
     assert np.array_equal(whole.labels, chunked.labels)
     if with_confidence:
         assert np.allclose(whole.confidence, chunked.confidence, atol=1e-6)
@@ -148,7 +159,7 @@ def test_equal_queries_give_the_first(queries):
     features, _, _, plan = case(7, (32, 32), (40, 40), 32, 32, (4, 4), 1)
     text = np.repeat(unit(np.random.default_rng(0), 1, 16), queries, axis=0)
     classes = np.roll(np.arange(queries), 1)
-    found = decode(features, text, plan, query_class=classes, num_classes=queries)
+    found = decode(features, text, plan, DecodeSettings(query_class=classes, num_classes=queries))
     assert (found.labels == queries - 1).all()
 
 
@@ -164,9 +175,11 @@ def test_both_layouts_of_a_tile_give_the_same(monkeypatch):
 def test_memory_does_not_grow_with_queries_times_pixels():
     """A map per query would be 2.9 GB here."""
     features, text, _, plan = case(14, (336, 448), (600, 800), 224, 112, (14, 14), 1500)
-    decode(features, text[:2], plan, query_class=range(2), num_classes=2)  # what is made once
+    decode(features, text[:2], plan, DecodeSettings(query_class=range(2), num_classes=2))  # what is made once
     tracemalloc.start()
-    found = decode(features, text, plan, query_class=range(1500), num_classes=1500, with_confidence=True)
+    found = decode(
+        features, text, plan, DecodeSettings(query_class=range(1500), num_classes=1500, with_confidence=True)
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(np.unique(found.labels)) > 100
@@ -193,7 +206,9 @@ def test_queries_that_can_not_win_are_left_out_without_a_trace(scale):
     features = (features / np.linalg.norm(features, axis=-1, keepdims=True)).astype(np.float32)
     result = check(features, text, tiling, plan, range(80), 80, scale)
     assert len(np.unique(result.labels)) < 40
-    alone = decode(features, text, plan, query_class=range(80), num_classes=80, logit_scale=scale)
+    alone = decode(
+        features, text, plan, DecodeSettings(query_class=range(80), num_classes=80, logit_scale=scale)
+    )
     assert np.array_equal(alone.labels, result.labels)
 
 
@@ -206,7 +221,7 @@ def test_not_finite_features_are_refused():
     features, text, _, plan = case(10, (48, 48), (50, 50), 32, 16, (4, 4), 5)
     features[0, 3, 1] = np.nan
     with pytest.raises(BackendError, match="NaN"):
-        decode(features, text, plan, query_class=range(5), num_classes=5)
+        decode(features, text, plan, DecodeSettings(query_class=range(5), num_classes=5))
 
 
 def test_arguments_that_do_not_fit_are_refused():
@@ -217,8 +232,13 @@ def test_arguments_that_do_not_fit_are_refused():
         {"features": features[:1]},
         {"text": text[:, :3]},
     ):
-        arguments = {"features": features, "text": text, "plan": plan, "query_class": range(5)} | bad
+        given = {"features": features, "text": text, "query_class": range(5)} | bad
         with pytest.raises(ValueError, match=r"fit|query|plan"):
-            decode(**arguments, num_classes=5)
+            decode(
+                given["features"],
+                given["text"],
+                plan,
+                DecodeSettings(query_class=given["query_class"], num_classes=5),
+            )
     with pytest.raises(OptionError, match="threads"):
-        decode(features, text, plan, query_class=range(5), num_classes=5, threads=0)
+        decode(features, text, plan, DecodeSettings(query_class=range(5), num_classes=5), threads=0)

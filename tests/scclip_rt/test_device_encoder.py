@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
 
 from scclip_rt import Segmenter
-from scclip_rt.backends import cuda, engine_choice
+from scclip_rt.backends import choose as choose_module
+from scclip_rt.backends import cuda
 from scclip_rt.backends import tensorrt as backend_module
 from scclip_rt.backends.cuda import device as device_module
 from scclip_rt.backends.cuda.encoder import DeviceEncoder
@@ -32,8 +33,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     driver = FakeDriver()
     wrapped = cuda.Driver(driver)
     module = fake_trt_runtime.make_module(driver)
-    for place in (backend_module, engine_choice):
+    for place in (backend_module, cuda.driver):
         monkeypatch.setattr(place, "load_driver", lambda: wrapped)
+    for place in (backend_module, choose_module):
         monkeypatch.setattr(place, "library_module", lambda _: module)
     yield driver
     device_module._OPEN.clear()

@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 import pytest
 
+from scclip_rt.backends.choose import engine_machine
 from scclip_rt.backends.cuda.driver import Driver
+from scclip_rt.backends.gpu import find_gpu
 from scclip_rt.bundle import engine_fit as engines
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
@@ -299,7 +301,7 @@ def test_the_source_hash_is_the_documented_one(own_bundle: Path) -> None:
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(engines.MODULES, "tensorrt", "no_such_tensorrt")  # type: ignore[index]
     with pytest.raises(BackendError, match=r"pip install 'scclip-rt\[tensorrt\]'"):
-        engines.this_machine("tensorrt")
+        engine_machine("tensorrt")
 
 
 def test_this_machine_is_the_library_and_the_gpu_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,11 +314,11 @@ def test_this_machine_is_the_library_and_the_gpu_that_are_here(monkeypatch: pyte
     library.__version__ = "10.14.1.48"
     monkeypatch.setitem(sys.modules, "fake_tensorrt", library)
     monkeypatch.setitem(engines.MODULES, "tensorrt", "fake_tensorrt")  # type: ignore[index]
-    machine = engines.this_machine("tensorrt")
+    machine = engine_machine("tensorrt")
     assert (machine.library, machine.version, machine.compute_capability) == ("tensorrt", "10.14.1.48", "9.0")
     assert machine.device
     with pytest.raises(BackendError, match=r"there is no cuda:1; this process sees: cuda:0 \(Fake 0\)"):
-        engines.find_gpu(1)
+        find_gpu(1)
 
 
 def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,4 +327,4 @@ def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("scclip_rt.backends.cuda.driver.load_driver", missing)
     with pytest.raises(BackendError, match="no NVIDIA driver"):
-        engines.find_gpu()
+        find_gpu()

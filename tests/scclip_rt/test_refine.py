@@ -6,8 +6,10 @@ import torch
 from torch.nn import functional
 
 from oracles.decode import case, naive_labels, naive_map, unit
-from scclip_rt.decode.decode import decode, decode_plan
-from scclip_rt.decode.pamr import pamr_affinity
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.pamr import pixel_weights
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.errors import ImageError, OptionError
 from scclip_rt.image.geometry import Tiling
 
@@ -56,7 +58,7 @@ def photo() -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(70, 90), (48, 64), (5, 130), (1, 1)])
 def test_weights_equal_the_definition(photo, shape):
-    weights = pamr_affinity(photo, shape, mean=MEAN, std=STD).weights
+    weights = pixel_weights(photo, shape, mean=MEAN, std=STD).weights
     assert weights.shape == (16, *shape)
     # Where σ is 0 up to rounding the definition divides rounding errors by 1e-8: only the method's own zero is exact.
     assert np.abs(weights - naive_weights(photo, shape).numpy()).max() < 2e-4
@@ -65,7 +67,7 @@ def test_weights_equal_the_definition(photo, shape):
 
 def test_flat_images_average_all_neighbours_equally():
     flat = np.full((30, 40, 3), 77, np.uint8)
-    assert np.allclose(pamr_affinity(flat, (30, 40), mean=MEAN, std=STD).weights, 1 / 16)
+    assert np.allclose(pixel_weights(flat, (30, 40), mean=MEAN, std=STD).weights, 1 / 16)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -79,18 +81,16 @@ def test_flat_images_average_all_neighbours_equally():
 def test_refined_labels_equal_the_definition(photo, options, threads):
     features, text, tiling, plan = case(1, (48, 64), (70, 90), 32, 16, (4, 4), 7)
     query_class = [0, 0, 1, 2, 3, 3, 4]
-    affinity = pamr_affinity(photo, (70, 90), mean=MEAN, std=STD, steps=4)
+    weights = pixel_weights(photo, (70, 90), mean=MEAN, std=STD, steps=4)
     result = decode(
         features,
         text,
         plan,
-        query_class=query_class,
-        num_classes=5,
-        logit_scale=20.0,
-        refine=affinity,
-        with_confidence=True,
+        DecodeSettings(
+            query_class=query_class, num_classes=5, logit_scale=20.0, with_confidence=True, **options
+        ),
+        refine=weights,
         threads=threads,
-        **options,
     )
     maps = naive_refine(
         naive_map(features, text, tiling, (4, 4), (70, 90)), naive_weights(photo, (70, 90)), 4
@@ -104,35 +104,39 @@ def test_refined_labels_equal_the_definition(photo, options, threads):
 
 def test_threads_and_confidence_do_not_change_refined_labels(photo):
     features, text, _, plan = case(2, (48, 64), (50, 60), 32, 16, (4, 4), 9)
-    affinity = pamr_affinity(photo, (50, 60), mean=MEAN, std=STD)
-    arguments = {"query_class": range(9), "num_classes": 9, "refine": affinity}
-    one = decode(features, text, plan, threads=1, **arguments)
-    many = decode(features, text, plan, threads=4, with_confidence=True, **arguments)
+    weights = pixel_weights(photo, (50, 60), mean=MEAN, std=STD)
+    classes = {"query_class": range(9), "num_classes": 9}
+    one = decode(features, text, plan, DecodeSettings(**classes), refine=weights, threads=1)
+    soft = DecodeSettings(with_confidence=True, **classes)
+    many = decode(features, text, plan, soft, refine=weights, threads=4)
     assert np.array_equal(one.labels, many.labels)
 
 
 def test_one_query_and_one_pixel():
     rng = np.random.default_rng(3)
     plan = decode_plan(Tiling.whole(32, 32), (4, 4), (1, 1))
-    affinity = pamr_affinity(np.zeros((32, 32, 3), np.uint8), (1, 1), mean=MEAN, std=STD)
+    weights = pixel_weights(np.zeros((32, 32, 3), np.uint8), (1, 1), mean=MEAN, std=STD)
     result = decode(
-        unit(rng, 1, 16, 8), unit(rng, 1, 8), plan, query_class=[0], num_classes=1, refine=affinity
+        unit(rng, 1, 16, 8),
+        unit(rng, 1, 8),
+        plan,
+        DecodeSettings(query_class=[0], num_classes=1),
+        refine=weights,
     )
     assert result.labels.tolist() == [[0]]
 
 
 def test_sizes_that_cannot_work_are_refused(photo):
     with pytest.raises(ImageError, match="without --refine"):
-        pamr_affinity(photo, (10_000, 10_000), mean=MEAN, std=STD)
+        pixel_weights(photo, (10_000, 10_000), mean=MEAN, std=STD)
     with pytest.raises(OptionError, match="at least 1 step"):
-        pamr_affinity(photo, (10, 10), mean=MEAN, std=STD, steps=0)
+        pixel_weights(photo, (10, 10), mean=MEAN, std=STD, steps=0)
     features, text, _, plan = case(2, (48, 64), (50, 60), 32, 16, (4, 4), 9)
-    with pytest.raises(ValueError, match="affinity is for"):
+    with pytest.raises(ValueError, match="pixel weights are for"):
         decode(
             features,
             text,
             plan,
-            query_class=range(9),
-            num_classes=9,
-            refine=pamr_affinity(photo, (50, 61), mean=MEAN, std=STD),
+            DecodeSettings(query_class=range(9), num_classes=9),
+            refine=pixel_weights(photo, (50, 61), mean=MEAN, std=STD),
         )

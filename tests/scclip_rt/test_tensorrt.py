@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("cuda.bindings", reason="cuda-python is not installed (extra dev)")
 
 from scclip_rt import Segmenter
-from scclip_rt.backends import cuda, engine_choice, open_backend
+from scclip_rt.backends import choose as choose_module
+from scclip_rt.backends import cuda, open_backend
 from scclip_rt.backends import tensorrt as backend_module
 from scclip_rt.backends.choose import choose
 from scclip_rt.backends.cuda import decode as decoding
@@ -34,8 +35,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     driver = FakeDriver()
     wrapped = cuda.Driver(driver)
     module = make_module(driver)
-    for place in (backend_module, engine_choice):
+    for place in (backend_module, cuda.driver):
         monkeypatch.setattr(place, "load_driver", lambda: wrapped)
+    for place in (backend_module, choose_module):
         monkeypatch.setattr(place, "library_module", lambda _: module)
     yield driver
     device_module._OPEN.clear()
@@ -397,7 +399,7 @@ def test_what_does_not_fit_is_refused(
 def test_auto_prefers_an_engine_that_fits(
     own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    monkeypatch.setattr(engine_choice.importlib.util, "find_spec", lambda name: name == "tensorrt")
+    monkeypatch.setattr(choose_module.importlib.util, "find_spec", lambda name: name == "tensorrt")
     bundle = Bundle.open(with_engine(own_bundle))
     for precision in ("auto", "fast"):
         info = open_backend(bundle, device=device, precision=precision).describe()
@@ -410,14 +412,14 @@ def test_auto_prefers_an_engine_that_fits(
 def test_auto_without_a_fitting_engine_says_why(
     own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_choice.importlib.util, "find_spec", lambda name: name == "tensorrt")
+    monkeypatch.setattr(choose_module.importlib.util, "find_spec", lambda name: name == "tensorrt")
     add_engine(own_bundle, compute_capabilities=["8.6"])
     bundle = Bundle.open(own_bundle)
     assert open_backend(bundle).describe()["backend"] == "onnxruntime"
     choice = choose(bundle, device="cuda:0")
     assert choice.backend == "onnxruntime"
     assert "is for compute capability 8.6; this GPU has 9.0" in choice.reason
-    monkeypatch.setattr(engine_choice.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(choose_module.importlib.util, "find_spec", lambda _: None)
     assert "tensorrt is not installed" in choose(bundle, device="cuda:0").reason
 
 
@@ -476,7 +478,7 @@ def test_the_real_library_refuses_rubbish_in_one_line(
         library_version=real.__version__,
         compute_capabilities=["9.0"],
     )
-    for place in (backend_module, engine_choice):
+    for place in (backend_module, choose_module):
         monkeypatch.setattr(place, "library_module", lambda _: real)
     with pytest.raises(
         BackendError, match=r"can't be loaded on .*deserializeCudaEngine.*Build it again"

@@ -3,7 +3,7 @@
 Everything is imported by those who use a GPU; `import scclip_rt` loads none of it.
 """
 
-from scclip_rt.backends.cuda.arrays import DeviceArray, device_array, image_array, is_device_array
+from scclip_rt.backends.cuda.arrays import DeviceArray, device_array, image_array
 from scclip_rt.backends.cuda.device import Device, device_count
 from scclip_rt.backends.cuda.driver import CudaError, Driver, OutOfDeviceMemoryError, load_driver
 from scclip_rt.backends.cuda.kernels import Kernel, KernelSet, KernelSpec, read_kernel_list
@@ -28,7 +28,6 @@ __all__ = [
     "device_array",
     "device_count",
     "image_array",
-    "is_device_array",
     "load_driver",
     "mebibytes",
     "read_kernel_list",

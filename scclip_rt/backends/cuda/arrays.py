@@ -8,8 +8,6 @@ import numpy as np
 from scclip_rt.backends.cuda.stream import Event, Stream
 from scclip_rt.errors import BackendError, ImageError
 
-# DLPack's device types: CUDA memory and CUDA managed memory.
-_DLPACK_CUDA = (2, 13)
 # CUDA's number for the default stream that other streams of the process wait for (CU_STREAM_LEGACY).
 _DEFAULT_STREAM = 1
 
@@ -33,24 +31,6 @@ class DeviceArray:
     dtype: "np.dtype[Any]"
     owner: object
     ready: Event | None = None
-
-
-def is_device_array(value: object) -> bool:
-    """Whether an object says that its elements are in CUDA memory."""
-    if hasattr(value, "__cuda_array_interface__"):
-        return True
-    try:
-        device = getattr(value, "__dlpack_device__", None)
-        return device is not None and int(device()[0]) in _DLPACK_CUDA
-    except Exception:  # whatever this object is, it is no array of ours
-        return False
-
-
-def array_shape(value: Any) -> tuple[int, ...]:
-    """The shape that somebody's device array states, before it is looked at any further."""
-    interface = getattr(value, "__cuda_array_interface__", None)
-    shape = interface["shape"] if interface is not None else value.shape
-    return tuple(int(length) for length in shape)
 
 
 def device_array(value: Any, stream: Stream) -> DeviceArray:

@@ -11,7 +11,8 @@ from scclip_rt.backends.cuda.memory import DeviceBuffer, Ledger
 from scclip_rt.backends.cuda.stream import Stream
 from scclip_rt.decode.bands import BandAxis, band_plan
 from scclip_rt.decode.best import Labels
-from scclip_rt.decode.decode import DecodePlan, label_type
+from scclip_rt.decode.plan import DecodePlan, label_type
+from scclip_rt.decode.settings import DecodeSettings
 
 _ALIGN = 256
 # Columns of pixels are decoded in strips whose intermediate values take so many bytes at most, if they are not of one
@@ -23,27 +24,10 @@ _FORMS = tuple({"SOFT": soft, "MASKED": masked} for soft in (False, True) for ma
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeTask:
-    """What is asked of the decode, as `scclip_rt.decode.decode.decode` takes it.
-
-    Attributes:
-        plan: the two matrices of the sizes.
-        query_class: (Q,), class of each query.
-        num_classes: more than any of them.
-        logit_scale: factor on the cosines.
-        prob_threshold: 0 cuts nothing.
-        area_threshold: 0 removes no class.
-        background: a class or None.
-        with_confidence: also give probabilities.
-    """
+    """What is asked of the decode, as `scclip_rt.decode.decode.decode` takes it: the sizes and the settings."""
 
     plan: DecodePlan
-    query_class: NDArray[np.integer]
-    num_classes: int
-    logit_scale: float
-    prob_threshold: float
-    area_threshold: float
-    background: int | None
-    with_confidence: bool
+    settings: DecodeSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,33 +85,33 @@ class DeviceDecode:
         self._block_x, block_y = across.constant("BLOCK_X"), down.constant("BLOCK_Y")
         rows, columns = band_plan(task.plan, rows=block_y, columns=self._block_x)
         self._rows, self._columns = _Tables(rows, ledger), _Tables(columns, ledger)
-        self.dtype, self.unlabelled = label_type(task.num_classes)
+        self.dtype, self.unlabelled = label_type(task.settings.num_classes)
         self.shape = task.plan.shape
         pixels = self.shape[0] * self.shape[1]
-        self.num_queries = len(task.query_class)
+        self.num_queries = len(task.settings.query_class)
         block_bytes = 4 * self._block_x * self._rows.cells * self.num_queries
         self._strip_blocks = blocks_per_strip(self._columns.blocks, block_bytes)
         self._strip = DeviceBuffer(
             ledger, self._strip_blocks * block_bytes, "values between decoding kernels"
         )
-        self._soft = task.with_confidence or task.prob_threshold > 0
+        self._soft = task.settings.soft
         self._labels_at = _ALIGN
         self._confidence_at = _round_up(self._labels_at + pixels * np.dtype(self.dtype).itemsize)
-        self.copied_bytes = self._confidence_at + (4 * pixels if task.with_confidence else 0)
+        self.copied_bytes = self._confidence_at + (4 * pixels if task.settings.with_confidence else 0)
         held = self._confidence_at + (4 * pixels if self._soft else 1)
         self.results = DeviceBuffer(ledger, held, "labels")
-        classes = np.asarray(task.query_class, np.int32)
+        classes = np.asarray(task.settings.query_class, np.int32)
         self._query_class = DeviceBuffer.of(ledger, classes, "tables")
         keep = np.ones(self.num_queries, np.uint8)
         self._keep = DeviceBuffer.of(ledger, keep, "tables")
-        share = np.array([task.area_threshold], np.float64)
+        share = np.array([task.settings.area_threshold], np.float64)
         self._share = DeviceBuffer.of(ledger, share, "tables")
-        self._counts = DeviceBuffer(ledger, 4 * task.num_classes, "class counts")
+        self._counts = DeviceBuffer(ledger, 4 * task.settings.num_classes, "class counts")
 
     def queue(self, stream: Stream, logits: int) -> None:
         """Queue the decoding of logits (patches, Q) float32; the results are in `results` when the stream is done."""
         self._check_finite(stream, logits)
-        if self._task.area_threshold > 0:
+        if self._task.settings.area_threshold > 0:
             self._label_strips(stream, logits, masked=False, last=False)
             self._mark_kept_queries(stream)
             self._label_strips(stream, logits, masked=True, last=True)
@@ -141,7 +125,7 @@ class DeviceDecode:
         flat = block[self._labels_at :][: pixels * np.dtype(self.dtype).itemsize].view(self.dtype)
         labels = cast("Labels", flat.reshape(self.shape).copy())
         confidence = None
-        if self._task.with_confidence:
+        if self._task.settings.with_confidence:
             confidence = (
                 block[self._confidence_at :][: 4 * pixels].view(np.float32).reshape(self.shape).copy()
             )
@@ -184,12 +168,12 @@ class DeviceDecode:
             num_cells=self._rows.cells,
             num_queries=self.num_queries,
             band_cells=self._columns.band_cells,
-            logit_scale=self._task.logit_scale,
+            logit_scale=self._task.settings.logit_scale,
         )
 
     def _label(self, stream: Stream, first: int, *, masked: bool, last: bool) -> None:
         task, (height, width) = self._task, self.shape
-        kind = _label_kind(task.num_classes)
+        kind = _label_kind(task.settings.num_classes)
         kernel = self._kernels.get("decode_rows", labels=kind, SOFT=self._soft and last, MASKED=masked)
         kernel.launch(
             stream,
@@ -208,23 +192,23 @@ class DeviceDecode:
             num_queries=self.num_queries,
             band_cells=self._rows.band_cells,
             unlabelled=self.unlabelled,
-            fallback=self.unlabelled if task.background is None else task.background,
-            prob_threshold=task.prob_threshold if last else 0.0,
+            fallback=self.unlabelled if task.settings.background is None else task.settings.background,
+            prob_threshold=task.settings.prob_threshold if last else 0.0,
         )
 
     def _mark_kept_queries(self, stream: Stream) -> None:
         """Count pixels per class, then leave out the queries of small classes (METHOD §4's area rule)."""
         task, (height, width) = self._task, self.shape
-        count = self._kernels.get("count", labels=_label_kind(task.num_classes))
+        count = self._kernels.get("count", labels=_label_kind(task.settings.num_classes))
         block, classes = count.constant("BLOCK"), count.constant("CLASSES")
-        stream.zero(self._counts.pointer, 4 * task.num_classes)
+        stream.zero(self._counts.pointer, 4 * task.settings.num_classes)
         count.launch(
             stream,
-            (-(-height * width // block), -(-task.num_classes // classes), 1),
+            (-(-height * width // block), -(-task.settings.num_classes // classes), 1),
             labels=self.results.pointer + self._labels_at,
             counts=self._counts.pointer,
             num_pixels=height * width,
-            num_classes=task.num_classes,
+            num_classes=task.settings.num_classes,
         )
         keep = self._kernels.get("keep")
         keep.launch(
@@ -235,8 +219,8 @@ class DeviceDecode:
             query_class=self._query_class.pointer,
             query_keep=self._keep.pointer,
             num_queries=self.num_queries,
-            num_classes=task.num_classes,
-            background=-1 if task.background is None else task.background,
+            num_classes=task.settings.num_classes,
+            background=-1 if task.settings.background is None else task.settings.background,
         )
 
 

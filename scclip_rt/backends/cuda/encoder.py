@@ -19,7 +19,6 @@ from scclip_rt.backends.cuda import (
     Ledger,
     Stream,
     image_array,
-    is_device_array,
 )
 from scclip_rt.backends.cuda.decode import DecodeKernels, DecodeTask
 from scclip_rt.backends.cuda.loaded import DeviceGraph
@@ -28,8 +27,10 @@ from scclip_rt.backends.device_segmenter import SegmentRequest
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
-from scclip_rt.decode.decode import Decoded, decode_plan
+from scclip_rt.decode.decode import Decoded
+from scclip_rt.decode.plan import decode_plan
 from scclip_rt.errors import BackendError, ImageError
+from scclip_rt.image.device_array import is_device_array
 
 LANES = 2
 """Streams at most: one computes while the other's host side works. More threads than lanes wait."""
@@ -141,16 +142,7 @@ class DeviceEncoder(BatchedEncoder):
             batch=self._batch_size,
             sizes=self._sizes(height, width),
         )
-        task = DecodeTask(
-            plan=decode_plan(request.tiling, request.grid, source),
-            query_class=request.query_class,
-            num_classes=request.num_classes,
-            logit_scale=request.logit_scale,
-            prob_threshold=request.prob_threshold,
-            area_threshold=request.area_threshold,
-            background=request.background,
-            with_confidence=request.with_confidence,
-        )
+        task = DecodeTask(plan=decode_plan(request.tiling, request.grid, source), settings=request.settings)
         return SegmentPlan(lane, shape, task, text, self._decode, self._kernels.get("resize_windows"))
 
     def receive(self, image: object) -> DeviceArray:
@@ -286,11 +278,5 @@ def _plan_key(request: SegmentRequest, source: tuple[int, int], text: int) -> tu
         request.tiling,
         request.grid,
         text,
-        id(request.query_class),
-        request.num_classes,
-        request.logit_scale,
-        request.prob_threshold,
-        request.area_threshold,
-        request.background,
-        request.with_confidence,
+        request.settings.key,
     )

@@ -25,7 +25,7 @@ from scclip_rt.backends.cuda.loaded import DeviceGraph, GraphCall, GraphSession
 from scclip_rt.backends.cuda.replay import Replay
 from scclip_rt.backends.cuda.windows import make_cutter
 from scclip_rt.decode.decode import Decoded
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, not_finite
 from scclip_rt.image.geometry import Tiling
 
 MAX_PLANS = 8
@@ -296,10 +296,7 @@ class SegmentPlan:
         block = self._pinned_results.array((self._decode.copied_bytes,), np.uint8)
         finite, labels, confidence = self._decode.read(block)
         if not finite:
-            raise BackendError(
-                "the encoder's logits hold NaN or infinity; the weights are damaged or this precision overflows "
-                "(try --precision fp32)"
-            )
+            raise not_finite("the encoder's output")
         return Decoded(labels=labels, confidence=confidence, unlabelled=self._decode.unlabelled)
 
     def takes_device_image(self) -> bool:

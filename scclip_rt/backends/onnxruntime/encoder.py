@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends.base import BackendInfo, EncoderRequest
+from scclip_rt.backends.choose import DeviceKind, batch_size, choose_encoder
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, check_finite, inference_error
 from scclip_rt.backends.onnxruntime.session import (
     CUDA_GRAPHS,
@@ -18,7 +19,6 @@ from scclip_rt.backends.onnxruntime.session import (
     nodes_on_the_cpu,
 )
 from scclip_rt.backends.processor import default_threads
-from scclip_rt.backends.selection import DeviceKind, batch_size, choose_encoder
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec, TextEncoderSpec
 from scclip_rt.errors import BackendError

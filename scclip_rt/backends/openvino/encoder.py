@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends.base import BackendInfo, EncoderRequest
+from scclip_rt.backends.choose import batch_size, choose_encoder
 from scclip_rt.backends.graph_check import GraphTensors, check_graph
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, inference_error
 from scclip_rt.backends.openvino.split import narrow_nodes, split_encoder
 from scclip_rt.backends.processor import BF16_FLAGS, default_threads, processor_flags
-from scclip_rt.backends.selection import batch_size, choose_encoder
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.errors import BackendError, BundleError

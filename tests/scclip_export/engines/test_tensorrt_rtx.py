@@ -118,12 +118,12 @@ def test_the_command_of_the_sidecar_builds_the_engine_again_in_its_place(
 def test_inspect_shows_engines_and_why_they_do_not_fit(
     demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scclip_rt.cli.inspect.this_machine", lambda _library: machine("8.6"))
+    monkeypatch.setattr("scclip_rt.cli.inspect.engine_machine", lambda _library: machine("8.6"))
     assert cli.run(["inspect", str(demo)]) == 0
     text = capsys.readouterr().out
     assert "fits this machine" in text
     assert "takes           batch 1–4 (tuned for 4), queries 1–40 (tuned for 40)" in text
-    monkeypatch.setattr("scclip_rt.cli.inspect.this_machine", lambda _library: machine("7.5"))
+    monkeypatch.setattr("scclip_rt.cli.inspect.engine_machine", lambda _library: machine("7.5"))
     assert cli.run(["inspect", str(demo), "--json"]) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
     assert {engine["fits_this_machine"] for engine in engines} == {False}
@@ -132,7 +132,7 @@ def test_inspect_shows_engines_and_why_they_do_not_fit(
     def missing(_library: str) -> Machine:
         raise BackendError("no NVIDIA driver on this machine")
 
-    monkeypatch.setattr("scclip_rt.cli.inspect.this_machine", missing)
+    monkeypatch.setattr("scclip_rt.cli.inspect.engine_machine", missing)
     assert cli.run(["inspect", str(demo)]) == 0
     assert "refused: no NVIDIA driver on this machine" in capsys.readouterr().out
 

@@ -161,7 +161,9 @@ def test_demo_scenes_are_segmented_as_well_as_in_float(demo_int8: tuple[Path, Pl
     """mIoU within 1.0 of fp32 (issue: int8 within 1.0) and nearly all labels equal, on held-out scenes."""
     from safetensors.numpy import load_file
 
-    from scclip_rt.decode.decode import decode, decode_plan
+    from scclip_rt.decode.decode import decode
+    from scclip_rt.decode.plan import decode_plan
+    from scclip_rt.decode.settings import DecodeSettings
     from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 
     text = load_file(demo_fp32.parent / "vocabularies" / "classes.safetensors")["embeddings"]
@@ -178,8 +180,7 @@ def test_demo_scenes_are_segmented_as_well_as_in_float(demo_int8: tuple[Path, Pl
                 features(one, cut),
                 text,
                 plan,
-                query_class=list(range(len(text))),
-                num_classes=len(text),
+                DecodeSettings(query_class=list(range(len(text))), num_classes=len(text)),
                 threads=2,
             ).labels
             for one in loaded

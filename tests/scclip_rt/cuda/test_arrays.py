@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scclip_rt.backends.cuda import Device, Stream, device_array, image_array, is_device_array
+from scclip_rt.backends.cuda import Device, Stream, device_array, image_array
 from scclip_rt.errors import BackendError, ImageError
+from scclip_rt.image.device_array import is_device_array
 from stand_ins.cuda import LEGACY, FakeDriver, ForeignArray
 
 IMAGE = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)

@@ -10,7 +10,8 @@ from scclip_rt.backends.cuda import Device, DeviceBuffer, KernelSet, Ledger, Str
 from scclip_rt.backends.cuda.decode import DecodeKernels, DecodeTask
 from scclip_rt.backends.cuda.plans import Lane, SegmentPlan, SegmentShape, Sizes
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.decode.decode import decode_plan
+from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.image.geometry import Tiling
 from stand_ins.cuda import FakeDriver
 from stand_ins.kernels import add_kernels
@@ -65,13 +66,15 @@ def test_runs_that_would_start_between_aligned_addresses(
     lane = Lane(device, graph, ledger)
     task = DecodeTask(
         plan=decode_plan(tiling, (3, 3), (70, 98)),
-        query_class=np.arange(QUERIES),
-        num_classes=QUERIES,
-        logit_scale=40.0,
-        prob_threshold=0.0,
-        area_threshold=0.0,
-        background=None,
-        with_confidence=False,
+        settings=DecodeSettings(
+            query_class=np.arange(QUERIES),
+            num_classes=QUERIES,
+            logit_scale=40.0,
+            prob_threshold=0.0,
+            area_threshold=0.0,
+            background=None,
+            with_confidence=False,
+        ),
     )
     shape = SegmentShape(
         source=(70, 98), tiling=tiling, batch=batch, sizes=Sizes(patches=PATCHES, embed_dim=8)
