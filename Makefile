@@ -45,8 +45,9 @@ lint: $(VENV)/.dev  ## ruff: lint and format; clang-format
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
-types: $(VENV)/.dev  ## mypy, strict
+types: $(VENV)/.dev  ## mypy, strict; the direction of imports
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev  ## let ruff and clang-format rewrite
 	$(BIN)/ruff check --fix .

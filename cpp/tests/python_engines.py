@@ -293,7 +293,7 @@ def _host(host: str, failure: str) -> Iterator[None]:
         return GpuDevice(number)
 
     with (
-        mock.patch.object(choose_module, "find_gpu", gpu),
+        mock.patch("scclip_rt.backends.cuda.device.find_gpu", gpu),
         mock.patch.object(choose_module, "engine_machine", return_value=L4),
         mock.patch.object(
             choose_module.importlib.util,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scclip_rt.backends.base import GridChoice
-from scclip_rt.backends.gpu import Gpu, find_gpu
+from scclip_rt.backends.gpu import Gpu
 from scclip_rt.backends.processor import BF16_FLAGS, INT8_FLAGS, processor_flags
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
@@ -245,6 +245,8 @@ def engine_machine(library: Library, gpu: Gpu | None = None) -> Machine:
     Raises:
         BackendError: the library can't be imported, or there is no GPU.
     """
+    from scclip_rt.backends.cuda.device import find_gpu  # not before a GPU is looked for
+
     version = str(library_module(library).__version__)
     gpu = gpu or find_gpu()
     return Machine(library=library, version=version, compute_capability=gpu.capability, device=gpu.name)
@@ -283,6 +285,8 @@ def fitting_engine(
     held = {engine.library for engine in read_engines(bundle) if isinstance(engine, Engine)}
     if not held:
         return None, "the bundle holds no engine"
+    from scclip_rt.backends.cuda.device import find_gpu
+
     reasons = []
     for library in ENGINE_BACKENDS:
         if library not in held:

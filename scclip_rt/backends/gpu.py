@@ -1,12 +1,6 @@
-"""Which NVIDIA GPU this machine has, without taking a context on it."""
+"""What is known of an NVIDIA GPU without a context on it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from scclip_rt.errors import BackendError
-
-if TYPE_CHECKING:
-    from scclip_rt.backends.cuda.driver import Driver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,37 +24,3 @@ class Gpu:
 
     def __str__(self) -> str:
         return "cuda:{} ({}, sm_{}{})".format(self.number, self.name, *self.compute_capability)
-
-
-def find_gpu(number: int = 0, driver: "Driver | None" = None) -> Gpu:
-    """Ask the driver about one GPU.
-
-    Args:
-        number: as in `cuda:0`.
-        driver: None loads the real one.
-
-    Raises:
-        BackendError: cuda-python is not installed, there is no driver, or no such device.
-    """
-    # Here: its package loads numpy, which `scclip --help` does not need.
-    from scclip_rt.backends.cuda import driver as api
-
-    driver = driver or api.load_driver()
-    count = driver("cuDeviceGetCount")
-    if not 0 <= number < count:
-        names = ", ".join(f"cuda:{i} ({_name(driver, i)})" for i in range(count))
-        raise BackendError(f"there is no cuda:{number}; this process sees: {names or 'no GPU'}")
-    handle, attribute = driver("cuDeviceGet", number), driver.bindings.CUdevice_attribute
-    major, minor = (
-        int(driver("cuDeviceGetAttribute", which, handle))
-        for which in (
-            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    return Gpu(number=number, name=_name(driver, number), compute_capability=(major, minor))
-
-
-def _name(driver: "Driver", number: int) -> str:
-    name = driver("cuDeviceGetName", 256, driver("cuDeviceGet", number))
-    return bytes(name).split(b"\0")[0].decode("utf-8", "replace")

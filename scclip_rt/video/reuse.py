@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,33 @@ from scclip_rt.encoded import Encoded
 from scclip_rt.errors import OptionError
 
 if TYPE_CHECKING:
+    from scclip_rt.backends.base import EncoderBackend
+    from scclip_rt.decode.settings import DecodeOptions
     from scclip_rt.image.geometry import Tiling
     from scclip_rt.image.load import ImageSource
-    from scclip_rt.image.preparation import PreparedImage
+    from scclip_rt.image.preparation import Preparation, PreparedImage
     from scclip_rt.segmentation import Segmentation
-    from scclip_rt.segmenter import Segmenter
     from scclip_rt.vocabulary.file import Vocabulary
 
 Reuse: TypeAlias = "Literal['exact', 'off'] | int"
 """`exact`: windows of equal pixels; a number: windows in which no value differs by more; `off`: none."""
+
+
+class FrameParts(Protocol):
+    """What of a `Segmenter` is used here; it makes these, and so stands above this module."""
+
+    @property
+    def preparation(self) -> Preparation: ...  # noqa: D102
+    @property
+    def backend(self) -> EncoderBackend: ...  # noqa: D102
+    @property
+    def vocabulary(self) -> Vocabulary: ...  # noqa: D102
+    @property
+    def options(self) -> DecodeOptions: ...  # noqa: D102
+
+    def decode(  # noqa: D102
+        self, encoded: Encoded, vocabulary: Vocabulary | None = None, *, confidence: bool = False
+    ) -> Segmentation: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +69,7 @@ class FrameSegmenter:
         OptionError: `reuse` is none of the words and no number from 0 to 255.
     """
 
-    def __init__(self, segmenter: Segmenter, *, reuse: Reuse = "exact") -> None:
+    def __init__(self, segmenter: FrameParts, *, reuse: Reuse = "exact") -> None:
         self._segmenter = segmenter
         self._vocabulary: Vocabulary = segmenter.vocabulary
         self._tolerance = _tolerance(reuse)

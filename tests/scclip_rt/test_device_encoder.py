@@ -33,7 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     driver = FakeDriver()
     wrapped = cuda.Driver(driver)
     module = fake_trt_runtime.make_module(driver)
-    for place in (backend_module, cuda.driver):
+    for place in (backend_module, device_module):
         monkeypatch.setattr(place, "load_driver", lambda: wrapped)
     for place in (backend_module, choose_module):
         monkeypatch.setattr(place, "library_module", lambda _: module)

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import pytest
 
 from scclip_rt.backends.choose import engine_machine
+from scclip_rt.backends.cuda.device import find_gpu
 from scclip_rt.backends.cuda.driver import Driver
-from scclip_rt.backends.gpu import find_gpu
 from scclip_rt.bundle import engine_fit as engines
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
@@ -309,7 +309,7 @@ def test_this_machine_is_the_library_and_the_gpu_that_are_here(monkeypatch: pyte
     from stand_ins.cuda import FakeDriver
 
     driver = Driver(FakeDriver(capability=(9, 0)))
-    monkeypatch.setattr("scclip_rt.backends.cuda.driver.load_driver", lambda: driver)
+    monkeypatch.setattr("scclip_rt.backends.cuda.device.load_driver", lambda: driver)
     library: Any = ModuleType("fake_tensorrt")
     library.__version__ = "10.14.1.48"
     monkeypatch.setitem(sys.modules, "fake_tensorrt", library)
@@ -325,6 +325,6 @@ def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     def missing() -> Driver:
         raise BackendError("no NVIDIA driver on this machine")
 
-    monkeypatch.setattr("scclip_rt.backends.cuda.driver.load_driver", missing)
+    monkeypatch.setattr("scclip_rt.backends.cuda.device.load_driver", missing)
     with pytest.raises(BackendError, match="no NVIDIA driver"):
         find_gpu()

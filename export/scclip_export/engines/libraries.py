@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from scclip_export.engines.precisions import logged_layers
 from scclip_export.engines.request import EngineRequest
 from scclip_export.errors import ExportError
-from scclip_rt.backends.gpu import find_gpu
+from scclip_rt.backends.cuda.device import find_gpu
 from scclip_rt.bundle.engine_fit import RTX_CAPABILITIES, Library, library_module, supports
 from scclip_rt.errors import BackendError
 from scclip_rt.files import atomic_path, cache_directory

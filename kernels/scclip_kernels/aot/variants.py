@@ -6,7 +6,7 @@ compiled to know that they fit every target.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from scclip_kernels.triton import (
@@ -21,6 +21,7 @@ from scclip_kernels.triton import (
 )
 from scclip_kernels.triton import areas as _areas
 from scclip_kernels.triton import decode as decoding
+from scclip_kernels.variant import Variant
 
 DTYPES = ("fp32", "fp16", "bf16")
 _Sizes = Mapping[str, int]
@@ -35,45 +36,6 @@ GRIDS = {
     "resize_windows": "x: ceil(3 * window_height * window_width / BLOCK), y: number of windows",
     "windows": "x: ceil(3 * window_width / BLOCK), y: window_height, z: number of windows",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One kernel with the types of its arguments and its constants.
-
-    Attributes:
-        name: of the operation; several variants may share it.
-        kernel: the Triton function.
-        types: Triton's type of every argument that is passed at launch, by name, in order.
-        constants: values of the other arguments.
-        aligned: arguments that are multiples of 16 (addresses: of 16 bytes), which Triton makes use of.
-        notes: what else distinguishes the variant, for kernels.json.
-        num_warps: 32 threads each.
-        num_stages: depth of software pipelining.
-        max_registers: per thread; None leaves the choice to the assembler, which may spill for occupancy.
-        targets: those that it is for; None for all.
-    """
-
-    name: str
-    kernel: Any
-    types: Mapping[str, str]
-    constants: Mapping[str, Any]
-    aligned: frozenset[str] = frozenset()
-    notes: Mapping[str, str] = field(default_factory=dict)
-    num_warps: int = 4
-    num_stages: int = 3
-    max_registers: int | None = None
-    targets: frozenset[int] | None = None
-
-    def runs_on(self, target: int) -> bool:
-        """Whether it is launched on a target such as 90."""
-        return self.targets is None or target in self.targets
-
-    @property
-    def title(self) -> str:
-        """Unique within a list of variants, and a file name."""
-        flags = [key.lower() for key, value in self.constants.items() if value is True]
-        return "_".join([self.name, *self.notes.values(), *flags])
 
 
 def _pointers(types: Mapping[str, str]) -> frozenset[str]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scclip_kernels.aot.variants import Variant
 from scclip_kernels.plugins import kernels as plugin_kernels
 from scclip_kernels.plugins.table import PLUGINS, Plugin
 from scclip_kernels.triton import anomaly, attention, halves, outlier_repair, similarity
 from scclip_kernels.triton.launch import next_power_of_2
+from scclip_kernels.variant import Variant
 
 # The least that a launch gets without asking the driver for more, which TensorRT is not known to do.
 MAX_SHARED_BYTES = 48 << 10

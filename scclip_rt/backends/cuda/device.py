@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self, SupportsInt
 
 from scclip_rt.backends.cuda.driver import Driver, load_driver
-from scclip_rt.backends.gpu import Gpu, find_gpu
+from scclip_rt.backends.gpu import Gpu
 from scclip_rt.errors import BackendError
 
 
@@ -95,6 +95,37 @@ class Device(Gpu):
 # Primary contexts are counted by CUDA; one reference per process and GPU is kept until the process ends.
 _OPEN: dict[tuple[int, int], Device] = {}
 _LOCK = threading.Lock()
+
+
+def find_gpu(number: int = 0, driver: Driver | None = None) -> Gpu:
+    """Ask the driver about one GPU.
+
+    Args:
+        number: as in `cuda:0`.
+        driver: None loads the real one.
+
+    Raises:
+        BackendError: cuda-python is not installed, there is no driver, or no such device.
+    """
+    driver = driver or load_driver()
+    count = driver("cuDeviceGetCount")
+    if not 0 <= number < count:
+        names = ", ".join(f"cuda:{i} ({_name(driver, i)})" for i in range(count))
+        raise BackendError(f"there is no cuda:{number}; this process sees: {names or 'no GPU'}")
+    handle, attribute = driver("cuDeviceGet", number), driver.bindings.CUdevice_attribute
+    major, minor = (
+        int(driver("cuDeviceGetAttribute", which, handle))
+        for which in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    return Gpu(number=number, name=_name(driver, number), compute_capability=(major, minor))
+
+
+def _name(driver: Driver, number: int) -> str:
+    name = driver("cuDeviceGetName", 256, driver("cuDeviceGet", number))
+    return bytes(name).split(b"\0")[0].decode("utf-8", "replace")
 
 
 def device_count() -> int:
