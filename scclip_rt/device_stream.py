@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from scclip_rt.backends.base import EncoderBackend
 from scclip_rt.backends.device_segmenter import DeviceSegmenter, SegmentRequest
-from scclip_rt.decode.decode import Decoded
-from scclip_rt.decode.settings import DecodeOptions, DecodeSettings
+from scclip_rt.decode.settings import DecodeOptions
 from scclip_rt.errors import BackendError, ImageError
 from scclip_rt.image.device_array import is_device_array
 from scclip_rt.image.preparation import LoadedImage, Preparation
@@ -68,11 +67,11 @@ class DevicePath:
                 tiling=loaded.tiling,
                 grid=loaded.grid,
                 text=self.vocabulary.embeddings,
-                settings=decode_settings(self.options, self.vocabulary, self.confidence),
+                settings=self.vocabulary.decode_settings(self.options, confidence=self.confidence),
             )
         )
         host: NDArray[np.uint8] | None = loaded.image if isinstance(loaded.image, np.ndarray) else None
-        return segmentation_of(decoded, self.vocabulary, image=host, name=loaded.name)
+        return Segmentation.of(decoded, self.vocabulary, image=host, name=loaded.name)
 
     def _task(self, image: "ImageSource") -> "Callable[[], Outcome[ImageSource, Segmentation]]":
         """What a worker is to do with an image. One on the GPU is received here, in the thread that has it."""
@@ -117,31 +116,6 @@ def _failed(image: "ImageSource", error: Exception) -> "Outcome[ImageSource, Seg
     if isinstance(error, ImageError):
         return Outcome(image, Timings(), error=error)
     raise error
-
-
-def decode_settings(options: DecodeOptions, vocabulary: Vocabulary, confidence: bool) -> DecodeSettings:
-    """The numbers in use with the vocabulary's classes."""
-    return options.settings(
-        query_class=vocabulary.query_class,
-        num_classes=len(vocabulary.classes),
-        background=vocabulary.background,
-        with_confidence=confidence,
-    )
-
-
-def segmentation_of(
-    decoded: Decoded, vocabulary: Vocabulary, *, image: NDArray[np.uint8] | None, name: str | None
-) -> Segmentation:
-    """A label map with the names of its classes, and the image it is of."""
-    return Segmentation(
-        labels=decoded.labels,
-        classes=vocabulary.classes,
-        unlabelled=decoded.unlabelled,
-        confidence=decoded.confidence,
-        background=vocabulary.background,
-        image=image,
-        name=name,
-    )
 
 
 def device_path(

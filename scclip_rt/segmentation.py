@@ -16,6 +16,8 @@ from scclip_rt.image.png import encode_png
 
 if TYPE_CHECKING:
     from scclip_rt.decode.best import Labels
+    from scclip_rt.decode.decode import Decoded
+    from scclip_rt.vocabulary.file import Vocabulary
 
 UNLABELLED = "(unlabelled)"
 """What pixels without a class are called in shares and legends."""
@@ -42,6 +44,21 @@ class Segmentation:
     background: int | None = None
     image: NDArray[np.uint8] | None = None
     name: str | None = None
+
+    @classmethod
+    def of(
+        cls, decoded: Decoded, vocabulary: Vocabulary, *, image: NDArray[np.uint8] | None, name: str | None
+    ) -> Segmentation:
+        """What was decoded, with the names of its classes and the image it is of."""
+        return cls(
+            labels=decoded.labels,
+            classes=vocabulary.classes,
+            unlabelled=decoded.unlabelled,
+            confidence=decoded.confidence,
+            background=vocabulary.background,
+            image=image,
+            name=name,
+        )
 
     def shares(self) -> dict[str, float]:
         """The share of all pixels of each class that is present, largest first, adding up to 1.

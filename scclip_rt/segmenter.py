@@ -15,7 +15,7 @@ from scclip_rt.decode.decode import decode
 from scclip_rt.decode.pamr import pixel_weights
 from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeOptions
-from scclip_rt.device_stream import DevicePath, decode_settings, device_path, segmentation_of
+from scclip_rt.device_stream import DevicePath, device_path
 from scclip_rt.encoded import Encoded
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
 from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
@@ -394,11 +394,11 @@ class Segmenter:
             encoded.features,
             vocabulary.embeddings,
             decode_plan(encoded.tiling, encoded.grid, shape),
-            decode_settings(options, vocabulary, confidence),
+            vocabulary.decode_settings(options, confidence=confidence),
             refine=refine,
             threads=threads,
         )
-        return segmentation_of(decoded, vocabulary, image=encoded.image, name=encoded.name)
+        return Segmentation.of(decoded, vocabulary, image=encoded.image, name=encoded.name)
 
 
 def _results(

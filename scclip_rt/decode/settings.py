@@ -56,25 +56,6 @@ class DecodeOptions:
             refine=refine,
         )
 
-    def settings(
-        self,
-        *,
-        query_class: NDArray[np.integer],
-        num_classes: int,
-        background: int | None,
-        with_confidence: bool,
-    ) -> "DecodeSettings":
-        """These numbers with the classes of a vocabulary; see `DecodeSettings`."""
-        return DecodeSettings(
-            query_class=query_class,
-            num_classes=num_classes,
-            logit_scale=self.logit_scale,
-            prob_threshold=self.prob_threshold,
-            area_threshold=self.area_threshold,
-            background=background,
-            with_confidence=with_confidence,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodeSettings:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from scclip_rt.decode.decode import label_type
+from scclip_rt.decode.plan import label_type
 from scclip_rt.files import atomic_path
 from scclip_rt.overlay import palette
 from scclip_rt.raster.libraries import load_rasterio

@@ -180,7 +180,7 @@ class TileStore:
     @staticmethod
     def unlabelled(classes: tuple[str, ...]) -> int:
         """The label of pixels without a class."""
-        from scclip_rt.decode.decode import label_type
+        from scclip_rt.decode.plan import label_type
 
         return label_type(len(classes))[1]
 

@@ -8,13 +8,14 @@ left to blend: there are no seams.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.decode.decode import decode, decode_plan, label_type
+from scclip_rt.decode.decode import decode
+from scclip_rt.decode.plan import decode_plan, label_type
 from scclip_rt.image.geometry import Tiling
 
 if TYPE_CHECKING:
@@ -170,16 +171,12 @@ class TileLabeller:
         return out
 
     def _decode(self, features: NDArray[np.float32], part: Tiling) -> Labels:
-        options, vocabulary = self._segmenter.options, self._vocabulary
+        options, vocabulary = replace(self._segmenter.options, area_threshold=0.0), self._vocabulary
         decoded = decode(
             features,
             vocabulary.embeddings,
             decode_plan(part, self._grid, (part.height, part.width)),
-            query_class=vocabulary.query_class,
-            num_classes=len(vocabulary.classes),
-            logit_scale=options.logit_scale,
-            prob_threshold=options.prob_threshold,
-            background=vocabulary.background,
+            vocabulary.decode_settings(options),
         )
         return decoded.labels
 

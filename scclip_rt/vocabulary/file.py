@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.decode.settings import DecodeOptions, DecodeSettings
 from scclip_rt.errors import VocabularyError
 from scclip_rt.files import atomic_path
 from scclip_rt.vocabulary.classes import shorten
@@ -86,6 +87,23 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def decode_settings(self, options: DecodeOptions, *, confidence: bool = False) -> DecodeSettings:
+        """The numbers in use with the classes of this vocabulary.
+
+        Args:
+            options: scale and thresholds.
+            confidence: also give each pixel's probability.
+        """
+        return DecodeSettings(
+            query_class=self.query_class,
+            num_classes=len(self.classes),
+            logit_scale=options.logit_scale,
+            prob_threshold=options.prob_threshold,
+            area_threshold=options.area_threshold,
+            background=self.background,
+            with_confidence=confidence,
+        )
 
     def check_model(self, text_model_sha256: str, *, embed_dim: int | None = None, name: str = "") -> None:
         """Refuse to be used with another model than the one that made it.
