@@ -1,4 +1,4 @@
-"""`scclip segment`: images in, label maps and overlays out."""
+"""`scclip segment`: images, videos and rasters in, label maps and overlays out."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scclip_rt.cli import segment_raster, segment_video
 from scclip_rt.cli.inputs import InputImage, find_images, output_names
 from scclip_rt.cli.options import (
     add_backend_options,
@@ -19,6 +20,7 @@ from scclip_rt.cli.options import (
 )
 from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
+from scclip_rt.formats import FORMATS, ClassTable, FormatWriter, ImageName, open_writer
 from scclip_rt.image.png import encode_png
 from scclip_rt.stream import map_ahead
 
@@ -39,6 +41,9 @@ For each image this writes into the output folder
 Images of the same stem keep their suffix in the name (STEM.jpg.labels.png), so that none is
 overwritten. Folders are searched through. Outputs that exist stop the command before any work,
 unless --force is given.
+
+--format writes labels for other tools instead: docs/formats.md. Videos, cameras (docs/video.md) and
+georeferenced rasters of any size (docs/rasters.md) are taken, too.
 """
 
 _EPILOG = """\
@@ -47,6 +52,9 @@ examples:
   scclip segment vitb16.scclip photos/ --classes voc.txt --output out --json=out/report.json
   scclip segment vitb16.scclip photos/ --vocabulary voc.safetensors --output out --keep-going
   scclip segment vitb16.scclip photo.jpg --classes voc.txt --output out --refine pamr --confidence
+  scclip segment vitb16.scclip photos/ --classes voc.txt --output out --format coco
+  scclip segment vitb16.scclip film.mp4 --classes voc.txt --output film.masks.mkv --overlay show.mp4
+  scclip segment vitb16.scclip big.tif --classes voc.txt --output out --polygons out/big.gpkg
 """
 
 
@@ -54,19 +62,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "segment",
-        help="segment images",
+        help="segment images, videos and rasters",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, and folders of them")
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, required=True, help="folder for the results, made if missing"
+        "images", metavar="IMAGE", nargs="+", help="image files, and folders of them; or a video, or rasters"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for the results, made if missing; for a video also a file, NAME.mkv",
     )
     add_class_options(parser, vocabulary=True)
     _add_image_options(parser)
     _add_label_options(parser)
+    segment_video.add_options(parser)
+    segment_raster.add_options(parser)
     add_backend_options(parser)
     add_output_options(parser, force=True)
     parser.set_defaults(run=run)
@@ -134,15 +150,23 @@ def _add_label_options(parser: argparse.ArgumentParser) -> None:
         help="follow the image's edges more closely, at some cost (default: off)",
     )
     group.add_argument("--confidence", action="store_true", help="also write STEM.confidence.png")
+    group.add_argument(
+        "--format",
+        metavar="FORMAT",
+        choices=list(FORMATS),
+        default="png",
+        help=f"what to write: {', '.join(FORMATS)} (docs/formats.md; default: png, with an overlay)",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One image and the files it is to become."""
+    """One image and the files it is to become; `labels` holds all images in some formats."""
 
     image: InputImage
+    name: str
     labels: Path
-    overlay: Path
+    overlay: Path | None
     confidence: Path | None
 
     @property
@@ -153,22 +177,50 @@ class Task:
 
 def run(args: argparse.Namespace) -> int:
     """Segment what the command line names."""
+    other = next((kind for kind in (segment_video, segment_raster) if kind.wanted(args)), None)
+    if other is not None:
+        other.check(args)
+        check_json_target(args.json, force=args.force)
+        segmenter = _segmenter(args)
+        return _tell(segmenter, other.run(args, segmenter), args)
     tasks = plan(args)
     segmenter = _segmenter(args)
     rows: list[dict[str, Any]] = []
     pairs = zip(tasks, _outcomes(segmenter, tasks, args), strict=True)
-    # Overlays of large photos take as long as their labels: painted and written while the next ones are segmented.
-    with _progress(len(tasks)) as advance:
-        for row in map_ahead(lambda pair: _finish(*pair, args), _checked(pairs, args)):
+    with _progress(len(tasks)) as advance, _format_writer(segmenter, args) as writer:
+        # Overlays of large photos take as long as their labels: painted and written while the next ones are segmented.
+        # Formats that hold all images in one file take them in order.
+        def finish(pair: "tuple[Task, Outcome[Any, Segmentation]]") -> dict[str, Any]:
+            return _finish(*pair, args, writer)
+
+        checked = _checked(pairs, args)
+        for row in map(finish, checked) if writer else map_ahead(finish, checked):
             rows.append(row)
             advance()
-    if len(tasks) == 1 and "error" not in rows[0] and args.json != "-":
+    return _tell(segmenter, rows, args)
+
+
+@contextmanager
+def _format_writer(segmenter: "Segmenter", args: argparse.Namespace) -> "Iterator[FormatWriter | None]":
+    """What writes the labels in another format than PNG with an overlay."""
+    if args.format == "png":
+        yield None
+        return
+    vocabulary = segmenter.vocabulary
+    table = ClassTable(names=vocabulary.classes, background=vocabulary.background)
+    with open_writer(args.format, args.output, table, force=args.force) as writer:
+        yield writer
+
+
+def _tell(segmenter: "Segmenter", rows: list[dict[str, Any]], args: argparse.Namespace) -> int:
+    """Write the report and say what was done; the exit code."""
+    if len(rows) == 1 and "error" not in rows[0] and args.json != "-":
         _print_one(rows[0])
     failed = sum("error" in row for row in rows)
     if args.json is not None:
         write_json(_report(segmenter, rows), args.json, force=args.force)
     if args.json != "-":
-        if len(tasks) > 1:
+        if len(rows) > 1:
             print(f"{len(rows) - failed} of {len(rows)} images written to {args.output}")
         print(_encoded_by(segmenter.backend.describe()))
     return 2 if failed else 0
@@ -181,17 +233,22 @@ def plan(args: argparse.Namespace) -> list[Task]:
         ImageError: an input does not exist.
         OutputError: an output exists and there is no --force.
     """
-    images = find_images(args.images)
+    if args.confidence and args.format not in ("png", "npz"):
+        raise OptionError(f"--confidence goes with --format png or npz, not {args.format}")
+    images, kind = find_images(args.images), FORMATS[args.format]
+    alone = args.format == "png"
     tasks = []
     for image, name in zip(images, output_names(images), strict=True):
-        base = args.output / name
         task = Task(
             image=image,
-            labels=base.with_name(f"{name}.labels.png"),
-            overlay=base.with_name(f"{name}.overlay.png"),
-            confidence=base.with_name(f"{name}.confidence.png") if args.confidence else None,
+            name=name,
+            labels=args.output / (*kind.image_files, *kind.run_files)[0].format(stem=name),
+            overlay=args.output / f"{name}.overlay.png" if alone else None,
+            confidence=args.output / f"{name}.confidence.png" if alone and args.confidence else None,
         )
         tasks.append(task)
+    for file in kind.run_files:
+        check_replaceable(args.output / file, force=args.force)
     if args.output.exists() and not args.output.is_dir():
         raise OutputError(f"{args.output} is a file; --output names a folder")
     for task in tasks:
@@ -269,14 +326,20 @@ def _checked(
         yield task, outcome
 
 
-def _finish(task: Task, outcome: "Outcome[Any, Segmentation]", args: argparse.Namespace) -> dict[str, Any]:
+def _finish(
+    task: Task, outcome: "Outcome[Any, Segmentation]", args: argparse.Namespace, writer: FormatWriter | None
+) -> dict[str, Any]:
     """Write an image's results; a row of the report."""
     if outcome.result is None:
         print(f"scclip: error: {outcome.error}", file=sys.stderr)
         return {"input": str(task.image.path), "error": str(outcome.error)}
     start = time.perf_counter()
     result = outcome.result
-    _save(result, task, force=args.force)
+    if writer is None:
+        _save(result, task, force=args.force)
+    else:
+        relative = task.image.relative.as_posix()
+        writer.add(result, ImageName(stem=task.name, file=relative, path=task.image.path.absolute()))
     seconds = {
         "prepare": outcome.timings.prepare,
         "encode": outcome.timings.encode,
@@ -286,7 +349,7 @@ def _finish(task: Task, outcome: "Outcome[Any, Segmentation]", args: argparse.Na
     return {
         "input": str(task.image.path),
         "labels": str(task.labels),
-        "overlay": str(task.overlay),
+        "overlay": None if task.overlay is None else str(task.overlay),
         "confidence": None if task.confidence is None else str(task.confidence),
         "height": result.labels.shape[0],
         "width": result.labels.shape[1],
@@ -296,10 +359,10 @@ def _finish(task: Task, outcome: "Outcome[Any, Segmentation]", args: argparse.Na
 
 
 def _print_one(row: dict[str, Any]) -> None:
-    for path in (row["labels"], row["overlay"], row["confidence"]):
+    for path in map(row.get, ("labels", "overlay", "confidence", "polygons")):
         if path is not None:
             print(path)
-    for name, share in row["shares"].items():
+    for name, share in row.get("shares", {}).items():
         print(f"  {100 * share:5.1f} %  {name}")
 
 
@@ -311,7 +374,7 @@ def _encoded_by(info: "BackendInfo") -> str:
 
 def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
     """All of an image's files or none."""
-    folder, stem = task.labels.parent, task.labels.name.removesuffix(".labels.png")
+    folder, stem = task.labels.parent, task.name
     if task.confidence is None or result.confidence is None:
         result.save(folder, stem, force=force)
         return

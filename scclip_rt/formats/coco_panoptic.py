@@ -20,8 +20,8 @@ from scclip_rt.formats.base import (
     write_json_object,
 )
 from scclip_rt.formats.coco import categories, category_id, image_entry
-from scclip_rt.formats.png import write_png
 from scclip_rt.formats.rle import coco_masks
+from scclip_rt.image.png import encode_png
 
 if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation
@@ -47,7 +47,7 @@ class PanopticWriter(FormatWriter):
         for mask in masks:
             colours[mask.label] = [category_id(mask.label) >> shift & 255 for shift in (0, 8, 16)]
         with self.sink.open(f"{FOLDER}/{name}") as stream:
-            write_png(stream, colours[result.labels])
+            stream.write(encode_png(colours[result.labels]))
         self._images.append(image_entry(result, number, image.file))
         segments = [
             {

@@ -20,7 +20,7 @@ from scclip_rt.formats.base import (
     Sink,
     write_json_object,
 )
-from scclip_rt.formats.png import write_png
+from scclip_rt.image.png import encode_png
 
 if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation
@@ -43,7 +43,7 @@ class FiftyOneWriter(FormatWriter):
         mask = f"{FOLDER}/{image.stem}.png"
         with self.sink.open(mask) as stream:
             # In the labels' own type: the highest value, unlabelled, becomes 0.
-            write_png(stream, result.labels + np.array(1, result.labels.dtype))
+            stream.write(encode_png(result.labels + np.array(1, result.labels.dtype)))
         self._samples.append(
             {
                 "filepath": self.sink.reference(image),

@@ -9,8 +9,10 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scclip_rt.formats.base import FormatWriter, ImageName, LabelFormat, json_bytes
-from scclip_rt.formats.png import write_png
 from scclip_rt.formats.rle import cvat_masks
 
 if TYPE_CHECKING:
@@ -45,8 +47,6 @@ class LabelmeWriter(FormatWriter):
                 continue
             left, top, right, bottom = mask.box
             inside = result.labels[top : bottom + 1, left : right + 1] == mask.label
-            png = io.BytesIO()
-            write_png(png, inside)
             shapes.append(
                 {
                     "label": self.table.names[mask.label],
@@ -55,10 +55,18 @@ class LabelmeWriter(FormatWriter):
                     "description": "",
                     "shape_type": "mask",
                     "flags": {},
-                    "mask": base64.b64encode(png.getvalue()).decode("ascii"),
+                    "mask": base64.b64encode(_one_bit_png(inside)).decode("ascii"),
                 }
             )
         return shapes
+
+
+def _one_bit_png(mask: NDArray[np.bool_]) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 FORMAT = LabelFormat(

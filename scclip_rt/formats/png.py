@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from scclip_rt.formats.base import FormatWriter, ImageName, LabelFormat
+from scclip_rt.image.png import encode_png
 
 if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation
 
 SUFFIX = ".labels.png"
-
-
-def write_png(stream: IO[bytes], pixels: NDArray[Any]) -> None:
-    """Write (H, W) uint8, uint16 or bool (1 bit), or (H, W, 3) uint8."""
-    from PIL import Image
-
-    Image.fromarray(pixels).save(stream, format="PNG")
 
 
 class PngWriter(FormatWriter):
@@ -27,7 +19,7 @@ class PngWriter(FormatWriter):
     def add(self, result: Segmentation, image: ImageName) -> None:
         """As `FormatWriter.add`."""
         with self.sink.open(image.stem + SUFFIX) as stream:
-            write_png(stream, result.labels)
+            stream.write(encode_png(result.labels))
 
 
 FORMAT = LabelFormat(

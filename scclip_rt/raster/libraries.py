@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 from scclip_rt.errors import BackendError
 
@@ -27,6 +29,13 @@ def load_rasterio() -> ModuleType:
     return module
 
 
-def gdal_settings() -> Any:
-    """A context in which GDAL keeps to a fixed cache and uses all cores."""
-    return load_rasterio().Env(GDAL_CACHEMAX=_CACHE_MEGABYTES, GDAL_NUM_THREADS="ALL_CPUS")
+@contextmanager
+def gdal_settings() -> Iterator[None]:
+    """GDAL keeps to a fixed cache and uses all cores; rasterio doesn't warn of rasters without a place."""
+    rasterio = load_rasterio()
+    with (
+        warnings.catch_warnings(),
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_MEGABYTES, GDAL_NUM_THREADS="ALL_CPUS"),
+    ):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield

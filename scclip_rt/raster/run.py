@@ -15,8 +15,8 @@ import numpy as np
 
 from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
-from scclip_rt.formats.png import write_png
 from scclip_rt.image.geometry import Tiling
+from scclip_rt.image.png import encode_png
 from scclip_rt.raster.libraries import gdal_settings
 from scclip_rt.raster.options import PolygonOptions, RasterOptions
 from scclip_rt.raster.output import category_file, write_cog
@@ -164,8 +164,8 @@ class TileStore:
 
     def write(self, tile: Tile, labels: Labels) -> None:
         """Finish a tile."""
-        with atomic_path(self._path(tile), force=True) as temporary, temporary.open("wb") as stream:
-            write_png(stream, labels)
+        with atomic_path(self._path(tile), force=True) as temporary:
+            temporary.write_bytes(encode_png(labels))
 
     def read(self, tile: Tile) -> Labels:
         """(height, width) labels of a finished tile."""
