@@ -11,12 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from scclip_rt import __version__
-from scclip_rt.cli import bench, convert_coco_object, embed, eval, inspect, segment, serve  # noqa: A004 (the command's name)
+from scclip_rt.cli import (
+    batch,
+    bench,
+    convert_coco_object,
+    embed,
+    eval,  # noqa: A004 (the command's name)
+    inspect,
+    segment,
+    serve,
+)
 from scclip_rt.errors import ScclipError
 
 __all__ = ["build_parser", "guard", "leave", "main", "run"]
 
-COMMANDS = (segment, embed, inspect, serve, eval, bench, convert_coco_object)
+COMMANDS = (segment, batch, embed, inspect, serve, eval, bench, convert_coco_object)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 

@@ -85,6 +85,75 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """How images are resized and cut, and which are too large."""
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--short-side",
+        metavar="PIXELS",
+        type=int,
+        help="resize the short side to this (default: the bundle's)",
+    )
+    group.add_argument(
+        "--stride", metavar="PIXELS", type=int, help="distance between windows (default: the bundle's)"
+    )
+    group.add_argument(
+        "--whole-image",
+        action="store_true",
+        help="encode the image in one pass; the bundle must have been exported with --dynamic-grid or --image-size",
+    )
+    group.add_argument(
+        "--max-pixels", metavar="N", type=int, help="refuse larger images (default: 128 million)"
+    )
+    group.add_argument(
+        "--max-windows", metavar="N", type=int, help="refuse images of more windows (default: 1024)"
+    )
+    return group
+
+
+def add_label_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """From cosines to labels."""
+    group = parser.add_argument_group("labels")
+    group.add_argument(
+        "--logit-scale",
+        metavar="X",
+        type=float,
+        help="factor on cosines before the softmax (default: the bundle's)",
+    )
+    group.add_argument(
+        "--prob-threshold",
+        metavar="P",
+        type=float,
+        help="pixels of lower probability become background, or unlabelled (default: the bundle's)",
+    )
+    group.add_argument(
+        "--area-threshold",
+        metavar="SHARE",
+        type=float,
+        help="drop classes of at most this share of the foreground; 0 is off (default: the bundle's)",
+    )
+    group.add_argument(
+        "--refine",
+        choices=["pamr"],
+        help="follow the image's edges more closely, at some cost (default: off)",
+    )
+    return group
+
+
+def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the groups of images, labels and inference say, as options of `Segmenter`."""
+    from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
+
+    names = (
+        "backend", "device", "precision", "ort_provider", "threads", "batch", "short_side", "stride", "whole_image",
+        "logit_scale", "prob_threshold", "area_threshold", "refine",
+    )  # fmt: skip
+    options = {name: getattr(args, name) for name in names}
+    options["max_pixels"] = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+    options["max_windows"] = MAX_WINDOWS if args.max_windows is None else args.max_windows
+    return options
+
+
 def add_output_options(parser: argparse.ArgumentParser, *, force: bool) -> None:
     """`--json` and, for commands that write files, `--force`."""
     group = parser.add_argument_group("reports and files")

@@ -14,8 +14,11 @@ from scclip_rt.cli.inputs import InputImage, find_images, output_names
 from scclip_rt.cli.options import (
     add_backend_options,
     add_class_options,
+    add_image_options,
+    add_label_options,
     add_output_options,
     check_json_target,
+    segmenter_options,
     write_json,
 )
 from scclip_rt.errors import ImageError, OptionError, OutputError
@@ -89,27 +92,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--short-side",
-        metavar="PIXELS",
-        type=int,
-        help="resize the short side to this (default: the bundle's)",
-    )
-    group.add_argument(
-        "--stride", metavar="PIXELS", type=int, help="distance between windows (default: the bundle's)"
-    )
-    group.add_argument(
-        "--whole-image",
-        action="store_true",
-        help="encode the image in one pass; the bundle must have been exported with --dynamic-grid or --image-size",
-    )
-    group.add_argument(
-        "--max-pixels", metavar="N", type=int, help="refuse larger images (default: 128 million)"
-    )
-    group.add_argument(
-        "--max-windows", metavar="N", type=int, help="refuse images of more windows (default: 1024)"
-    )
+    group = add_image_options(parser)
     group.add_argument(
         "--mode",
         choices=["auto", "latency", "throughput"],
@@ -125,30 +108,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_label_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("labels")
-    group.add_argument(
-        "--logit-scale",
-        metavar="X",
-        type=float,
-        help="factor on cosines before the softmax (default: the bundle's)",
-    )
-    group.add_argument(
-        "--prob-threshold",
-        metavar="P",
-        type=float,
-        help="pixels of lower probability become background, or unlabelled (default: the bundle's)",
-    )
-    group.add_argument(
-        "--area-threshold",
-        metavar="SHARE",
-        type=float,
-        help="drop classes of at most this share of the foreground; 0 is off (default: the bundle's)",
-    )
-    group.add_argument(
-        "--refine",
-        choices=["pamr"],
-        help="follow the image's edges more closely, at some cost (default: off)",
-    )
+    group = add_label_options(parser)
     group.add_argument("--confidence", action="store_true", help="also write STEM.confidence.png")
     group.add_argument(
         "--format",
@@ -260,7 +220,6 @@ def plan(args: argparse.Namespace) -> list[Task]:
 
 def _segmenter(args: argparse.Namespace) -> "Segmenter":
     from scclip_rt.bundle.bundle import Bundle
-    from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
     from scclip_rt.segmenter import Segmenter
 
     bundle = Bundle.open(args.bundle)
@@ -275,21 +234,7 @@ def _segmenter(args: argparse.Namespace) -> "Segmenter":
         vocabulary=args.vocabulary,
         templates=args.templates,
         background=args.background,
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-        ort_provider=args.ort_provider,
-        threads=args.threads,
-        batch=args.batch,
-        short_side=args.short_side,
-        stride=args.stride,
-        whole_image=args.whole_image,
-        logit_scale=args.logit_scale,
-        prob_threshold=args.prob_threshold,
-        area_threshold=args.area_threshold,
-        refine=args.refine,
-        max_pixels=MAX_PIXELS if args.max_pixels is None else args.max_pixels,
-        max_windows=MAX_WINDOWS if args.max_windows is None else args.max_windows,
+        **segmenter_options(args),
         cache=not args.no_cache,
         progress=True,
     )

@@ -1,0 +1,1 @@
+"""The runtime inside other people's systems."""
