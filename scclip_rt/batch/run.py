@@ -18,7 +18,7 @@ from scclip_rt.batch.plan import plan_shards
 from scclip_rt.batch.worker import Progress, Setup
 from scclip_rt.batch.writers import WRITERS, Labelling
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.decode.decode import label_type
+from scclip_rt.decode.plan import label_type
 from scclip_rt.errors import OptionError
 from scclip_rt.files import atomic_path, sha256_file
 from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
