@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.tables.summary import markdown
 
 Row = dict[str, Any]
-# What issue and README promise to aim at on one H100; each is judged from the rows, never assumed.
+# What to aim at on one H100; each is judged from the rows, never assumed.
 GOALS = (
     ("one photo, ViT-B/16, 150 queries, host to host, p50", "ms", 1.5, "below"),
     ("one photo, ViT-L/14, 150 queries, host to host, p50", "ms", 4.0, "below"),
@@ -166,7 +166,7 @@ def kernel_table(rows: Sequence[Row]) -> str:
 def _kernel_line(row: Row) -> list[str]:
     name = row["kernel"]
     if "precision" in row:
-        name = f"{name}, {row['precision']}, {row['windows']} × {row['patches']} patches"
+        name = f"{row['arch']}, {name}, {row['precision']}, {row['windows']} × {row['patches']} patches"
     told = row.get("skipped") or row.get("failed") or ""
     if "error" in row:
         told = f"{row['error']:.1e} (allowed {row['allowed']:.1e})"
@@ -246,10 +246,7 @@ def goal_table(judged: Sequence[dict[str, Any]]) -> str:
     return markdown(("goal, for an H100", "aim", "found", "met"), lines)
 
 
-NO_RUN = (
-    "No GPU has run this yet, and no GPU time is given anywhere in this project. `python -m benchmarks.gpu` checks and "
-    "times everything where there is one ([docs/gpu.md](docs/gpu.md))."
-)
+NO_RUN = "No GPU has run this yet. `python -m benchmarks.gpu` checks and times everything where there is one."
 
 
 def load_reports(results: Path) -> list[Row]:
@@ -261,21 +258,15 @@ def load_reports(results: Path) -> list[Row]:
 def document_tables(reports: Sequence[Row]) -> dict[str, str]:
     """The tables that documents take, by name; a sentence that says so where no GPU has run anything."""
     if not reports:
-        local = NO_RUN.replace("docs/gpu.md](docs/", "gpu.md](")
-        return {"gpu": NO_RUN, "gpu-all": local, "gpu-kernels": local}
+        return {"gpu": NO_RUN, "gpu-all": NO_RUN}
     plot = "![Milliseconds of one photo, and windows per second](images/bench-gpu.png)"
-    kernels = [[row for row in report["rows"] if row["question"] == "kernel"] for report in reports]
     return {
         "gpu": "\n\n".join(f"{machine(report)}\n\n{short_table(report['rows'])}" for report in reports),
         "gpu-all": "\n\n".join([*(tables(report) for report in reports), plot]),
-        "gpu-kernels": "\n\n".join(
-            f"{machine(report)}\n\n{kernel_table(rows)}"
-            for report, rows in zip(reports, kernels, strict=True)
-        ),
     }
 
 
-# What stands in the README, beside every backend: the others say what each step brings, and are on the GPU page.
+# What stands on the GPU page, beside every backend: the others say what each step brings, and are in the measurements.
 SHORT = (
     "naive eager fp16",
     "eager fp16",

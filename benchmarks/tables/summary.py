@@ -3,8 +3,8 @@
     python -m benchmarks.tables.summary            # docs/measurements.md, docs/images, tables in README.md
     python -m benchmarks.tables.summary --check    # exit code 1 if a table is not what the rows say
 
-docs/measurements.md has a section for every table that the rows allow. In README.md, performance.md and
-quantisation.md a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
+docs/measurements.md has a section for every table that the rows allow. In README.md and some pages
+a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; everything else is left alone.
 """
 
 import argparse
@@ -22,7 +22,7 @@ DOCUMENTS = tuple(
     ROOT / name
     for name in (
         "README.md",
-        *(f"docs/{name}.md" for name in ("performance", "precision", "quantisation", "gpu", "kernels")),
+        *(f"docs/{name}.md" for name in ("precision", "quantisation", "gpu", "gpu-measurements")),
     )
 )
 MEASUREMENTS = ROOT / "docs/measurements.md"
@@ -73,7 +73,7 @@ def photo_table(rows: Sequence[Row]) -> str:
     """One photo, each contender beside the naive baseline of its own run."""
     lines = []
     for row in rows:
-        first = _first(rows, row)
+        first = baseline(rows, row)
         share = row["limit_share"]
         stages = [row["seconds"].get(stage) for stage in ("encode", "decode")]
         lines.append(
@@ -92,18 +92,7 @@ def photo_table(rows: Sequence[Row]) -> str:
     return markdown((*header, "of the limit", "peak memory", "labels as naive"), lines)
 
 
-def short_table(rows: Sequence[Row]) -> str:
-    """The same for the README: time, ratio and memory."""
-    lines = []
-    for row in rows:
-        first = _first(rows, row)
-        ratio = "1" if row is first else with_range(paired(row, first, "total"))
-        total, peak = ms(row["seconds"]["total"]["p50"]), megabytes(row["peak_bytes"])
-        lines.append([str(row["queries"]), row["name"], total, ratio, peak])
-    return markdown(("queries", "", "one photo", "times as fast (range of pairs)", "peak memory"), lines)
-
-
-def _first(rows: Sequence[Row], row: Row) -> Row:
+def baseline(rows: Sequence[Row], row: Row) -> Row:
     """The row that a ratio of `row` refers to: same run, same queries, named in `ratio`."""
     for other in rows:
         same_run = other["environment"] == row["environment"] and other["queries"] == row["queries"]
@@ -289,7 +278,7 @@ def tables(results: Path) -> dict[str, str]:
     made: dict[str, str] = {}
     photo = load_rows(results, "photo-*.json")
     if photo:
-        made |= {"photo": photo_table(photo), "photo-short": short_table(photo), "limits": limit_table(photo)}
+        made |= {"photo": photo_table(photo), "limits": limit_table(photo)}
         made["machine"] = machine(photo)
     axes = {name: name for name in ("queries", "windows", "batch", "threads")}
     for name, axis in (axes | {"images": "image", "large": "queries"}).items():
@@ -309,9 +298,13 @@ def tables(results: Path) -> dict[str, str]:
         made["int8"] = int8_table(methods, [row for row in int8 if "median_seconds" in row])
     if rows := load_rows(results, "precision-*.json"):
         made["precision"] = precision_table(list({row["encoder"]: row for row in rows}.values()))
-    from benchmarks.gpu.report import document_tables, load_reports  # it uses this module
+    from benchmarks.gpu.report import document_tables, load_reports  # they use this module
+    from benchmarks.tables.speed import speed_table
 
-    return made | document_tables(load_reports(results))
+    reports = load_reports(results)
+    if photo:
+        made["speed"] = speed_table(photo, reports)
+    return made | document_tables(reports)
 
 
 SECTIONS = (

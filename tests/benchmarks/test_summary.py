@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.cpu import profile_ops
 from benchmarks.tables import summary
+from benchmarks.tables.speed import speed_table
 
 
 def row(name: str, totals: Sequence[float], *, queries: int = 20, **changes: Any) -> dict[str, Any]:
@@ -79,6 +80,33 @@ def test_ratios_are_medians_of_pairs_of_the_same_run(results: Path) -> None:
     assert by_name["150", "int8"][5] == "**3.00×** (3.00–3.00)"
     assert by_name["20", "naive eager"][5] == "1"
     assert by_name["20", "int8"][6:] == ["65%", "704 MB", "100.00%"]
+
+
+def test_the_readme_has_each_device_beside_its_own_baseline() -> None:
+    machine = {"processor": "A processor, family 25 (avx2)", "cores": 2}
+    photo = [
+        row(name, totals, queries=150, labels_as_first=labels) | {"environment": machine}
+        for name, totals, labels in (
+            ("naive eager", [8.0, 6.0, 8.0], 1.0),
+            ("int8 onnxruntime", [2.0, 2.0, 2.0], 0.966),
+            ("int8 openvino", [1.0, 1.0, 1.0], 0.9),  # not in the README
+        )
+    ]
+    timed = [("naive eager fp16", 50.0, 0.997), ("ONNX Runtime CUDA fp16", 5.0, None), ("eager bf16", 1.0, 0.9)]
+    rows = [
+        {"question": "image", "arch": arch, "contender": name, "queries": queries}
+        | {"milliseconds": {"p50": time}, "labels_as_fp32": labels}
+        for arch in ("vitl14", "vitb16")
+        for queries in (20, 150)
+        for name, time, labels in timed
+    ]
+    report = {"environment": {"gpu": {"name": "NVIDIA H100 80GB HBM3"}}, "rows": rows}
+    assert cells(speed_table(photo, [report]))[2:] == [
+        ["A processor, 2 cores", "torch, one window at a time", "8,000 ms", "1", "100.0%"],
+        ["A processor, 2 cores", "ONNX Runtime, int8", "2,000 ms", "**4.0×**", "96.6%"],
+        ["NVIDIA H100", "torch fp16, one window at a time", "50 ms", "1", "99.7%"],
+        ["NVIDIA H100", "ONNX Runtime CUDA, fp16", "5 ms", "**10.0×**", ""],
+    ]
 
 
 def test_a_ratio_without_its_row_is_an_error(results: Path) -> None:
