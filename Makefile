@@ -3,23 +3,40 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CPP = $(shell find cpp -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.c')
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What pip unpacks lies beside the environment and goes with it, also after a failure; its cache of wheels is left out.
+PIP = mkdir -p $(VENV)/tmp && trap 'rm -rf $(VENV)/tmp' EXIT && \
+	TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
+FITS := 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-cpp demo-bundle check lint types format bench bench-all clean
+.PHONY: help demo docs test test-fast test-cpp demo-bundle check lint types format bench bench-all clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+# An environment whose Python is too old or gone is made anew.
+ifneq ($(shell $(BIN)/python -c $(FITS) 2>/dev/null && echo fits),fits)
+.PHONY: $(VENV)/pyvenv.cfg
+endif
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c $(FITS) || { echo "scclip-rt needs Python 3.11 or newer with venv; $(PYTHON) is \
+	$$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable .
+$(VENV)/.runtime: pyproject.toml $(VENV)/pyvenv.cfg
+	@echo "installing the runtime into $(VENV): 0.5 GB"
+	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[export,dev]'
+# torch and its CUDA libraries come first, by themselves: both installs then need less room for temporary files.
+$(VENV)/.dev: pyproject.toml $(VENV)/pyvenv.cfg
+	@echo "installing everything into $(VENV): SIZE"
+	@$(PIP) torch
+	@$(PIP) --editable '.[export,dev]'
+	@touch $(VENV)/.runtime $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/pyvenv.cfg
+	@$(PIP) --editable '.[docs]'
 	@touch $(VENV)/.runtime $@
 
 demo: $(VENV)/.runtime  ## segment the shipped scene with the packaged model (installs the runtime, no torch)
@@ -33,6 +50,9 @@ test-fast: $(VENV)/.dev  ## the tests without the full-size models
 
 test-cpp: $(VENV)/.dev  ## build the C++ library, test it against Python, build the consumer project
 	bash cpp/test.sh $(VENV)
+
+docs: $(VENV)/.docs  ## build the documentation into build/site; a broken link is an error
+	$(BIN)/zensical build --strict
 
 demo-bundle: $(VENV)/.dev  ## export the packaged demo model again from its checkpoint
 	$(BIN)/scclip-export --checkpoint benchmarks/demo/demo_clip.safetensors --dynamic-grid --int8 \

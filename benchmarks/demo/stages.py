@@ -79,8 +79,8 @@ def compute(model: NaiveScclip, window: NDArray[np.uint8]) -> Stages:
     hidden = model.hidden_states(pixels)
     last = hidden[-1][1:]
     outliers = model.outliers(last)
-    repaired = model.resolve(last, outliers, SIDE)
-    middle = cosines(model.resolve(hidden[model.pre][1:], outliers, SIDE))
+    repaired = model.repair(last, outliers, SIDE)
+    middle = cosines(model.repair(hidden[model.pre][1:], outliers, SIDE))
     levels = [hidden[block][1:] for block in LEVELS]
     levels.append(torch.stack(hidden[LEVELS[0] :]).sum(dim=0)[1:])
     visual = model.clip.visual
