@@ -22,7 +22,8 @@ def similarity_to(encoded: Encoded, row: int, column: int) -> NDArray[np.float32
 
     Args:
         encoded: of an image.
-        row, column: of a pixel of the image as it was loaded.
+        row: of a pixel of the image as it was loaded.
+        column: of the same pixel.
 
     Returns:
         (rows, columns) of patches in the window, float32 in [-1, 1].
@@ -58,7 +59,10 @@ def main() -> int:
     segment = Segmenter(args.bundle)
     encoded = segment.encode(args.image)
     print("features", encoded.features.shape, encoded.features.dtype)
-    for stem, classes in (("coarse", ["animal, giraffe", "plant, grass"]), ("fine", ["giraffe", "zebra", "grass"])):
+    for stem, classes in (
+        ("coarse", ["animal, giraffe", "plant, grass"]),
+        ("fine", ["giraffe", "zebra", "grass"]),
+    ):
         result = segment.with_classes(classes).decode(encoded)
         result.save(args.output, stem, force=True)
         print(stem, {name: round(share, 3) for name, share in result.shares().items()})

@@ -3,8 +3,8 @@
     python examples/folder.py demo scclip_rt/demo out
     python examples/folder.py vitb16.scclip photos out --classes "sky; grass, lawn; dog, puppy"
 
-Images are read, encoded and written at the same time, and memory stays bounded. One that can't be read is named, and the
-rest goes on.
+Images are read, encoded and written at the same time, and memory stays bounded. One that can't be read is named, and
+the rest goes on.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python examples/own_checkpoint.py benchmarks/demo/demo_clip.safetensors scclip_rt/demo/scene.png out
     python examples/own_checkpoint.py ViT-B-16.pt photo.jpg out --classes "sky; grass, lawn; dog, puppy"
 
-Needs the extra `export` (torch). Writes two bundles from the same weights: calibrated as SC-CLIP does, and the values of the
-last block alone (MaskCLIP). Every export is compared with the torch model before its bundle appears.
+Needs the extra `export` (torch). Writes two bundles from the same weights: calibrated as SC-CLIP does, and the values
+of the last block alone (MaskCLIP). Every export is compared with the torch model before its bundle appears.
 """
 
 import argparse
@@ -25,7 +25,9 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help=".pt or .safetensors, see docs/export.md")
     parser.add_argument("image", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--classes", default="scclip_rt/demo/classes.txt", help='"sky; grass, lawn", or a file')
+    parser.add_argument(
+        "--classes", default="scclip_rt/demo/classes.txt", help='"sky; grass, lawn", or a file'
+    )
     args = parser.parse_args()
 
     args.output.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,11 @@ def main() -> int:
             if video is not None:
                 video.add(result, frame)
             largest = list(result.shares().items())[:3]
-            print(f"frame {frame.number}:", ", ".join(f"{name} {share:.0%}" for name, share in largest), flush=True)
+            print(
+                f"frame {frame.number}:",
+                ", ".join(f"{name} {share:.0%}" for name, share in largest),
+                flush=True,
+            )
     return 0
 
 

@@ -1,6 +1,6 @@
 """One figure per stage of the method, for docs/how-it-works.md: what the demo model computes on a rendered scene.
 
-    python benchmarks/demo/stages.py [--scene 8] [--output docs/images/stages]
+    python -m benchmarks.demo.stages [--scene 8] [--output docs/images/stages]
 
 The numbers come from `benchmarks.naive_scclip`, which states the method one window at a time.
 """
@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import cv2
 import numpy as np
 import torch
@@ -24,9 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-from checkpoint import load_checkpoint
 
 from benchmarks.naive_scclip import MEAN, STD, NaiveScclip
 from scclip_rt import Segmenter
@@ -158,7 +152,9 @@ def grid(vector: Tensor) -> NDArray[np.float32]:
     return vector.reshape(SIDE, SIDE).numpy()
 
 
-def sheet(path: Path, panels: Sequence[tuple[str, Any, dict[str, Any]]], marks: Sequence[Sequence[int]] = ()) -> Path:
+def sheet(
+    path: Path, panels: Sequence[tuple[str, Any, dict[str, Any]]], marks: Sequence[Sequence[int]] = ()
+) -> Path:
     """Draw panels (title, image, options of imshow) side by side; `marks` outlines patches of each panel."""
     figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 2.9), dpi=100)
     for index, (axis, (title, image, options)) in enumerate(zip(axes, panels, strict=True)):
@@ -261,6 +257,9 @@ def draw(stages: Stages, query: int, text: Tensor, names: Sequence[str], folder:
 
 def load_model() -> NaiveScclip:
     """The demo checkpoint with its own parameters."""
+    sys.path.insert(0, str(CHECKPOINT.parent))  # the modules there import each other by name
+    from checkpoint import load_checkpoint
+
     clip, _, calibration = load_checkpoint(CHECKPOINT)
     return NaiveScclip(
         clip=clip,
@@ -287,7 +286,9 @@ def main() -> None:
     )
     parser.add_argument("--scene", type=int, default=8, help="index of a held-out scene")
     parser.add_argument("--column", type=int, default=70, help="left edge of the window, pixels")
-    parser.add_argument("--query", type=int, nargs=2, default=(9, 4), help="row and column of the patch shown")
+    parser.add_argument(
+        "--query", type=int, nargs=2, default=(9, 4), help="row and column of the patch shown"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/images/stages"))
     args = parser.parse_args()
     stages = compute(load_model(), window_of(test_scene(args.scene).image, args.column))

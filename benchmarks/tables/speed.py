@@ -24,7 +24,9 @@ GPU = {
 NAIVE_GPU = "naive eager fp16"
 
 
-def speed_table(photo: Sequence[Row], reports: Sequence[Row], *, arch: str = "vitb16", queries: int = 150) -> str:
+def speed_table(
+    photo: Sequence[Row], reports: Sequence[Row], *, arch: str = "vitb16", queries: int = 150
+) -> str:
     """One photo on each device that was measured.
 
     Args:
@@ -72,5 +74,7 @@ def _gpu_lines(report: Row, arch: str, queries: int) -> list[list[str]]:
         if name in timed:
             time, labels = timed[name]["milliseconds"]["p50"], timed[name].get("labels_as_fp32")
             ratio = "1" if name == NAIVE_GPU else f"**{slowest / time:.1f}×**"
-            lines.append([device, title, f"{figure(time)} ms", ratio, "" if labels is None else f"{labels:.1%}"])
+            lines.append(
+                [device, title, f"{figure(time)} ms", ratio, "" if labels is None else f"{labels:.1%}"]
+            )
     return lines

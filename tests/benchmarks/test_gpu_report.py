@@ -36,9 +36,23 @@ ROWS = [
     row("decode", "decode, triton", 0.2, queries=150)
     | {"graph_milliseconds": {"p50": 0.05}, "of_copy_ceiling": 0.1},
     {"question": "kernel", "kernel": "all", "skipped": "not here: No module named 'triton'"},
-    {"question": "kernel", "kernel": "anomaly", "arch": "vitb16", "precision": "fp16", "windows": 6, "patches": 196}
+    {
+        "question": "kernel",
+        "kernel": "anomaly",
+        "arch": "vitb16",
+        "precision": "fp16",
+        "windows": 6,
+        "patches": 196,
+    }
     | {"error": 1e-4, "allowed": 2e-3, "sound": True, "milliseconds": {"p50": 0.1}},
-    {"question": "kernel", "kernel": "attention", "arch": "vitb16", "precision": "fp16", "windows": 6, "patches": 196}
+    {
+        "question": "kernel",
+        "kernel": "attention",
+        "arch": "vitb16",
+        "precision": "fp16",
+        "windows": 6,
+        "patches": 196,
+    }
     | {"failed": "OutOfResources: shared memory"},
 ]
 

@@ -92,7 +92,11 @@ def test_the_readme_has_each_device_beside_its_own_baseline() -> None:
             ("int8 openvino", [1.0, 1.0, 1.0], 0.9),  # not in the README
         )
     ]
-    timed = [("naive eager fp16", 50.0, 0.997), ("ONNX Runtime CUDA fp16", 5.0, None), ("eager bf16", 1.0, 0.9)]
+    timed = [
+        ("naive eager fp16", 50.0, 0.997),
+        ("ONNX Runtime CUDA fp16", 5.0, None),
+        ("eager bf16", 1.0, 0.9),
+    ]
     rows = [
         {"question": "image", "arch": arch, "contender": name, "queries": queries}
         | {"milliseconds": {"p50": time}, "labels_as_fp32": labels}

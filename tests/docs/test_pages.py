@@ -69,7 +69,13 @@ def test_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 def test_readme_says_where_each_step_of_the_paper_is() -> None:
     places = PLACE.findall(README)
-    assert {Path(file).stem for file, _ in places} >= {"anomaly", "outlier_repair", "similarity", "attention", "decode"}
+    assert {Path(file).stem for file, _ in places} >= {
+        "anomaly",
+        "outlier_repair",
+        "similarity",
+        "attention",
+        "decode",
+    }
     for file, name in places:
         text = (ROOT / file).read_text("utf-8")
         defined = rf"^ *def {name}\(" if file.endswith(".py") else rf"^\S.*\b{name}\(.*\) {{$"
