@@ -34,6 +34,8 @@ __all__ = ["ActorPlan", "RayEngine", "SegmentRows", "plan_actors", "segment_data
 BATCH_SIZE = 16
 """Rows an actor takes at a time: windows are batched across them, and their bytes are in memory at once."""
 _CPUS_PER_ACTOR = 4
+_STORE_BYTES = 200 << 20
+"""Object store of a Ray that is started for shards: their images never go through it."""
 _TELL_AFTER = 10.0
 """Seconds that may pass in silence while actors wait for their resources."""
 _TRIES = 3
@@ -143,7 +145,7 @@ def segment_dataset(
     """
     from ray.data import ActorPoolStrategy
 
-    plan = plan_actors(_cluster(None), actors=actors, gpus_per_actor=gpus_per_actor)
+    plan = plan_actors(_cluster(), actors=actors, gpus_per_actor=gpus_per_actor)
     arguments = {
         "vocabulary": resolve_vocabulary(
             Bundle.open(os.fspath(bundle)),
@@ -195,7 +197,9 @@ class RayEngine:
         """See `Engine`."""
         ray = _ray()
         started = not ray.is_initialized()
-        plan = plan_actors(_cluster(self.address), actors=self.actors, gpus_per_actor=self.gpus_per_actor)
+        plan = plan_actors(
+            _cluster(self.address, store=_STORE_BYTES), actors=self.actors, gpus_per_actor=self.gpus_per_actor
+        )
         overrides = {**_device(plan), "threads": self.threads or plan.threads}
         if self.device is not None:
             overrides["device"] = self.device
@@ -346,12 +350,14 @@ def _ray() -> Any:
     return ray
 
 
-def _cluster(address: str | None) -> list[tuple[float, float]]:
+def _cluster(address: str | None = None, *, store: int | None = None) -> list[tuple[float, float]]:
     """(CPUs, GPUs) of each machine that is alive; joins or starts Ray if this process has not yet."""
     ray = _ray()
     if not ray.is_initialized():
+        new = address is None and not os.environ.get("RAY_ADDRESS")
+        options = {"object_store_memory": store, "include_dashboard": False} if new else {}
         try:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, **options)
         except ConnectionError as error:
             raise OptionError(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from error
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]

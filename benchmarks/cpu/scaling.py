@@ -1,0 +1,192 @@
+"""`scclip batch` with 1 and 2 workers, as processes and as Ray actors, beside `scclip segment FOLDER` on two CPUs.
+
+    python -m benchmarks.cpu.scaling [--images 48] [--rounds 3] [--json benchmarks/results/scaling.json]
+
+All segment the same folder into PNGs, in turn, each in a process of its own, kept to two CPUs. The clock runs from the
+first label map on disk to the last, so that starting (of Ray: seconds) is told apart. First the gate: all label maps
+are the same. Memory is the most that each worker's process had of its own (USS) and in all (PSS, shared pages divided).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.environment import environment
+from scclip_rt.demo.scenes import test_scene
+
+CPUS = 2
+CONTENDERS: dict[str, list[str]] = {
+    "segment FOLDER": [],
+    "local, 1 worker": ["--engine", "local", "--actors", "1"],
+    "local, 2 workers": ["--engine", "local", "--actors", "2"],
+    "ray, 1 actor": ["--engine", "ray", "--actors", "1"],
+    "ray, 2 actors": ["--engine", "ray", "--actors", "2"],
+}
+
+
+@dataclass
+class Run:
+    """One run: seconds until the first label map, images per second after it, MB of its largest worker."""
+
+    start_seconds: float
+    images_per_second: float
+    worker_pss: float
+    worker_uss: float
+
+
+def command(name: str, images: Path, output: Path) -> list[str]:
+    """The command line of a contender; shards of a quarter of the images, so that two workers have work to the end."""
+    count = len(list(images.iterdir()))
+    if not CONTENDERS[name]:
+        arguments = ["segment", "demo", images, "--output", output]
+    else:
+        size = max(1, count // 4)
+        arguments = [
+            "batch",
+            images,
+            "--bundle",
+            "demo",
+            "--output",
+            output,
+            "--format",
+            "png",
+            "--shard-size",
+            size,
+        ]
+    return [sys.executable, "-m", "scclip_rt.cli", *map(str, arguments), *CONTENDERS[name]]
+
+
+def run(name: str, images: Path, output: Path) -> Run:
+    """Run a contender and watch its output folder and its processes."""
+    shutil.rmtree(output, ignore_errors=True)
+    count = len(list(images.iterdir()))
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        command(name, images, output),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CPUS]),
+    )
+    first: tuple[float, int] | None = None
+    last = begun
+    seen = memory_at = 0
+    memory = (0.0, 0.0)
+    while seen < count and process.poll() is None:
+        found = sum(1 for path in output.rglob("*.labels.png") if not path.name.startswith("."))
+        now = time.perf_counter()
+        if found > seen:
+            seen, last = found, now
+            first = first or (now, found)
+        if now - memory_at > 1:
+            memory_at = now
+            memory = max(memory, largest_worker(process.pid, name))
+        time.sleep(0.02)
+    if process.wait() != 0 or first is None:
+        sys.exit(f"error: {name} failed")
+    return Run(first[0] - begun, (count - first[1]) / (last - first[0]), *memory)
+
+
+def largest_worker(pid: int, name: str) -> tuple[float, float]:
+    """PSS and USS in MB of the worker with most memory: the process itself, a child, or a Ray actor."""
+    family = {pid}
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+    grown = True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in family} - family
+        family |= more
+        grown = bool(more)
+    best = (0.0, 0.0)
+    for member in family:
+        try:
+            line = Path(f"/proc/{member}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            rollup = Path(f"/proc/{member}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        if name.startswith("ray") and "ShardActor" not in line:
+            continue
+        kb = {row.split(":")[0]: float(row.split()[1]) for row in rollup.splitlines()[1:]}
+        best = max(best, (kb["Pss"] / 1024, (kb["Private_Clean"] + kb["Private_Dirty"]) / 1024))
+    return best
+
+
+def labels(folder: Path) -> dict[str, Any]:
+    """Every label map by its name."""
+    return {path.name: np.asarray(Image.open(path)) for path in folder.rglob("*.labels.png")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=48, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    args = parser.parse_args()
+    runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
+    with tempfile.TemporaryDirectory() as name:
+        images, output = Path(name) / "images", Path(name) / "out"
+        images.mkdir()
+        for index in range(args.images):
+            Image.fromarray(test_scene(index).image).save(images / f"{index:03}.jpg", quality=92)
+        for number in range(args.rounds):
+            for contender in CONTENDERS:
+                runs[contender].append(run(contender, images, output))
+                if number == 0 and contender == next(iter(CONTENDERS)):
+                    expected = labels(output)
+                elif number == 0:
+                    found = labels(output)
+                    if found.keys() != expected.keys() or any(
+                        not np.array_equal(found[key], expected[key]) for key in expected
+                    ):
+                        sys.exit(f"error: {contender} gives other labels; nothing is told about time")
+    base = runs["segment FOLDER"]
+    rows = []
+    for contender, own in runs.items():
+        ratios = [
+            mine.images_per_second / theirs.images_per_second for mine, theirs in zip(own, base, strict=True)
+        ]
+        row = {
+            "contender": contender,
+            "images_per_second": statistics.median(run.images_per_second for run in own),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+            "start_seconds": statistics.median(run.start_seconds for run in own),
+            "worker_pss_mb": max(run.worker_pss for run in own),
+            "worker_uss_mb": max(run.worker_uss for run in own),
+        }
+        rows.append(row)
+        print(
+            f"{contender:18} {row['images_per_second']:6.2f} images/s, {row['ratio']:.2f} of segment "
+            f"({min(ratios):.2f}–{max(ratios):.2f}), first after {row['start_seconds']:.1f} s, "
+            f"{row['worker_pss_mb']:.0f} MB a worker"
+        )
+    if args.json is not None:
+        report = {
+            "question": "workers of scclip batch on two CPUs, beside scclip segment FOLDER",
+            "images": args.images,
+            "environment": environment(),
+            "rows": rows,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
