@@ -1,16 +1,28 @@
-"""The errors of the runtime. Each message says what was asked, what was found, and what to do."""
+"""The errors of the runtime. Each message says what was asked, what was found, and what to do.
+
+`code` names the kind (docs/errors.md explains each) and `field` what is at fault; the C++ library has the same two.
+"""
+
+import re
+from collections.abc import Iterable
 
 
 class ScclipError(Exception):
     """Base of every error that bad input, a bad bundle or a missing backend causes.
 
-    Its class is its code. `field` is what is at fault: an option, a file of the bundle, a place in bundle.json, an
-    entry of a vocabulary; None where the message alone tells. Both are the C++ library's as well.
+    Its class is its code (docs/errors.md explains each). `field` is what is at fault: an option (`short_side`), a file
+    of the bundle, a place in bundle.json (`encoders[0].precision`), an entry of a vocabulary; None where the message
+    alone tells. Both are the C++ library's as well.
     """
 
     def __init__(self, *args: object, field: str | None = None) -> None:
         super().__init__(*args)
         self.field = field
+
+    @property
+    def code(self) -> str:
+        """The name of the kind, as docs/errors.md lists it."""
+        return type(self).__name__
 
 
 class BundleError(ScclipError):
@@ -46,3 +58,24 @@ def not_finite(what: str) -> BackendError:
     return BackendError(
         f"{what} holds NaN or infinity; the weights are damaged or this precision overflows (try --precision fp32)"
     )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'demo'?`, or nothing where no known word is close."""
+    import difflib
+
+    folded = {name.lower().replace("-", "").replace("/", "").replace("_", ""): name for name in known}
+    key = word.lower().replace("-", "").replace("/", "").replace("_", "")
+    close = difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, and those that turn the direction of writing, as escapes.
+
+    Names and messages out of bundles and files pass through here, so that none can clear a screen or forge a line.
+    """
+    return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scclip_rt.errors import OutputError
@@ -14,17 +16,29 @@ from scclip_rt.errors import OutputError
 _CHUNK_BYTES = 1 << 20
 
 
-def cache_directory() -> Path:
+def cache_directory() -> Path | None:
     """The folder for what may be lost: `$XDG_CACHE_HOME/scclip-rt`, else `~/.cache/scclip-rt`.
 
     Returns:
-        The path; nothing is created.
+        The path; nothing is created. None where there is no home folder: a user without an entry in passwd, as in
+        containers. A temporary folder is no place for it, as others could write there what we would trust.
     """
     # The XDG specification says that a relative value is to be ignored.
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not root.is_absolute():
-        root = Path("~/.cache").expanduser()
+        try:
+            root = Path("~/.cache").expanduser()
+        except RuntimeError:
+            return None
+        if not root.is_absolute():
+            return None
     return root / "scclip-rt"
+
+
+@functools.cache
+def cache_for_libraries() -> Path:
+    """Where a library that must have a folder keeps what it builds: our cache, else a temporary folder of our own."""
+    return cache_directory() or Path(tempfile.mkdtemp(prefix="scclip-rt-"))
 
 
 def sha256_file(path: Path) -> str:
@@ -34,8 +48,9 @@ def sha256_file(path: Path) -> str:
         64 lower-case hexadecimal digits.
 
     Raises:
-        OSError: the file can't be read.
+        OSError: the file can't be read, or is no regular file: a pipe or a device is not opened.
     """
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -43,14 +58,51 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_regular(path: Path) -> None:
+    """Refuse what is no regular file, without opening it: a pipe would block, a device may act.
+
+    Raises:
+        OSError: it is none, or does not exist.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def check_replaceable(path: Path, *, force: bool) -> None:
     """Refuse an output that exists, so that a command can stop before it has done any work.
 
     Raises:
-        OutputError: `path` exists and `force` is not given.
+        OutputError: `path` exists and `force` is not given, or it is a device, a pipe or a folder, which no `force`
+            replaces.
     """
-    if not force and os.path.lexists(path):
-        raise OutputError(f"{path} exists; pass --force to replace it")
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise OutputError(f"{path} exists; pass --force to replace it", field=path.name)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise OutputError(f"{path} is {kind}, which --force does not replace; name a file", field=path.name)
+
+
+def check_replaceable_folder(path: Path, *, force: bool, own: Callable[[Path], bool]) -> None:
+    """As `check_replaceable`, for an output that is a folder: `force` replaces a file, an empty folder, or one of ours.
+
+    Args:
+        path: the output.
+        force: whether it may be replaced at all.
+        own: whether a folder is one that we wrote.
+
+    Raises:
+        OutputError: it exists and may not be replaced.
+    """
+    if force and path.is_dir():
+        if not own(path) and any(path.iterdir()):
+            raise OutputError(
+                f"{path} is a folder that is not ours; --force does not replace it. Remove it yourself",
+                field=path.name,
+            )
+        return
+    check_replaceable(path, force=force)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -115,16 +167,20 @@ def atomic_path(path: str | Path, *, force: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    path: str | Path, *, force: bool = False, own: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Path]:
     """Write a folder completely or not at all.
 
     The body fills the temporary folder it is given, which lies beside the target. At the end it takes the
     target's name. With `force` an existing folder is first moved aside, moved back if anything fails, and
-    deleted last.
+    deleted last. What a killed run has left beside the target is removed first, a folder that it had moved aside
+    put back.
 
     Args:
         path: the folder to write; missing parent folders are made.
-        force: replace an existing folder or file of that name.
+        force: replace a file, an empty folder, or one of ours of that name.
+        own: whether an existing folder is one that we wrote.
 
     Yields:
         The temporary folder, empty.
@@ -133,10 +189,12 @@ def atomic_directory(path: str | Path, *, force: bool = False) -> Iterator[Path]
         OutputError: the folder exists and `force` is not given, or the system refused to write.
     """
     target = Path(path)
-    check_replaceable(target, force=force)
+    _clear_stale(target)
+    check_replaceable_folder(target, force=force, own=own)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
+        lock = _lock(temporary)
     except OSError as error:
         raise output_error(target, error) from error
     try:
@@ -145,14 +203,55 @@ def atomic_directory(path: str | Path, *, force: bool = False) -> Iterator[Path]
             if file.is_file() and not file.is_symlink():
                 _sync(file)
         temporary.chmod(0o777 & ~_umask())
-        check_replaceable(target, force=force)
+        check_replaceable_folder(target, force=force, own=own)
         _publish_directory(temporary, target)
     except OSError as error:
         if _is_about_another_file(error, temporary, target):
             raise
         raise output_error(target, error) from error
     finally:
+        if lock is not None:
+            os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder for as long as this process lives: the system lets go of it even after kill -9.
+
+    Returns:
+        The descriptor that holds it; None if somebody else does, or where the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _clear_stale(target: Path) -> None:
+    """Remove the temporary folders of runs for this target that are no more, as their locks are free."""
+    try:
+        siblings = [entry for entry in target.parent.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    except OSError:
+        return
+    for folder in siblings:
+        if not folder.name.startswith((f".tmp-{target.name}-", f".old-{target.name}-")):
+            continue
+        with contextlib.suppress(OSError):
+            lock = _lock(folder)
+            if lock is None:
+                continue
+            old = folder / target.name
+            if folder.name.startswith(".old-") and os.path.lexists(old) and not os.path.lexists(target):
+                old.rename(target)  # killed between the two renames
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
 def _publish_file(temporary: Path, target: Path, *, force: bool) -> None:
@@ -177,6 +276,7 @@ def _publish_directory(temporary: Path, target: Path) -> None:
         temporary.rename(target)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".old-{target.name}-", dir=target.parent))
+    lock = _lock(aside)
     old = aside / target.name
     try:
         target.rename(old)
@@ -189,6 +289,8 @@ def _publish_directory(temporary: Path, target: Path) -> None:
         # With the target in place (the new one, or the old one moved back) what is aside is of no more use.
         if os.path.lexists(target):
             shutil.rmtree(aside, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _is_about_another_file(error: OSError, temporary: Path, target: Path) -> bool:

@@ -3,13 +3,15 @@
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends import EncoderBackend, open_backend
+from scclip_rt.backends.handle import EncoderHandle
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.pamr import pixel_weights
@@ -19,7 +21,9 @@ from scclip_rt.device_stream import DevicePath, device_path
 from scclip_rt.encoded import Encoded
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
 from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
+from scclip_rt.image.memory import EncoderCost
 from scclip_rt.image.preparation import Preparation, PreparedImage
+from scclip_rt.limits import in_range
 from scclip_rt.segmentation import Segmentation
 from scclip_rt.stream import Outcome, Stages, Timings, run_pipeline
 from scclip_rt.vocabulary.file import Vocabulary
@@ -37,11 +41,13 @@ class Segmenter:
 
     Args:
         bundle: a bundle directory, an open `Bundle`, or `demo` for the one that comes with the package.
-        classes: class names, one string each with synonyms after commas ("dog, puppy"); or one string: a
-            file with a line per class, or `cat; dog, puppy`. Embedded by the bundle's text encoder.
+        classes: class names, one string each with synonyms after commas ("dog, puppy"); or one string of
+            them: `cat; dog, puppy`; or a `Path` to a file with a line per class. A string is never taken for a file.
+            Embedded by the bundle's text encoder.
         vocabulary: instead of `classes`, a `Vocabulary` or a file that `scclip embed` wrote. Without
             either, the ready vocabulary of the bundle, if it carries one.
-        templates: prompt templates around each name: `imagenet` (80 of them), `none`, or a file.
+        classes_file: instead of `classes`, a file with a line per class, by name or `Path`.
+        templates: prompt templates around each name: `imagenet` (80 of them, as None), `none`, or a `Path` to a file.
         background: name of the class that takes what no class claims, `none` for no such class; None takes
             the class called "background" if there is one.
         backend: `onnxruntime`, `openvino`, `tensorrt`, `tensorrt-rtx`, or `auto` (docs/backends.md).
@@ -62,6 +68,7 @@ class Segmenter:
         refine: `pamr` follows the image's edges more closely, at some cost.
         max_pixels: largest image taken.
         max_windows: most windows of an image.
+        max_memory: most bytes that segmenting one image may take, by estimate; None takes four fifths of what is free.
         cache: keep class embeddings in the cache folder.
         progress: show progress on standard error while classes are embedded.
 
@@ -81,9 +88,10 @@ class Segmenter:
         self,
         bundle: str | os.PathLike[str] | Bundle,
         *,
-        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        classes: str | os.PathLike[str] | Sequence[str | Sequence[str]] | None = None,
+        classes_file: str | os.PathLike[str] | None = None,
         vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
-        templates: str = "imagenet",
+        templates: str | os.PathLike[str] | None = None,
         background: str | None = None,
         backend: str = "auto",
         device: str = "auto",
@@ -100,12 +108,51 @@ class Segmenter:
         refine: Literal["pamr"] | None = None,
         max_pixels: int = MAX_PIXELS,
         max_windows: int = MAX_WINDOWS,
+        max_memory: int | None = None,
         cache: bool = True,
         progress: bool = False,
     ) -> None:
+        for name, value in (
+            ("threads", threads),
+            ("batch", batch),
+            ("short_side", short_side),
+            ("stride", stride),
+        ):
+            if value is not None:
+                in_range(name, value)
+        if vocabulary is not None and templates is not None:
+            raise OptionError(
+                "templates go with classes: a vocabulary is embedded already. Leave one of them out",
+                field="templates",
+            )
+        # What opens this segmenter again in another process: a forked child, or one that it is pickled for.
+        self._options_given: dict[str, Any] = {
+            "templates": templates,
+            "backend": backend,
+            "device": device,
+            "precision": precision,
+            "ort_provider": ort_provider,
+            "threads": threads,
+            "batch": batch,
+            "short_side": short_side,
+            "stride": stride,
+            "whole_image": whole_image,
+            "logit_scale": logit_scale,
+            "prob_threshold": prob_threshold,
+            "area_threshold": area_threshold,
+            "refine": refine,
+            "max_pixels": max_pixels,
+            "max_windows": max_windows,
+            "max_memory": max_memory,
+            "cache": cache,
+            "progress": progress,
+        }
         self._bundle = opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
         self._embedding = EmbeddingOptions(
-            templates=templates, cache=cache, progress=progress, threads=threads
+            templates="imagenet" if templates is None else templates,
+            cache=cache,
+            progress=progress,
+            threads=threads,
         )
         self._threads = threads
         self._options = DecodeOptions.over(
@@ -116,27 +163,58 @@ class Segmenter:
             refine=refine,
         )
         # The options first, then what takes seconds: a typing error shows at once.
-        self._encoder = open_backend(
-            opened,
-            backend=backend,
-            device=device,
-            precision=precision,
-            ort_provider=ort_provider,
-            threads=threads,
-            batch=batch,
-            grid="whole" if whole_image else "window",
+        self._handle = EncoderHandle(
+            lambda: open_backend(
+                opened,
+                backend=backend,
+                device=device,
+                precision=precision,
+                ort_provider=ort_provider,
+                threads=threads,
+                batch=batch,
+                grid="whole" if whole_image else "window",
+            )
         )
         self._prepare = _preparation(
             opened,
-            self._encoder,
+            self.backend,
             short_side=short_side,
             stride=stride,
             max_pixels=max_pixels,
             max_windows=max_windows,
+            max_memory=max_memory,
         )
         self._vocabulary: Vocabulary | None = None
-        if classes is not None or vocabulary is not None or opened.manifest.vocabularies:
-            self.set_classes(classes, vocabulary=vocabulary, background=background)
+        given = classes is not None or classes_file is not None or vocabulary is not None
+        if given or opened.manifest.vocabularies:
+            self.set_classes(classes, classes_file=classes_file, vocabulary=vocabulary, background=background)
+
+    def __repr__(self) -> str:
+        info = self.backend.describe()
+        classes = "no classes" if self._vocabulary is None else f"{len(self._vocabulary)} classes"
+        how = f"{info['precision']} on {info['device']} by {info['backend']}"
+        return f"<Segmenter {self._bundle.name}: {how}, {classes}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The bundle's place, the options and the vocabulary: whoever gets it opens the bundle again."""
+        return {
+            "bundle": self._bundle.path.absolute(),
+            "options": self._options_given,
+            "vocabulary": self._vocabulary,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vocabulary = state["vocabulary"]
+        options = state["options"] | ({"templates": None} if vocabulary is not None else {})
+        Segmenter.__init__(self, state["bundle"], vocabulary=vocabulary, **options)
+        self._options_given = state["options"]
+        templates = state["options"]["templates"]
+        self._embedding = replace(self._embedding, templates="imagenet" if templates is None else templates)
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
 
     @property
     def bundle(self) -> Bundle:
@@ -145,8 +223,14 @@ class Segmenter:
 
     @property
     def backend(self) -> EncoderBackend:
-        """The loaded encoder; `backend.describe()` says what runs where."""
-        return self._encoder
+        """The loaded encoder; `backend.describe()` says what runs where.
+
+        In a forked process it is loaded again at the first use there, as the threads of the first are not in it.
+
+        Raises:
+            BackendError: a forked process, and the encoder is on a GPU: CUDA does not survive a fork.
+        """
+        return self._handle.get()
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -171,35 +255,42 @@ class Segmenter:
 
     def set_classes(
         self,
-        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        classes: os.PathLike[str] | str | Sequence[str | Sequence[str]] | None = None,
         *,
+        classes_file: str | os.PathLike[str] | None = None,
         vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
         background: str | None = None,
     ) -> None:
         """Change the vocabulary, for all calls that start from now on.
 
         Args:
-            classes: as for `Segmenter`.
+            classes: as for `Segmenter`: a string is names, a `Path` a file.
+            classes_file: instead of `classes`, a file of them.
             vocabulary: instead of `classes`.
             background: as for `Segmenter`.
 
         Raises:
             VocabularyError: empty, ambiguous, of another model, or no such background class.
         """
+        if classes_file is not None:
+            if classes is not None:
+                raise OptionError("give either classes or classes_file, and not both", field="classes")
+            classes = Path(classes_file)
         self._vocabulary = resolve_vocabulary(
             self._bundle, self._embedding, classes=classes, vocabulary=vocabulary, background=background
         )
 
     def with_classes(
         self,
-        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        classes: os.PathLike[str] | str | Sequence[str | Sequence[str]] | None = None,
         *,
+        classes_file: str | os.PathLike[str] | None = None,
         vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
         background: str | None = None,
     ) -> Self:
         """A second segmenter with another vocabulary, sharing the loaded encoder with this one."""
         other = copy.copy(self)
-        other.set_classes(classes, vocabulary=vocabulary, background=background)
+        other.set_classes(classes, classes_file=classes_file, vocabulary=vocabulary, background=background)
         return other
 
     def with_options(self, options: DecodeOptions) -> Self:
@@ -238,7 +329,7 @@ class Segmenter:
         except ImageError as error:
             return Outcome(image, timings, error=error)
         with timings.measure("encode"):
-            encoded = Encoded.of(prepared, self._encoder.features(prepared.windows))
+            encoded = Encoded.of(prepared, self.backend.features(prepared.windows))
         with timings.measure("decode"):
             result = self._decode(encoded, vocabulary, confidence, self._threads)
         return Outcome(image, timings, result=result)
@@ -259,7 +350,7 @@ class Segmenter:
             >>> animals = segment.decode(encoded, vocabulary=load_vocabulary("animals.safetensors"))
         """
         prepared = self._prepare(image)
-        return Encoded.of(prepared, self._encoder.features(prepared.windows))
+        return Encoded.of(prepared, self.backend.features(prepared.windows))
 
     def decode(
         self,
@@ -368,16 +459,18 @@ class Segmenter:
             # One thread: several images are decoded at a time, beside an encoder that takes all cores.
             return self._decode(Encoded.of(prepared, features), vocabulary, confidence, 1)
 
+        encoder = self.backend
         stages: Stages[ImageSource, PreparedImage, Segmentation] = Stages(
             prepare=self._prepare,
-            encode=self._encoder.features,
+            encode=encoder.features,
             finish=finish,
-            batch=self._encoder.batch_size,
+            batch=encoder.batch_size,
+            expected_bytes=self._prepare.held_bytes,
         )
         return run_pipeline(stages, images)
 
     def _device_path(self, vocabulary: Vocabulary, confidence: bool) -> DevicePath | None:
-        return device_path(self._encoder, self._prepare, vocabulary, self._options, confidence)
+        return device_path(self.backend, self._prepare, vocabulary, self._options, confidence)
 
     def _decode(
         self, encoded: Encoded, vocabulary: Vocabulary, confidence: bool, threads: int | None
@@ -419,6 +512,7 @@ def _preparation(
     stride: int | None,
     max_pixels: int,
     max_windows: int,
+    max_memory: int | None,
 ) -> Preparation:
     spec = bundle.preprocessing
     return Preparation(
@@ -431,4 +525,8 @@ def _preparation(
         stride=spec.stride if stride is None else stride,
         max_pixels=max_pixels,
         max_windows=max_windows,
+        max_memory=max_memory,
+        cost=EncoderCost(
+            heads=bundle.model.heads, width=bundle.model.width, batch=max(encoder.batch_size, 1)
+        ),
     )

@@ -61,6 +61,7 @@ class Timings:
 class Stages(Generic[Item, Prepared, Result]):
     """The three functions of the pipeline; each may be called from another thread than the last.
 
+    `expected_bytes` says before an item is prepared what it will hold.
     `prepare` and `finish` run several at a time; `encode` takes windows (B, H, W, 3), B ≤ `batch`, and
     returns features (B, N, E), one call at a time.
     """
@@ -71,6 +72,7 @@ class Stages(Generic[Item, Prepared, Result]):
     batch: int
     workers: int = 2
     held_bytes: int = HELD_BYTES
+    expected_bytes: Callable[[Item], int] = lambda _: 0
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +81,7 @@ class _Job(Generic[Prepared, Result]):
 
     prepared: "Future[Prepared]"
     timings: Timings
+    expected: int = 0
     batches: list["Future[None]"] = field(default_factory=list)
     features: NDArray[np.float32] | None = None
     left: int = 0  # windows not encoded yet
@@ -111,6 +114,7 @@ class _Run(Generic[Item, Prepared, Result]):
         self._source_error: Exception | None = None
         self._pool = ThreadPoolExecutor(stages.workers, thread_name_prefix="scclip-worker")
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="scclip-encoder")
+        self._next: deque[tuple[Item, int]] = deque()  # looked at, not read yet: at most one
         self._jobs: deque[tuple[Item, _Job[Prepared, Result]]] = deque()  # read, result not delivered
         self._waiting: deque[_Job[Prepared, Result]] = deque()  # read, not in a batch
         self._batch: list[tuple[_Job[Prepared, Result], int, int]] = []  # job, first and last window
@@ -152,21 +156,32 @@ class _Run(Generic[Item, Prepared, Result]):
             self._enqueue(self._waiting.popleft())
 
     def _may_read(self) -> bool:
-        if self._source is None:
+        if self._source is None and not self._next:
             return False
         unprepared = sum(not job.prepared.done() for job in self._waiting)
-        held = sum(
-            job.prepared.result().held_bytes
-            for _, job in self._jobs
-            if job.prepared.done() and job.prepared.exception() is None
-        )
-        return (
-            unprepared <= self._stages.workers
-            and len(self._jobs) < 2 * self._stages.batch + self._stages.workers
-            and (held < self._stages.held_bytes or not self._jobs)
-        )
+        if (
+            unprepared > self._stages.workers
+            or len(self._jobs) >= 2 * self._stages.batch + self._stages.workers
+        ):
+            return False
+        if not self._jobs:
+            return True
+        held = sum(self._held(job) for _, job in self._jobs)
+        if held >= self._stages.held_bytes:
+            return False
+        # Looked at before it is taken: what several workers decode at a time counts as well.
+        if not self._next and self._source is not None:
+            self._look_ahead()
+        return bool(self._next) and held + self._next[0][1] <= self._stages.held_bytes
 
-    def _read(self) -> None:
+    @staticmethod
+    def _held(job: _Job[Prepared, Result]) -> int:
+        if not job.prepared.done():
+            return job.expected
+        return 0 if job.prepared.exception() is not None else job.prepared.result().held_bytes
+
+    def _look_ahead(self) -> None:
+        """Take the next item from the source without preparing it."""
         if self._source is None:
             return
         try:
@@ -177,8 +192,16 @@ class _Run(Generic[Item, Prepared, Result]):
         except Exception as error:  # the source is the caller's; what it gave before it failed is delivered
             self._source, self._source_error = None, error
             return
+        self._next.append((item, self._stages.expected_bytes(item)))
+
+    def _read(self) -> None:
+        if not self._next:
+            self._look_ahead()
+        if not self._next:
+            return
+        item, expected = self._next.popleft()
         timings = Timings()
-        job: _Job[Prepared, Result] = _Job(self._pool.submit(self._prepare, item, timings), timings)
+        job: _Job[Prepared, Result] = _Job(self._pool.submit(self._prepare, item, timings), timings, expected)
         self._jobs.append((item, job))
         self._waiting.append(job)
 

@@ -40,7 +40,8 @@ from scclip_export.parity import (
 from scclip_export.quantize import CALIBRATION_OPTION
 from scclip_export.verification import image_files, verification_images, verification_windows
 from scclip_export.writers import PRECISIONS, EncoderJob, GridPlan
-from scclip_rt.files import atomic_directory, check_replaceable
+from scclip_rt.bundle.bundle import is_bundle
+from scclip_rt.files import atomic_directory, check_replaceable_folder
 from scclip_rt.image.geometry import MIN_PATCHES, resize
 from scclip_rt.vocabulary.classes import parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes
@@ -74,7 +75,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         OutputError: the output exists (without `force`) or can't be written.
     """
     if config.output is not None:
-        check_replaceable(config.output, force=config.force)
+        check_replaceable_folder(config.output, force=config.force, own=is_bundle)
     check_requests(config.engines, precisions=("fp32", *config.precisions), grids=_grid_names(config))
     if config.gpu_kernels:
         check_kernels()
@@ -84,8 +85,11 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
     model = load_model(config.source, progress)
     plan = _plan(config, model)
-    check_replaceable(plan.output, force=config.force)
-    with atomic_directory(plan.output, force=config.force) as directory, torch.inference_mode():
+    check_replaceable_folder(plan.output, force=config.force, own=is_bundle)
+    with (
+        atomic_directory(plan.output, force=config.force, own=is_bundle) as directory,
+        torch.inference_mode(),
+    ):
         entries, parities = _encoders(config, plan, directory, progress)
         text_entry = _text_encoder(config, model, directory, progress)
         (directory / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")

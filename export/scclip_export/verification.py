@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from scclip_export.errors import ExportError
 from scclip_export.model.geometry import Geometry
+from scclip_rt.image.files import IMAGE_SUFFIXES, images_below
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
-from scclip_rt.image.load import IMAGE_SUFFIXES
 
 
 def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
@@ -50,7 +50,7 @@ def verification_images(directory: Path | None, *, count: int = 3) -> list[NDArr
 
 
 def image_files(directory: Path, option: str) -> list[Path]:
-    """Return the images of a folder, sorted by name.
+    """Return the images of a folder and all below it, sorted by path: by the rule of `scclip segment`.
 
     Args:
         directory: the folder.
@@ -61,7 +61,7 @@ def image_files(directory: Path, option: str) -> list[Path]:
     """
     if not directory.is_dir():
         raise ExportError(f"{option} {directory}: no such folder")
-    files = sorted(path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = images_below(directory).images
     if not files:
         raise ExportError(f"{option} {directory}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return files

@@ -82,14 +82,22 @@ class BatchedEncoder(ABC):
         if len(windows) == 0:
             patches = (windows.shape[1] // self._patch) * (windows.shape[2] // self._patch)
             return [np.zeros((0, patches, text.shape[1 - i]), np.float32) for i in range(len(names))]
-        parts = []
+        patches = (windows.shape[1] // self._patch) * (windows.shape[2] // self._patch)
+        lengths = {"features": text.shape[1], "logits": text.shape[0]}
+        joined: list[NDArray[np.float32]] = []
         for start in range(0, len(windows), self._batch_size):
-            outputs = self.infer(names, {"windows": windows[start : start + self._batch_size], "text": text})
+            part = windows[start : start + self._batch_size]
+            outputs = self.infer(names, {"windows": part, "text": text})
+            for name, output in zip(names, outputs, strict=True):
+                check_shape(name, output, (len(part), patches, lengths[name]), self._spec.file)
             check_finite(names, outputs, self._spec.file)
-            parts.append(outputs)
-        if len(parts) == 1:
-            return parts[0]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+            if len(part) == len(windows):
+                return outputs
+            if not joined:  # made once: joining parts at the end would hold everything twice
+                joined = [np.empty((len(windows), *output.shape[1:]), np.float32) for output in outputs]
+            for whole, output in zip(joined, outputs, strict=True):
+                whole[start : start + len(part)] = output
+        return joined
 
     def _check_windows(self, windows: NDArray[np.uint8]) -> None:
         wanted = next(tensor for tensor in self._spec.inputs if tensor.name == "windows").shape
@@ -116,6 +124,20 @@ def inference_error(library: str, file: str, feeds: Feeds, error: Exception) -> 
     if "alloc" in reason.lower() or "out of memory" in reason.lower():
         return BackendError(f"{file}: out of memory with {shapes}; lower --batch or --short-side ({reason})")
     return BackendError(f"{file}: {library} failed with {shapes}: {reason}")
+
+
+def check_shape(name: str, output: NDArray[np.float32], wanted: tuple[int, ...], file: str) -> None:
+    """Refuse an output of another shape than what was asked for: numpy would spread too few rows over many.
+
+    Raises:
+        BackendError: says both.
+    """
+    if output.shape != wanted:
+        raise BackendError(
+            f"{file}: {name} came back as {output.shape}, {wanted} was asked for; the graph is not what bundle.json "
+            "says. Export the bundle again",
+            field=file,
+        )
 
 
 def check_finite(names: Sequence[str], outputs: Sequence[NDArray[np.float32]], file: str) -> None:

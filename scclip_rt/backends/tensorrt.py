@@ -24,7 +24,7 @@ from scclip_rt.bundle.engine_fit import (
     rebuild_command,
 )
 from scclip_rt.errors import BackendError, OutputError
-from scclip_rt.files import atomic_path, cache_directory
+from scclip_rt.files import atomic_path, cache_for_libraries
 
 _TENSORS = {"windows": "UINT8", "text": "FLOAT", "features": "FLOAT", "logits": "FLOAT"}
 _KEPT_MESSAGES = 4
@@ -240,7 +240,9 @@ class TensorRtGraph:
         major, minor = self._device.compute_capability
         version = str(self._module.__version__)
         return (
-            cache_directory() / "tensorrt-rtx" / f"{version}-sm{major}{minor}-{Path(self._name).stem}.cache"
+            cache_for_libraries()
+            / "tensorrt-rtx"
+            / f"{version}-sm{major}{minor}-{Path(self._name).stem}.cache"
         )
 
 

@@ -2,7 +2,7 @@
 
     from scclip_rt.batch import BatchJob, LocalEngine, run_batch
 
-    job = BatchJob(inputs=["shards/*.tar"], bundle="vitb16.scclip", classes="voc.txt", output="out")
+    job = BatchJob(inputs=["shards/*.tar"], bundle="vitb16.scclip", classes=Path("voc.txt"), output="out")
     report = run_batch(job, LocalEngine(workers=4))
 
 `SegmentRows` is the same work for other engines: a callable from rows to rows.

@@ -54,7 +54,7 @@ class BatchJob:
     output: str | os.PathLike[str]
     classes: str | os.PathLike[str] | Sequence[str] | None = None
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None
-    templates: str = "imagenet"
+    templates: str | os.PathLike[str] = "imagenet"
     background: str | None = None
     format: str = "parquet"
     reading: InputOptions = field(default_factory=InputOptions)
@@ -106,7 +106,7 @@ def run_batch(
         ScclipError: bad input, options, bundle, classes or output; what is finished is kept.
 
     Example:
-        >>> job = BatchJob(inputs=["shards/*.tar"], bundle="vitb16.scclip", classes="voc.txt", output="out")
+        >>> job = BatchJob(inputs=["shards/*.tar"], bundle="vitb16.scclip", classes=Path("voc.txt"), output="out")
         >>> run_batch(job, LocalEngine(workers=4)).errors
         3
     """

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from scclip_rt.bundle.hashes import forget, remembered_sha256
+from scclip_rt.bundle.hub import HUB_SCHEME, hub_folder
 from scclip_rt.bundle.manifest import (
     DecodingSpec,
     EncoderSpec,
@@ -18,8 +19,9 @@ from scclip_rt.bundle.manifest import (
     parse_manifest,
 )
 from scclip_rt.bundle.onnx_weights import external_locations
-from scclip_rt.errors import BundleError
-from scclip_rt.files import sha256_file
+from scclip_rt.errors import BundleError, did_you_mean
+from scclip_rt.files import check_regular, sha256_file
+from scclip_rt.strict_json import parse_json
 
 MANIFEST_FILE = "bundle.json"
 DEMO_NAME = "demo"
@@ -50,8 +52,8 @@ class Bundle:
         """Read and check a bundle.
 
         Args:
-            path: the directory, or `demo` for the bundle that comes with the package. An open bundle is
-                returned as it is.
+            path: the directory; `demo` for the bundle that comes with the package; `hf://OWNER/NAME@REVISION` for one
+                on the Hugging Face Hub (the revision may be left out). An open bundle is returned as it is.
 
         Raises:
             BundleError: whatever docs/bundle.md refuses, in one line that says what and where.
@@ -121,7 +123,10 @@ class Bundle:
             raise BundleError(f"{path}: {error.strerror or error}", field=name) from error
         if found != spec.sha256:
             forget(path)
-            raise _wrong_hash(path, name, spec, found)
+            # What was remembered may be what is damaged: the file itself has the last word.
+            found = sha256_file(path)
+            if found != spec.sha256:
+                raise _wrong_hash(path, name, spec, found)
         return path
 
     def checked_graph(self, name: str) -> Path:
@@ -149,7 +154,7 @@ class Bundle:
         for location in locations:
             relative = os.path.normpath(PurePosixPath(name).parent / location)
             try:
-                _check_inside(self.path, relative if not PurePosixPath(location).is_absolute() else location)
+                _check_inside(relative if not PurePosixPath(location).is_absolute() else location)
                 if relative not in self.manifest.files:
                     raise BundleError(f"{location!r} is not listed in bundle.json", field=name)
             except BundleError as error:
@@ -190,6 +195,8 @@ class Bundle:
 
 
 def _bundle_directory(path: str | Path) -> Path:
+    if isinstance(path, str) and path.startswith(HUB_SCHEME):
+        return hub_folder(path)
     if str(path) == DEMO_NAME:
         packaged = Path(str(resources.files("scclip_rt"))) / f"{DEMO_NAME}.scclip"
         if packaged.is_dir():
@@ -203,7 +210,9 @@ def _bundle_directory(path: str | Path) -> Path:
     root = Path(path)
     if not os.path.lexists(root):
         raise BundleError(
-            f"{root}: no such bundle; make one with `scclip-export … --output {root.name}`", field="bundle"
+            f"{root}: no such bundle{did_you_mean(str(path), _names_near(root))}; make one with "
+            f"`scclip-export … --output {root.name}`",
+            field="bundle",
         )
     if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises where a parent may not be searched)
         raise BundleError(
@@ -212,9 +221,28 @@ def _bundle_directory(path: str | Path) -> Path:
     return root
 
 
+def _names_near(root: Path) -> list[str]:
+    """`demo`, and the bundles beside one that does not exist."""
+    try:
+        near = [str(entry) for entry in root.parent.iterdir() if entry.suffix == ".scclip"]
+    except OSError:
+        near = []
+    return [DEMO_NAME, *near]
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder holds a bundle, sound or not: its bundle.json is JSON with a format version."""
+    try:
+        document = parse_json(_read_manifest(path))
+    except (BundleError, ValueError):
+        return False
+    return isinstance(document, dict) and "format_version" in document
+
+
 def _read_manifest(root: Path) -> bytes:
     file = root / MANIFEST_FILE
     try:
+        check_regular(file)
         with file.open("rb") as stream:
             text = stream.read(_MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
@@ -233,30 +261,26 @@ def _read_manifest(root: Path) -> bytes:
 
 def _check_files(root: Path, manifest: Manifest) -> None:
     for name, spec in manifest.files.items():
-        _check_inside(root, name)
+        _check_inside(name)
         if not name.startswith(_OPTIONAL_FOLDERS):
             _check_size(root / name, name, spec)
     for name in manifest.references():
-        _check_inside(root, name)
+        _check_inside(name)
         if name not in manifest.files:
             raise BundleError(
                 f"bundle.json names {name!r} but does not list it in `files`; export it again", field=name
             )
 
 
-def _check_inside(root: Path, name: str) -> None:
-    """Refuse a path that is absolute, climbs out, or leads outside through a symbolic link."""
+def _check_inside(name: str) -> None:
+    """Refuse a path that is absolute or climbs out.
+
+    A symbolic link may lead outside, as in a Hugging Face cache: what it leads to is held against the hash in
+    bundle.json like any file, so that it can't smuggle in anything.
+    """
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         raise BundleError(f"path {name!r} leaves the bundle; refused", field=name)
-    try:
-        inside = (root / name).resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise BundleError(f"path {name!r} can't be followed: {error}", field=name) from error
-    if not inside:
-        raise BundleError(
-            f"path {name!r} leads out of the bundle through a symbolic link; refused", field=name
-        )
 
 
 def _check_size(path: Path, name: str, spec: FileSpec) -> None:
@@ -265,7 +289,8 @@ def _check_size(path: Path, name: str, spec: FileSpec) -> None:
     except OSError as error:
         raise BundleError(f"{name}: {error.strerror or error}", field=name) from error
     if size is None:
-        raise BundleError(f"{name} is missing; copy or export the bundle again", field=name)
+        reason = "is no regular file" if os.path.lexists(path) and path.exists() else "is missing"
+        raise BundleError(f"{name} {reason}; copy or export the bundle again", field=name)
     if size != spec.bytes:
         raise BundleError(
             f"{name} has {size:,} bytes, bundle.json says {spec.bytes:,}: truncated or changed; "

@@ -1,16 +1,15 @@
 """The sidecar of a TensorRT engine (docs/bundle.md): what it says, read and checked against the bundle."""
 
-import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Literal
 
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GridSpec, Precision
-from scclip_rt.errors import BundleError
+from scclip_rt.bundle.schemas import validator
+from scclip_rt.errors import BundleError, printable
+from scclip_rt.strict_json import parse_json
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -82,35 +81,27 @@ def source_sha256(bundle: Bundle, source: str) -> str:
 
 def _read(bundle: Bundle, sidecar: str) -> Engine | UnreadableEngine:
     try:
-        document = json.loads(bundle.checked_path(sidecar).read_text("utf-8"))
+        document = parse_json(bundle.checked_path(sidecar).read_bytes())
     except BundleError as error:
         return UnreadableEngine(sidecar=sidecar, reason=bundle_message(bundle, error))
     except (OSError, ValueError) as error:
         return UnreadableEngine(sidecar=sidecar, reason=f"is not JSON ({error})")
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version != SIDECAR_VERSION:
+    if type(version) is not int or version != SIDECAR_VERSION:
         return UnreadableEngine(
             sidecar=sidecar,
-            reason=f"has sidecar version {version!r}; this runtime reads {SIDECAR_VERSION}. Upgrade scclip-rt or "
-            "build the engine again",
+            reason=f"has sidecar version {printable(repr(version)[:40])}; this runtime reads {SIDECAR_VERSION}. "
+            "Upgrade scclip-rt or build the engine again",
         )
     from jsonschema.exceptions import best_match
 
-    flaw = best_match(_validator().iter_errors(document))
+    flaw = best_match(validator("engine").iter_errors(document))
     if flaw is not None:
         place = flaw.json_path.removeprefix("$").removeprefix(".") or "the document"
-        return UnreadableEngine(sidecar=sidecar, reason=f"{place}: {' '.join(flaw.message.split())[:160]}")
+        return UnreadableEngine(
+            sidecar=sidecar, reason=printable(f"{place}: {' '.join(flaw.message.split())[:160]}")
+        )
     return _engine(sidecar, document, bundle)
-
-
-@functools.cache
-def _validator() -> Any:
-    import jsonschema
-
-    schema = json.loads(
-        resources.files("scclip_rt").joinpath("bundle/schema/engine.schema.json").read_text("utf-8")
-    )
-    return jsonschema.Draft202012Validator(schema)
 
 
 def bundle_message(bundle: Bundle, error: BundleError) -> str:

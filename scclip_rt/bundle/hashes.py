@@ -18,17 +18,17 @@ def remembered_sha256(path: Path) -> str:
     error.
 
     Raises:
-        OSError: the file can't be read.
+        OSError: the file can't be read, or is no regular file.
     """
     real = path.resolve()
     status = real.stat()
     stamp = f"{status.st_size}:{status.st_mtime_ns}"
     memory = _memory_file()
-    known = _read(memory).get(str(real))
+    known = None if memory is None else _read(memory).get(str(real))
     if isinstance(known, dict) and known.get("stamp") == stamp:
         return str(known.get("sha256"))
     digest = sha256_file(real)
-    if real.stat().st_mtime_ns == status.st_mtime_ns:
+    if memory is not None and real.stat().st_mtime_ns == status.st_mtime_ns:
         _remember(memory, str(real), {"stamp": stamp, "sha256": digest})
     return digest
 
@@ -36,19 +36,22 @@ def remembered_sha256(path: Path) -> str:
 def forget(path: Path) -> None:
     """Drop a file from the memory, so that one that failed its check is read again next time."""
     memory = _memory_file()
+    if memory is None:
+        return
     entries = _read(memory)
     if entries.pop(str(path.resolve()), None) is not None:
         _write(memory, entries)
 
 
-def _memory_file() -> Path:
-    return cache_directory() / "hashes.json"
+def _memory_file() -> Path | None:
+    root = cache_directory()
+    return None if root is None else root / "hashes.json"
 
 
 def _read(memory: Path) -> dict[str, object]:
     try:
         entries = json.loads(memory.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}
 
@@ -61,5 +64,5 @@ def _remember(memory: Path, key: str, value: dict[str, str]) -> None:
 
 
 def _write(memory: Path, entries: dict[str, object]) -> None:
-    with contextlib.suppress(OutputError), atomic_path(memory, force=True) as temporary:
+    with contextlib.suppress(OutputError, OSError), atomic_path(memory, force=True) as temporary:
         temporary.write_text(json.dumps(entries), "utf-8")

@@ -1,13 +1,12 @@
 """bundle.json as typed, frozen values: the contract of docs/bundle.md, without any file access."""
 
-import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Literal, cast
 
+from scclip_rt.bundle.schemas import validator
 from scclip_rt.errors import BundleError
+from scclip_rt.strict_json import parse_json
 
 FORMAT_VERSIONS = (1,)
 
@@ -164,8 +163,8 @@ def parse_manifest(text: str | bytes) -> Manifest:
             that disagree with the model's sizes.
     """
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text)
+    except ValueError as error:
         raise BundleError(
             f"bundle.json is not JSON ({error}); copy or export the bundle again", field="bundle.json"
         ) from error
@@ -180,7 +179,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
 
 def _check_version(document: object) -> None:
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version is not None and (isinstance(version, bool) or version not in FORMAT_VERSIONS):
+    if version is not None and (type(version) is not int or version not in FORMAT_VERSIONS):
         known = ", ".join(str(known) for known in FORMAT_VERSIONS)
         raise BundleError(
             f"bundle.json has format version {version!r}; this runtime reads {known}. "
@@ -189,21 +188,10 @@ def _check_version(document: object) -> None:
         )
 
 
-@functools.cache
-def _validator() -> Any:
-    # Imported here: jsonschema takes 0.1 s, which `import scclip_rt` shall not.
-    import jsonschema
-
-    schema = json.loads(
-        resources.files("scclip_rt").joinpath("bundle/schema/bundle.schema.json").read_text("utf-8")
-    )
-    return jsonschema.Draft202012Validator(schema)
-
-
 def _check_schema(document: object) -> None:
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator().iter_errors(document))
+    error = best_match(validator("bundle").iter_errors(document))
     if error is None:
         return
     place = error.json_path.removeprefix("$").removeprefix(".") or "the document"

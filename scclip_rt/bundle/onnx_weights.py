@@ -3,13 +3,19 @@
 onnxruntime 1.32 refuses weights outside the model's folder; older releases that this package supports follow
 any path. The bundle's rule (inside, listed, hashed) must hold for all of them, so the references are read
 here: a walk over the protobuf wire format that steps over weights and needs neither `onnx` nor `protobuf`.
+
+Only the form that protobuf's own writers give is read. Readers differ on the others (a tag in more bytes than it needs,
+whose upper bits some drop; an entry with two keys), so that a file could name weights to a library that it does not
+name here.
 """
 
 import mmap
-from collections.abc import Iterator
+import os
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from scclip_rt.errors import BundleError
+from scclip_rt.files import check_regular
 
 # Message type → field number → type of the nested message (onnx.proto, stable since IR version 3).
 _NESTED: dict[str, dict[int, str]] = {
@@ -32,8 +38,9 @@ def external_locations(path: Path) -> set[str]:
         BundleError: the file is empty or no protobuf message.
         OSError: the file can't be read.
     """
+    check_regular(path)
     with path.open("rb") as stream:
-        if path.stat().st_size == 0:
+        if os.fstat(stream.fileno()).st_size == 0:
             raise BundleError(f"{path.name} is empty; copy or export the bundle again", field=path.name)
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
@@ -50,24 +57,34 @@ def _locations(data: mmap.mmap) -> Iterator[str]:
     while stack:
         kind, start, end = stack.pop()
         if kind == "entry":
-            entry = {field: data[first:last] for field, first, last in _messages(data, start, end)}
-            if entry.get(_KEY) == b"location":
-                yield entry.get(_VALUE, b"").decode("utf-8")
+            parts = [(field, data[first:last]) for field, first, last in _messages(data, start, end, (1, 2))]
+            entry = dict(parts)
+            if sorted(field for field, _ in parts if field in (_KEY, _VALUE)) != [_KEY, _VALUE]:
+                raise ValueError("an entry of a tensor's data has not one key and one value")
+            if entry[_KEY] == b"location":
+                yield entry[_VALUE].decode("utf-8")
             continue
         nested = _NESTED[kind]
-        for field, first, last in _messages(data, start, end):
+        for field, first, last in _messages(data, start, end, nested):
             if field in nested:
                 stack.append((nested[field], first, last))
 
 
-def _messages(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Every length-delimited field of the message at [position, end): its number, and where its bytes lie."""
+def _messages(
+    data: mmap.mmap, position: int, end: int, messages: Container[int]
+) -> Iterator[tuple[int, int, int]]:
+    """Every length-delimited field of the message at [position, end): its number, and where its bytes lie.
+
+    Those of `messages` must be length-delimited.
+    """
     while position < end:
         tag, position = _varint(data, position)
         field, wire = tag >> 3, tag & 7
+        if not 0 < field < 1 << 29 or (field in messages and wire != 2):
+            raise ValueError(f"field {field} of wire type {wire} at byte {position}")
         length = 0
         if wire == 0:
-            _, position = _varint(data, position)
+            _, position = _varint(data, position, shortest=False)
         elif wire == 1:
             length = 8
         elif wire == 2:
@@ -83,13 +100,15 @@ def _messages(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, i
         position += length
 
 
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap, position: int, *, shortest: bool = True) -> tuple[int, int]:
     value = shift = 0
     while shift < 70:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if shortest and shift and byte == 0:
+                raise ValueError(f"a number at byte {position} in more bytes than it needs")
             return value, position
         shift += 7
     raise ValueError(f"a number of more than ten bytes at byte {position}")

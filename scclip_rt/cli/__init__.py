@@ -4,10 +4,7 @@ Each command is a module with `add_parser(subparsers)` and `run(args) -> exit co
 """
 
 import argparse
-import errno
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scclip_rt import __version__
@@ -21,13 +18,11 @@ from scclip_rt.cli import (
     segment,
     serve,
 )
-from scclip_rt.errors import ScclipError
+from scclip_rt.cli.guard import EXIT_ERROR, EXIT_INTERRUPTED, Parser, guard, leave
 
-__all__ = ["build_parser", "guard", "leave", "main", "run"]
+__all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "guard", "leave", "main", "run"]
 
 COMMANDS = (segment, batch, embed, inspect, serve, eval, bench, convert_coco_object)
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 _DESCRIPTION = """\
 Open-vocabulary segmentation with SC-CLIP bundles: name the classes, get a label map.
@@ -43,31 +38,54 @@ examples:
   scclip eval vitb16.scclip --dataset voc21 --root /data
   scclip bench vitb16.scclip@fp32 vitb16.scclip@int8
 
-A bundle is a directory that `scclip-export` makes from a CLIP checkpoint.
-Exit codes: 0 done, 2 an error told in one line, 130 interrupted.
+A bundle is a directory that `scclip-export` makes from a CLIP checkpoint, or hf://OWNER/NAME@REVISION
+on the Hugging Face Hub.
+Exit codes: 0 done, 2 an error told in one line with its code (docs/errors.md), 130 interrupted,
+143 terminated.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, like every other error of the command."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_ERROR, f"scclip: error: {message} (see `{self.prog} --help`)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
-    parser = _Parser(
+    parser = Parser(
         prog="scclip",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"scclip-rt {__version__}")
+    parser.add_argument("--version", "-V", action="version", version=f"scclip-rt {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        nargs=1,
+        action=_Completion,
+        help="print the completion script of bash, zsh or tcsh; needs shtab (extra `completion`)",
+    )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
+
+
+class _Completion(argparse.Action):
+    """Print what the shell needs to complete options; `eval "$(scclip --print-completion bash)"`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: object,  # noqa: ARG002
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Print and exit."""
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--print-completion needs shtab: pip install 'scclip-rt[completion]'")
+        if values[0] not in shtab.SUPPORTED_SHELLS:
+            parser.error(f"--print-completion knows {', '.join(shtab.SUPPORTED_SHELLS)}; got {values[0]!r}")
+        print(shtab.complete(parser, shell=values[0]))
+        parser.exit()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -84,52 +102,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return guard("scclip", action)
 
 
-def guard(program: str, action: Callable[[], int]) -> int:
-    """Run a command's action; whatever a user can cause ends in one line on standard error.
-
-    Args:
-        program: the name that begins the line.
-        action: does the work and returns an exit code.
-
-    Returns:
-        The exit code: that of `action`, or 2 or 130.
-    """
-    try:
-        code = action()
-        sys.stdout.flush()  # a closed pipe shows here rather than in the interpreter's last breath
-        return code
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has seen enough (`| head`). What is still buffered must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ScclipError, OSError, MemoryError) as error:
-        print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_ERROR
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory; lower --batch, --short-side or --max-pixels, or give fewer images at a time"
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        hint = "; free some space there" if error.errno == errno.ENOSPC else ""
-        return f"{place}{error.strerror or error}{hint}"
-    return " ".join(str(error).split())
-
-
 def main() -> NoReturn:
     """Entry point of the `scclip` script."""
     leave(run())
-
-
-def leave(code: int) -> NoReturn:
-    """Exit with `code`; at once after Ctrl-C."""
-    if code == EXIT_INTERRUPTED:
-        # The batch in the encoder can't be stopped and would hold a normal exit up for seconds.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

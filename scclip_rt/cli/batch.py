@@ -14,7 +14,9 @@ from scclip_rt.cli.options import (
     add_image_options,
     add_label_options,
     check_json_target,
+    class_source,
     segmenter_options,
+    template_source,
     write_json,
 )
 from scclip_rt.errors import OptionError
@@ -127,9 +129,9 @@ def run(args: argparse.Namespace) -> int:
         inputs=args.inputs,
         bundle=args.bundle,
         output=args.output,
-        classes=args.classes,
+        classes=class_source(args),
         vocabulary=args.vocabulary,
-        templates=args.templates,
+        templates=template_source(args) or "imagenet",
         background=args.background,
         format=args.format,
         reading=InputOptions(shard_size=args.shard_size, column=args.column, key=args.key),

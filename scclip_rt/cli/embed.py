@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.options import add_class_options, add_output_options, check_json_target, write_json
+from scclip_rt.cli.image_options import number
+from scclip_rt.cli.notes import tell_names_that_demo_does_not_know
+from scclip_rt.cli.options import (
+    add_class_options,
+    add_output_options,
+    check_json_target,
+    class_source,
+    template_source,
+    write_json,
+)
 from scclip_rt.files import check_replaceable
 
 _DESCRIPTION = """\
@@ -32,11 +41,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
     parser.add_argument(
-        "--output", metavar="FILE.safetensors", type=Path, required=True, help="the vocabulary file to write"
+        "--output",
+        "-o",
+        metavar="FILE.safetensors",
+        type=Path,
+        required=True,
+        help="the vocabulary file to write",
     )
     add_class_options(parser, vocabulary=False)
     parser.add_argument(
-        "--threads", metavar="N", type=int, help="CPU threads (default: the cores this process may use)"
+        "--threads",
+        metavar="N",
+        type=number("threads"),
+        help="CPU threads (default: the cores this process may use)",
     )
     add_output_options(parser, force=True)
     parser.set_defaults(run=run)
@@ -53,9 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.bundle)
     options = EmbeddingOptions(
-        templates=args.templates, cache=not args.no_cache, progress=True, threads=args.threads
+        templates=template_source(args) or "imagenet",
+        cache=not args.no_cache,
+        progress=True,
+        threads=args.threads,
     )
-    vocabulary = resolve_vocabulary(bundle, options, classes=args.classes, background=args.background)
+    vocabulary = resolve_vocabulary(bundle, options, classes=class_source(args), background=args.background)
+    tell_names_that_demo_does_not_know(bundle, vocabulary)
     save_vocabulary(vocabulary, args.output, force=args.force)
     report = {
         "schema": "scclip-embed/1",

@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.options import add_backend_options, add_output_options, check_json_target, write_json
+from scclip_rt.cli.image_options import add_image_options, add_label_options, image_settings, number
+from scclip_rt.cli.options import (
+    add_backend_options,
+    add_output_options,
+    check_json_target,
+    class_source,
+    template_source,
+    write_json,
+)
 from scclip_rt.errors import OptionError
 from scclip_rt.files import atomic_path, check_replaceable
 
@@ -53,7 +61,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     _add_dataset_options(parser)
     _add_run_options(parser)
-    _add_setting_options(parser)
+    add_image_options(parser, default="the benchmark's, else the bundle's")
+    add_label_options(parser, default="the benchmark's, else the bundle's")
     add_backend_options(parser)
     add_output_options(parser, force=True)
     parser.set_defaults(run=run)
@@ -69,7 +78,7 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="images to use instead of the validation split: a name per line, or JSON (a list, or COCO's images)",
     )
-    group.add_argument("--limit", metavar="N", type=int, help="only the first N images")
+    group.add_argument("--limit", metavar="N", type=number("limit"), help="only the first N images")
     group.add_argument("--images", metavar="DIR", type=Path, help="folder: the images")
     group.add_argument(
         "--masks", metavar="DIR", type=Path, help="folder: a mask of the same name for each, grey or palette"
@@ -77,8 +86,14 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ignore-label",
         metavar="N",
-        type=int,
+        type=number("ignore_label"),
         help="folder: the label that does not count (default: 255, or 65535 above 255 classes)",
+    )
+    group.add_argument(
+        "--mask-values",
+        metavar="V,V,…",
+        type=_values,
+        help="folder: the masks' value of each class in turn, such as 0,255 (default: 0,1,2,…)",
     )
     group.add_argument(
         "--reduce-zero-label",
@@ -90,6 +105,7 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|NAMES",
         help="classes in the order of the labels, synonyms after commas; benchmarks have lists of their own",
     )
+    group.add_argument("--classes-file", metavar="FILE", type=Path, help="a file of them, whatever its name")
     group.add_argument(
         "--background",
         metavar="NAME",
@@ -98,12 +114,20 @@ def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--templates",
         metavar="NAME|FILE",
-        default="imagenet",
         help="prompts around each name (default: imagenet)",
     )
     group.add_argument(
         "--no-cache", action="store_true", help="neither read nor keep class embeddings on disk"
     )
+
+
+def _values(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers with commas, such as 0,255; got {text!r}"
+        ) from None
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -128,32 +152,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="with --compare: the images that differ most, as one HTML file",
     )
     group.add_argument(
-        "--worst", metavar="N", type=int, default=12, help="images in the sheet (default: %(default)s)"
+        "--worst",
+        metavar="N",
+        type=number("worst"),
+        default=12,
+        help="images in the sheet (default: %(default)s)",
     )
-
-
-def _add_setting_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "settings", "default: the benchmark's published ones, else the bundle's"
-    )
-    group.add_argument("--short-side", metavar="PIXELS", type=int, help="resize the short side to this")
-    group.add_argument("--stride", metavar="PIXELS", type=int, help="distance between windows")
-    group.add_argument(
-        "--whole-image",
-        action="store_true",
-        help="encode images in one pass; the bundle needs an encoder exported for that",
-    )
-    group.add_argument("--logit-scale", metavar="X", type=float, help="factor on cosines before the softmax")
-    group.add_argument(
-        "--prob-threshold", metavar="P", type=float, help="below it a pixel is background or unlabelled"
-    )
-    group.add_argument(
-        "--area-threshold",
-        metavar="P",
-        type=float,
-        help="share of the foreground up to which a class is dropped",
-    )
-    group.add_argument("--refine", metavar="NAME", help="pamr follows the image's edges, at some cost")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -164,11 +168,12 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(
         args.dataset,
         root=args.root,
-        classes=args.classes,
+        classes=class_source(args),
         names=args.list,
         images=args.images,
         masks=args.masks,
         ignore=args.ignore_label,
+        values=args.mask_values,
         reduce_zero_label=args.reduce_zero_label,
         background=args.background,
     )
@@ -231,20 +236,14 @@ def _segmenter(args: argparse.Namespace, dataset: "Dataset", bundle: str, precis
     return open_segmenter(
         bundle,
         dataset,
-        short_side=args.short_side,
-        logit_scale=args.logit_scale,
-        prob_threshold=args.prob_threshold,
-        area_threshold=args.area_threshold,
-        templates=args.templates,
+        templates=template_source(args),
         backend=args.backend,
         device=args.device,
         precision=precision,
         ort_provider=args.ort_provider,
         threads=args.threads,
         batch=args.batch,
-        stride=args.stride,
-        whole_image=args.whole_image,
-        refine=args.refine,
+        **image_settings(args),
         cache=not args.no_cache,
         progress=True,
     )

@@ -2,12 +2,36 @@
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scclip_rt.errors import OptionError
+from scclip_rt.cli.image_options import add_image_options, add_label_options, image_settings, number
+from scclip_rt.errors import OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.bundle.bundle import Bundle
+
+__all__ = [
+    "add_backend_options",
+    "add_class_options",
+    "add_image_options",
+    "add_label_options",
+    "add_output_options",
+    "check_json_target",
+    "class_settings",
+    "class_source",
+    "number",
+    "segmenter_options",
+    "template_source",
+    "write_json",
+]
+
+CLASS_FILE_SUFFIXES = (".txt", ".csv", ".names", ".list")
+TEMPLATE_SETS = ("imagenet", "none")
 
 
 def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> None:
@@ -17,7 +41,11 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
     source.add_argument(
         "--classes",
         metavar="FILE|NAMES",
-        help='a file with one class per line, synonyms after commas, or the names: "sky; grass, lawn; dog"',
+        help='the names, synonyms after commas: "sky; grass, lawn; dog"; or a file with a line per class: what exists '
+        "as a file, contains a slash, or ends in .txt, .csv, .names or .list is one",
+    )
+    source.add_argument(
+        "--classes-file", metavar="FILE", type=Path, help="a file with a line per class, whatever its name"
     )
     if vocabulary:
         source.add_argument(
@@ -30,7 +58,6 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
     group.add_argument(
         "--templates",
         metavar="NAME|FILE",
-        default="imagenet",
         help="prompts around each name: imagenet (80 of them), none, or a file with one per line, {} for the "
         "name (default: imagenet)",
     )
@@ -75,83 +102,23 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
         "What is not available is an error, never replaced in silence",
     )
     group.add_argument(
-        "--threads", metavar="N", type=int, help="CPU threads (default: the cores this process may use)"
+        "--threads",
+        metavar="N",
+        type=number("threads"),
+        help="CPU threads (default: the cores this process may use)",
     )
     group.add_argument(
         "--batch",
         metavar="N",
-        type=int,
+        type=number("batch"),
         help="most windows encoded at once (default: 8 of 14×14 patches on a CPU)",
     )
 
 
-def add_image_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
-    """How images are resized and cut, and which are too large."""
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--short-side",
-        metavar="PIXELS",
-        type=int,
-        help="resize the short side to this (default: the bundle's)",
-    )
-    group.add_argument(
-        "--stride", metavar="PIXELS", type=int, help="distance between windows (default: the bundle's)"
-    )
-    group.add_argument(
-        "--whole-image",
-        action="store_true",
-        help="encode the image in one pass; the bundle must have been exported with --dynamic-grid or --image-size",
-    )
-    group.add_argument(
-        "--max-pixels", metavar="N", type=int, help="refuse larger images (default: 128 million)"
-    )
-    group.add_argument(
-        "--max-windows", metavar="N", type=int, help="refuse images of more windows (default: 1024)"
-    )
-    return group
-
-
-def add_label_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
-    """From cosines to labels."""
-    group = parser.add_argument_group("labels")
-    group.add_argument(
-        "--logit-scale",
-        metavar="X",
-        type=float,
-        help="factor on cosines before the softmax (default: the bundle's)",
-    )
-    group.add_argument(
-        "--prob-threshold",
-        metavar="P",
-        type=float,
-        help="pixels of lower probability become background, or unlabelled (default: the bundle's)",
-    )
-    group.add_argument(
-        "--area-threshold",
-        metavar="SHARE",
-        type=float,
-        help="drop classes of at most this share of the foreground; 0 is off (default: the bundle's)",
-    )
-    group.add_argument(
-        "--refine",
-        choices=["pamr"],
-        help="follow the image's edges more closely, at some cost (default: off)",
-    )
-    return group
-
-
 def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the groups of images, labels and inference say, as options of `Segmenter`."""
-    from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
-
-    names = (
-        "backend", "device", "precision", "ort_provider", "threads", "batch", "short_side", "stride", "whole_image",
-        "logit_scale", "prob_threshold", "area_threshold", "refine",
-    )  # fmt: skip
-    options = {name: getattr(args, name) for name in names}
-    options["max_pixels"] = MAX_PIXELS if args.max_pixels is None else args.max_pixels
-    options["max_windows"] = MAX_WINDOWS if args.max_windows is None else args.max_windows
-    return options
+    names = ("backend", "device", "precision", "ort_provider", "threads", "batch")
+    return {name: getattr(args, name) for name in names} | image_settings(args)
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, force: bool) -> None:
@@ -168,6 +135,62 @@ def add_output_options(parser: argparse.ArgumentParser, *, force: bool) -> None:
     )
 
 
+def class_source(args: argparse.Namespace) -> "str | Path | None":
+    """The class names or the file that `--classes` and `--classes-file` name; only a command line guesses which.
+
+    Raises:
+        OptionError: both of them.
+    """
+    if getattr(args, "classes_file", None) is not None:
+        return Path(args.classes_file)
+    names: str | None = args.classes
+    if names is None or ";" in names or "\n" in names or len(names) > 4096:
+        return names
+    # A path that doesn't exist must not turn into a class of that name.
+    is_file = os.sep in names or names.strip().lower().endswith(CLASS_FILE_SUFFIXES) or _exists(names)
+    return Path(names) if is_file else names
+
+
+def template_source(args: argparse.Namespace) -> "str | Path | None":
+    """The name of a template set, or the file that `--templates` names; None if it is not given."""
+    name: str | None = args.templates
+    return name if name is None or name in TEMPLATE_SETS else Path(name)
+
+
+def class_settings(args: argparse.Namespace, bundle: "Bundle") -> dict[str, Any]:
+    """What `Segmenter` is to be told of the options of `add_class_options`.
+
+    Raises:
+        OptionError: no classes anywhere, or templates beside a vocabulary that is embedded already.
+    """
+    classes, templates = class_source(args), template_source(args)
+    if classes is None and args.vocabulary is None and not bundle.manifest.vocabularies:
+        raise OptionError(
+            "no classes: pass --classes FILE|NAMES or --vocabulary FILE "
+            f"({bundle.path} carries no vocabulary of its own)",
+            field="classes",
+        )
+    if classes is None and templates is not None:
+        raise OptionError(
+            "--templates go with --classes: a ready vocabulary is embedded already. Leave them out",
+            field="templates",
+        )
+    return {
+        "classes": classes,
+        "vocabulary": args.vocabulary,
+        "templates": templates,
+        "background": args.background,
+        "cache": not args.no_cache,
+    }
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).is_file() or Path(name).is_fifo()
+    except (OSError, ValueError):  # too long for a name, or a null byte
+        return False
+
+
 def check_json_target(target: str | None, *, force: bool) -> None:
     """Refuse a report file that exists, before any work.
 
@@ -182,10 +205,34 @@ def check_json_target(target: str | None, *, force: bool) -> None:
 
 
 def write_json(document: dict[str, Any], target: str, *, force: bool) -> None:
-    """Write a report to standard output (`-`) or a file, whole."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    with atomic_path(target, force=force) as temporary:
-        temporary.write_text(text, "utf-8")
+    """Write a report to standard output (`-`) or a file, whole; where it can't go, it is kept in a temporary file.
+
+    Raises:
+        OutputError: it could not go where it was to; the message says where it is.
+    """
+    # A file name that is not UTF-8 has lone surrogates, which JSON can escape and UTF-8 can't hold.
+    data = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    try:
+        if target != "-":
+            with atomic_path(target, force=force) as temporary:
+                temporary.write_bytes(data)
+        elif sys.stdout is None:
+            raise OutputError("standard output is closed", field="json")
+        else:
+            sys.stdout.write(data.decode("utf-8"))
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OutputError, OSError) as error:
+        raise _kept(data, error) from error
+
+
+def _kept(data: bytes, error: Exception) -> OutputError:
+    """Hours of work may be in a report: if it can't be written where it was to go, it goes where it can."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="scclip-report-", suffix=".json")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError:
+        return OutputError(f"the report is lost: {error}", field="json")
+    return OutputError(f"{error}; the report is in {name} instead", field="json")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scclip_rt.cli import segment_raster, segment_video
-from scclip_rt.cli.inputs import InputImage, find_images, output_names
+from scclip_rt.cli.inputs import InputImage, find_inputs, output_names
+from scclip_rt.cli.notes import tell_what_demo_knows
 from scclip_rt.cli.options import (
     add_backend_options,
     add_class_options,
@@ -18,12 +19,14 @@ from scclip_rt.cli.options import (
     add_label_options,
     add_output_options,
     check_json_target,
+    class_settings,
     segmenter_options,
     write_json,
 )
-from scclip_rt.errors import ImageError, OptionError, OutputError
+from scclip_rt.errors import ImageError, OptionError, OutputError, printable
 from scclip_rt.files import atomic_path, check_replaceable
 from scclip_rt.formats import FORMATS, ClassTable, FormatWriter, ImageName, open_writer
+from scclip_rt.image.files import skipped_words
 from scclip_rt.image.png import encode_png
 from scclip_rt.stream import map_ahead
 
@@ -41,9 +44,10 @@ For each image this writes into the output folder
                        (255, or 65535 above 254 classes) means unlabelled
   STEM.overlay.png     the image under the classes' colours, with a legend
   STEM.confidence.png  with --confidence: the probability of each pixel's class, 0..255
-Images of the same stem keep their suffix in the name (STEM.jpg.labels.png), so that none is
-overwritten. Folders are searched through. Outputs that exist stop the command before any work,
-unless --force is given.
+Folders are searched through, and their sub-folders are kept in the output. Two images of one name
+keep their suffix (STEM.jpg.labels.png). Outputs that exist stop the command before any work, unless
+--force or --skip-existing is given. An image that can't be read does not stop the others; the exit
+code is then 2.
 
 --format writes labels for other tools instead: docs/formats.md. Videos, cameras (docs/video.md) and
 georeferenced rasters of any size (docs/rasters.md) are taken, too.
@@ -53,9 +57,10 @@ _EPILOG = """\
 examples:
   scclip segment vitb16.scclip photo.jpg --classes "sky; grass, lawn; dog, puppy" --output out
   scclip segment vitb16.scclip photos/ --classes voc.txt --output out --json=out/report.json
-  scclip segment vitb16.scclip photos/ --vocabulary voc.safetensors --output out --keep-going
+  scclip segment vitb16.scclip photos/ --vocabulary voc.safetensors --output out --skip-existing
   scclip segment vitb16.scclip photo.jpg --classes voc.txt --output out --refine pamr --confidence
   scclip segment vitb16.scclip photos/ --classes voc.txt --output out --format coco
+  camera-still | scclip segment demo - -o out
   scclip segment vitb16.scclip film.mp4 --classes voc.txt --output film.masks.mkv --overlay show.mp4
   scclip segment vitb16.scclip big.tif --classes voc.txt --output out --polygons out/big.gpkg
 """
@@ -72,10 +77,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="image files, and folders of them; or a video, or rasters"
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image files, folders, - for standard input; or a video, or rasters",
     )
     parser.add_argument(
         "--output",
+        "-o",
         metavar="DIR",
         type=Path,
         required=True,
@@ -101,9 +110,14 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         "others are read and decoded (default: auto, throughput for several images)",
     )
     group.add_argument(
-        "--keep-going",
+        "--skip-existing",
         action="store_true",
-        help="go on after an image that can't be read; the exit code is 2 all the same",
+        help="leave out images whose outputs are all there: goes on with an interrupted run",
+    )
+    group.add_argument("--fail-fast", action="store_true", help="stop at the first image that can't be read")
+    group.add_argument("--keep-going", action="store_true", help=argparse.SUPPRESS)  # the default since 0.2
+    group.add_argument(
+        "--list-skipped", action="store_true", help="name the files of a folder that were passed over"
     )
 
 
@@ -134,18 +148,46 @@ class Task:
         """Every file that will be written."""
         return tuple(path for path in (self.labels, self.overlay, self.confidence) if path is not None)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every file is there; each is written whole or not at all."""
+        return all(path.is_file() for path in self.outputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a command line comes to: images to segment, images that are done, files that are no images."""
+
+    tasks: list[Task]
+    existing: list[Task]
+    skipped: list[tuple[Path, str]]
+
 
 def run(args: argparse.Namespace) -> int:
     """Segment what the command line names."""
+    started = time.perf_counter()
     other = next((kind for kind in (segment_video, segment_raster) if kind.wanted(args)), None)
     if other is not None:
         other.check(args)
         check_json_target(args.json, force=args.force)
         segmenter = _segmenter(args)
-        return _tell(segmenter, other.run(args, segmenter), args)
-    tasks = plan(args)
+        work = Work(tasks=[], existing=[], skipped=[])
+        return _tell(segmenter, other.run(args, segmenter), work, args, time.perf_counter() - started)
+    work = plan(args)
     segmenter = _segmenter(args)
     rows: list[dict[str, Any]] = []
+    try:
+        for row in _rows(segmenter, work.tasks, args):
+            rows.append(row)  # noqa: PERF402 (what is done when the rest fails must be there)
+    except BaseException:
+        if rows and args.json is not None:
+            write_json(_report(segmenter, rows, work), args.json, force=args.force)
+        raise
+    return _tell(segmenter, rows, work, args, time.perf_counter() - started)
+
+
+def _rows(segmenter: "Segmenter", tasks: list[Task], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Segment and write image by image; a row of the report for each."""
     pairs = zip(tasks, _outcomes(segmenter, tasks, args), strict=True)
     with _progress(len(tasks)) as advance, _format_writer(segmenter, args) as writer:
         # Overlays of large photos take as long as their labels: painted and written while the next ones are segmented.
@@ -153,11 +195,10 @@ def run(args: argparse.Namespace) -> int:
         def finish(pair: "tuple[Task, Outcome[Any, Segmentation]]") -> dict[str, Any]:
             return _finish(*pair, args, writer)
 
-        checked = _checked(pairs, args)
+        checked = _checked(pairs, stop=args.fail_fast or len(tasks) == 1)
         for row in map(finish, checked) if writer else map_ahead(finish, checked):
-            rows.append(row)
+            yield row
             advance()
-    return _tell(segmenter, rows, args)
 
 
 @contextmanager
@@ -172,33 +213,68 @@ def _format_writer(segmenter: "Segmenter", args: argparse.Namespace) -> "Iterato
         yield writer
 
 
-def _tell(segmenter: "Segmenter", rows: list[dict[str, Any]], args: argparse.Namespace) -> int:
-    """Write the report and say what was done; the exit code."""
+def _tell(
+    segmenter: "Segmenter", rows: list[dict[str, Any]], work: Work, args: argparse.Namespace, seconds: float
+) -> int:
+    """Write the report and say what was done, last in one sentence; the exit code."""
     if len(rows) == 1 and "error" not in rows[0] and args.json != "-":
         _print_one(rows[0])
-    failed = sum("error" in row for row in rows)
     if args.json is not None:
-        write_json(_report(segmenter, rows), args.json, force=args.force)
+        write_json(_report(segmenter, rows, work), args.json, force=args.force)
     if args.json != "-":
-        if len(rows) > 1:
-            print(f"{len(rows) - failed} of {len(rows)} images written to {args.output}")
-        print(_encoded_by(segmenter.backend.describe()))
-    return 2 if failed else 0
+        for skipped, reason in work.skipped if args.list_skipped else ():
+            print(f"skipped {printable(str(skipped))}: {reason}")
+        print(_sentence(work, rows, segmenter.backend.describe(), args, seconds))
+    return 2 if any("error" in row for row in rows) else 0
 
 
-def plan(args: argparse.Namespace) -> list[Task]:
+def _sentence(
+    work: Work, rows: list[dict[str, Any]], info: "BackendInfo", args: argparse.Namespace, seconds: float
+) -> str:
+    failed = sum("error" in row for row in rows)
+    done = len(rows) - failed
+    threads = f"{info['threads']} thread{'s' if info['threads'] != 1 else ''}"
+    device = info["device"] if info["device"] != "cpu" else f"the CPU with {threads}"
+    what = f"{done:,} image{'s' if done != 1 else ''}"
+    if not work.tasks and not work.existing:
+        what = ", ".join(args.images)  # a video or rasters
+    parts = [
+        f"Segmented {printable(what)} into {args.output} in {seconds:.1f} s, in {info['precision']} by "
+        f"{info['backend']} {info['version']} on {device}"
+    ]
+    if failed:
+        parts.append(f"{failed:,} could not be read")
+    if work.existing:
+        parts.append(f"{len(work.existing):,} {'were' if len(work.existing) != 1 else 'was'} there already")
+    if work.skipped:
+        parts.append(
+            skipped_words(len(work.skipped)) + ("" if args.list_skipped else " (--list-skipped names them)")
+        )
+    elif len(work.tasks) > 1:
+        parts.append("no file was skipped")
+    return "; ".join(parts) + "."
+
+
+def plan(args: argparse.Namespace) -> Work:
     """Which files will be written, all checked before any work is done.
 
     Raises:
         ImageError: an input does not exist.
-        OutputError: an output exists and there is no --force.
+        OptionError: options that exclude each other.
+        OutputError: an output exists and there is neither --force nor --skip-existing.
     """
+    if args.force and args.skip_existing:
+        raise OptionError("--force writes outputs again and --skip-existing does not: give one of them")
+    if args.skip_existing and FORMATS[args.format].run_files:
+        raise OptionError(
+            f"--format {args.format} holds all images in one file, so --skip-existing has nothing to go by"
+        )
     if args.confidence and args.format not in ("png", "npz"):
         raise OptionError(f"--confidence goes with --format png or npz, not {args.format}")
-    images, kind = find_images(args.images), FORMATS[args.format]
+    inputs, kind = find_inputs(args.images), FORMATS[args.format]
     alone = args.format == "png"
     tasks = []
-    for image, name in zip(images, output_names(images), strict=True):
+    for image, name in zip(inputs.images, output_names(inputs.images), strict=True):
         task = Task(
             image=image,
             name=name,
@@ -210,12 +286,14 @@ def plan(args: argparse.Namespace) -> list[Task]:
     for file in kind.run_files:
         check_replaceable(args.output / file, force=args.force)
     if args.output.exists() and not args.output.is_dir():
-        raise OutputError(f"{args.output} is a file; --output names a folder")
+        raise OutputError(f"{args.output} is a file; --output names a folder", field="output")
+    existing = [task for task in tasks if args.skip_existing and task.is_done]
+    tasks = [task for task in tasks if not (args.skip_existing and task.is_done)]
     for task in tasks:
         for path in task.outputs:
-            check_replaceable(path, force=args.force)
+            check_replaceable(path, force=args.force or args.skip_existing)
     check_json_target(args.json, force=args.force)
-    return tasks
+    return Work(tasks=tasks, existing=existing, skipped=inputs.skipped)
 
 
 def _segmenter(args: argparse.Namespace) -> "Segmenter":
@@ -223,30 +301,25 @@ def _segmenter(args: argparse.Namespace) -> "Segmenter":
     from scclip_rt.segmenter import Segmenter
 
     bundle = Bundle.open(args.bundle)
-    if args.classes is None and args.vocabulary is None and not bundle.manifest.vocabularies:
-        raise OptionError(
-            "no classes: pass --classes FILE|NAMES or --vocabulary FILE "
-            f"({bundle.path} carries no vocabulary of its own)"
-        )
-    return Segmenter(
-        bundle,
-        classes=args.classes,
-        vocabulary=args.vocabulary,
-        templates=args.templates,
-        background=args.background,
-        **segmenter_options(args),
-        cache=not args.no_cache,
-        progress=True,
-    )
+    segmenter = Segmenter(bundle, **class_settings(args, bundle), **segmenter_options(args), progress=True)
+    tell_what_demo_knows(segmenter)
+    return segmenter
 
 
 def _outcomes(
     segmenter: "Segmenter", tasks: Sequence[Task], args: argparse.Namespace
 ) -> "Iterator[Outcome[Any, Segmentation]]":
-    paths = [task.image.path for task in tasks]
-    if args.mode == "throughput" or (args.mode == "auto" and len(paths) > 1):
-        return segmenter.outcomes(paths, confidence=args.confidence)
-    return (segmenter.outcome(path, confidence=args.confidence) for path in paths)
+    sources = [_standard_input() if task.image.is_standard_input else task.image.path for task in tasks]
+    if args.mode == "throughput" or (args.mode == "auto" and len(sources) > 1):
+        return segmenter.outcomes(sources, confidence=args.confidence)
+    return (segmenter.outcome(source, confidence=args.confidence) for source in sources)
+
+
+def _standard_input() -> bytes:
+    data = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    if not data:
+        raise ImageError("no image on standard input (the image named -)", field="image")
+    return data
 
 
 @contextmanager
@@ -262,11 +335,11 @@ def _progress(total: int) -> "Iterator[Callable[[], object]]":
 
 
 def _checked(
-    pairs: "Iterable[tuple[Task, Outcome[Any, Segmentation]]]", args: argparse.Namespace
+    pairs: "Iterable[tuple[Task, Outcome[Any, Segmentation]]]", *, stop: bool
 ) -> "Iterator[tuple[Task, Outcome[Any, Segmentation]]]":
     """Stop at an error that is not to be passed over: nothing after it is written."""
     for task, outcome in pairs:
-        if not (args.keep_going and isinstance(outcome.error, ImageError)):
+        if stop or not isinstance(outcome.error, ImageError):
             outcome.unwrap()
         yield task, outcome
 
@@ -276,12 +349,14 @@ def _finish(
 ) -> dict[str, Any]:
     """Write an image's results; a row of the report."""
     if outcome.result is None:
-        print(f"scclip: error: {outcome.error}", file=sys.stderr)
-        return {"input": str(task.image.path), "error": str(outcome.error)}
+        error = outcome.error
+        code = error.code if isinstance(error, ImageError) else type(error).__name__
+        print(f"scclip: error: {printable(str(error))} [{code}]", file=sys.stderr)
+        return {"input": str(task.image.path), "error": str(error), "code": code}
     start = time.perf_counter()
     result = outcome.result
     if writer is None:
-        _save(result, task, force=args.force)
+        _save(result, task, force=args.force or args.skip_existing)
     else:
         relative = task.image.relative.as_posix()
         writer.add(result, ImageName(stem=task.name, file=relative, path=task.image.path.absolute()))
@@ -308,13 +383,7 @@ def _print_one(row: dict[str, Any]) -> None:
         if path is not None:
             print(path)
     for name, share in row.get("shares", {}).items():
-        print(f"  {100 * share:5.1f} %  {name}")
-
-
-def _encoded_by(info: "BackendInfo") -> str:
-    threads = f"{info['threads']} thread{'s' if info['threads'] != 1 else ''}"
-    device = info["device"] if info["device"] != "cpu" else f"the CPU, {threads}"
-    return f"encoded by {info['backend']} {info['version']} in {info['precision']} on {device} ({info['reason']})"
+        print(f"  {100 * share:5.1f} %  {printable(name)}")
 
 
 def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
@@ -329,7 +398,7 @@ def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
         result.save(folder, stem, force=force)
 
 
-def _report(segmenter: "Segmenter", rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(segmenter: "Segmenter", rows: list[dict[str, Any]], work: Work) -> dict[str, Any]:
     from dataclasses import asdict
 
     bundle, vocabulary = segmenter.bundle, segmenter.vocabulary
@@ -345,4 +414,7 @@ def _report(segmenter: "Segmenter", rows: list[dict[str, Any]]) -> dict[str, Any
         "classes": list(vocabulary.classes),
         "background": vocabulary.background,
         "images": rows,
+        "failed": [row["input"] for row in rows if "error" in row],
+        "existing": [str(task.image.path) for task in work.existing],
+        "skipped": [{"file": str(path), "reason": reason} for path, reason in work.skipped],
     }

@@ -1,12 +1,11 @@
 """`scclip serve`: bundles over HTTP (KServe v2, plain, labelling tools, a page) and gRPC."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.options import add_backend_options
+from scclip_rt.cli.options import add_backend_options, class_source, template_source
 from scclip_rt.errors import OptionError
 
 _DESCRIPTION = """\
@@ -73,7 +72,6 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--templates",
         metavar="NAME|FILE",
-        default="imagenet",
         help="prompts around names (default: imagenet)",
     )
     group.add_argument("--background", metavar="NAME", help="the background among --classes, or none")
@@ -203,9 +201,9 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
     )
     settings = ServeSettings(
         models=_models(args),
-        classes=_classes(args.classes),
+        classes=_classes(args),
         vocabularies={name: Path(file) for name, file in map(_pair, args.vocabularies)},
-        templates=args.templates,
+        templates=template_source(args) or "imagenet",
         background=args.background,
         backend=args.backend,
         device=args.device,
@@ -250,9 +248,10 @@ def _models(args: argparse.Namespace) -> tuple[Any, ...]:
     )
 
 
-def _classes(text: str | None) -> str | tuple[str, ...] | None:
+def _classes(args: argparse.Namespace) -> str | Path | None:
     """A list that a file holds is read by each process itself; the path must not depend on where that starts."""
-    return os.path.abspath(text) if text is not None and os.path.isfile(text) else text  # noqa: PTH100, PTH113
+    source = class_source(args)
+    return source.absolute() if isinstance(source, Path) else source
 
 
 def _pair(text: str) -> tuple[str, str]:

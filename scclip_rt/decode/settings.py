@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.errors import OptionError
+from scclip_rt.limits import in_range
 
 if TYPE_CHECKING:
     from scclip_rt.bundle.manifest import DecodingSpec
@@ -26,11 +27,8 @@ class DecodeOptions:
     refine: Literal["pamr"] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.logit_scale < float("inf"):
-            raise OptionError(f"logit_scale must be above 0; got {self.logit_scale}", field="logit_scale")
-        for name in ("prob_threshold", "area_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} must be from 0 to 1; got {getattr(self, name)}", field=name)
+        for name in ("logit_scale", "prob_threshold", "area_threshold"):
+            in_range(name, getattr(self, name))
         if self.refine not in (None, "pamr"):
             raise OptionError(f"unknown refinement {self.refine!r}; known: pamr", field="refine")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scclip_rt.decode.best import Labels
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
+from scclip_rt.evaluation.datasets.masks import IGNORED
 from scclip_rt.evaluation.evaluate import (
     Evaluation,
     check_classes,
@@ -113,6 +114,7 @@ def compare(
             truth = sample.truth_for(a.labels.shape)
             for matrix, result in zip(matrices, (a, b), strict=True):
                 matrix.counts += count(matrix, sample, result, truth)
+                matrix.ignored += int((truth == IGNORED).sum())
             tally.add(sample, a, b, truth)
             bar.set_postfix_str(f"agreement {tally.agreement:.2f}", refresh=False)
             bar.update()

@@ -230,10 +230,11 @@ def _run(
     bar = progress_bar(total, tally.done, show=progress)
     try:
         for sample, result in results:
-            counts = count(tally.matrix, sample, result, sample.truth_for(result.labels.shape))
+            truth = sample.truth_for(result.labels.shape)
+            counts = count(tally.matrix, sample, result, truth)
             now = time.monotonic()
             # One assignment: Ctrl-C finds either the old tally or the new one, never half an image.
-            tally = replace(tally.plus(counts), seconds=before + now - started)
+            tally = replace(tally.plus(counts, int((truth == IGNORED).sum())), seconds=before + now - started)
             if state is not None and now - saved > SAVE_SECONDS:
                 save_state(state, setup, tally)
                 saved = now

@@ -50,11 +50,13 @@ class ConfusionMatrix:
         num_classes: C.
         ignore: the label of true masks that does not count.
         counts: (C, C + 1) int64: true class × predicted class, the last column for unlabelled pixels.
+        ignored: pixels that did not count.
     """
 
     num_classes: int
     ignore: int = IGNORE
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    ignored: int = 0
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -99,6 +101,7 @@ class ConfusionMatrix:
     def update(self, truth: NDArray[Any], labels: NDArray[Any], *, unlabelled: int | None = None) -> None:
         """Add one image; the arguments and errors are those of `count`."""
         self.counts += self.count(truth, labels, unlabelled=unlabelled)
+        self.ignored += int((truth == self.ignore).sum())
 
     def __add__(self, other: ConfusionMatrix) -> Self:
         """The matrix of both sets of images.
@@ -110,7 +113,9 @@ class ConfusionMatrix:
             raise OptionError(
                 f"can't merge confusion matrices of {self.num_classes} and {other.num_classes} classes"
             )
-        return type(self)(self.num_classes, self.ignore, self.counts + other.counts)
+        return type(self)(
+            self.num_classes, self.ignore, self.counts + other.counts, self.ignored + other.ignored
+        )
 
     @property
     def pixels(self) -> int:
@@ -121,6 +126,11 @@ class ConfusionMatrix:
     def unlabelled(self) -> int:
         """Counted pixels that the prediction left without a class."""
         return int(self.counts[:, -1].sum())
+
+    @property
+    def ignored_share(self) -> float:
+        """Ignored pixels of all, from 0 to 1."""
+        return self.ignored / max(self.pixels + self.ignored, 1)
 
     def scores(self) -> Scores:
         """The figures of all images so far."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from scclip_rt.evaluation.compare import Comparison
 from scclip_rt.evaluation.evaluate import Evaluation
+from scclip_rt.image.files import skipped_words
 from scclip_rt.vocabulary.classes import shorten
 
 SCHEMA = "scclip-eval/1"
@@ -34,6 +35,9 @@ def document(result: Evaluation) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "pixels": matrix.pixels,
         "unlabelled_pixels": matrix.unlabelled,
+        "ignored_pixels": matrix.ignored,
+        "ignored_share": round(matrix.ignored_share, 6),
+        "skipped": list(result.dataset.skipped),
         "miou": _number(scores.miou),
         "aacc": _number(scores.aacc),
         "macc": _number(scores.macc),
@@ -89,6 +93,10 @@ def _lines(result: Evaluation) -> Iterator[str]:
         cells = "  ".join(f"{percent(float(figure)):>6}" for figure in figures)
         yield f"  {shorten(name, width):<{width}}  {cells}"
     yield ""
+    if result.matrix.ignored:
+        yield f"ignored, as the masks say: {100 * result.matrix.ignored_share:.2f} % of the pixels"
+    if dataset.skipped:
+        yield skipped_words(len(dataset.skipped)) + " (--json names them)"
     if result.matrix.unlabelled:
         part = 100 * result.matrix.unlabelled / result.matrix.pixels
         yield f"unlabelled, counted as wrong: {part:.2f} % of the pixels"

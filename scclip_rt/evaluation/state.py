@@ -14,6 +14,7 @@ from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.metrics import ConfusionMatrix
 from scclip_rt.evaluation.setup import check_same
 from scclip_rt.files import atomic_path
+from scclip_rt.strict_json import parse_json
 
 FORMAT = "scclip-eval-state/1"
 
@@ -32,9 +33,10 @@ class Tally:
     done: int = 0
     seconds: float = 0.0
 
-    def plus(self, counts: NDArray[np.int64]) -> Self:
-        """With one more image."""
-        matrix = ConfusionMatrix(self.matrix.num_classes, self.matrix.ignore, self.matrix.counts + counts)
+    def plus(self, counts: NDArray[np.int64], ignored: int) -> Self:
+        """With one more image: its counts, and how many of its pixels did not count."""
+        old = self.matrix
+        matrix = ConfusionMatrix(old.num_classes, old.ignore, old.counts + counts, old.ignored + ignored)
         return replace(self, matrix=matrix, done=self.done + 1)
 
 
@@ -51,6 +53,7 @@ def save_state(path: Path, setup: dict[str, Any], tally: Tally) -> None:
         "done": tally.done,
         "seconds": tally.seconds,
         "num_classes": tally.matrix.num_classes,
+        "ignored": tally.matrix.ignored,
         # Most pairs of classes are never confused: true class, predicted class, pixels.
         "counts": np.stack([rows, columns, tally.matrix.counts[rows, columns]], axis=1).tolist(),
     }
@@ -70,13 +73,14 @@ def load_state(path: Path, setup: dict[str, Any], empty: ConfusionMatrix) -> Tal
         OptionError: damaged, of another format, or of another evaluation; names the file and the difference.
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(path.read_bytes())
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r}")
         stored, done, seconds = dict(document["setup"]), int(document["done"]), float(document["seconds"])
         entries = np.array(document["counts"], np.int64).reshape(-1, 3)
         num_classes = int(document["num_classes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        ignored = int(document.get("ignored", 0))  # since 0.2
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "damaged, or not the state of an evaluation"
         raise OptionError(
             f"can't go on from {path}: {reason}. Remove it, or name another --resume file"
@@ -84,7 +88,8 @@ def load_state(path: Path, setup: dict[str, Any], empty: ConfusionMatrix) -> Tal
     check_same(stored, setup, str(path))
     counts = np.zeros_like(empty.counts)
     inside = (entries[:, :2] >= 0).all() and (entries[:, :2] < counts.shape).all()
-    if num_classes != empty.num_classes or done < 0 or not inside:
+    if num_classes != empty.num_classes or done < 0 or ignored < 0 or not inside:
         raise OptionError(f"can't go on from {path}: it is damaged. Remove it, or name another --resume file")
     counts[entries[:, 0], entries[:, 1]] = entries[:, 2]
-    return Tally(matrix=ConfusionMatrix(empty.num_classes, empty.ignore, counts), done=done, seconds=seconds)
+    matrix = ConfusionMatrix(empty.num_classes, empty.ignore, counts, ignored)
+    return Tally(matrix=matrix, done=done, seconds=seconds)

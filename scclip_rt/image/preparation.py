@@ -21,13 +21,18 @@ from scclip_rt.image.geometry import (
     resize_shape,
     whole_image_shape,
 )
-from scclip_rt.image.load import load_image
+from scclip_rt.image.load import image_size, load_image
+from scclip_rt.image.memory import EncoderCost, check_memory, held_bytes
+from scclip_rt.limits import in_range
 
 if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
 
 MAX_WHOLE_PATCHES = 8192
-"""Most patches of an image encoded whole: the memory of attention grows with their square (3 GiB here)."""
+"""Most patches of an image encoded whole: the memory of attention grows with their square (5 GB here)."""
+
+
+SMALL_ENCODER = EncoderCost(heads=1, width=1, batch=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class LoadedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """How images become windows for one encoder: lengths in pixels."""
+    """How images become windows for one encoder: lengths in pixels, memory in bytes (None: most of what is free)."""
 
     grid: GridSpec
     patch: int
@@ -79,12 +84,14 @@ class Preparation:
     stride: int
     max_pixels: int = MAX_PIXELS
     max_windows: int = MAX_WINDOWS
+    max_memory: int | None = None
+    cost: EncoderCost = SMALL_ENCODER
 
     def __post_init__(self) -> None:
         for name in ("short_side", "stride", "max_pixels", "max_windows"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1; got {value!r}", field=name)
+            in_range(name, getattr(self, name))
+        if self.max_memory is not None:
+            in_range("max_memory", self.max_memory)
         if self.stride > self.window:
             raise OptionError(
                 f"a stride of {self.stride} leaves gaps between windows of {self.window} pixels; "
@@ -96,7 +103,7 @@ class Preparation:
         """Load, resize and cut one image.
 
         Args:
-            image: a path, the bytes of an image file, a PIL image, or a uint8 RGB array (H, W, 3).
+            image: a path, the bytes of an image file, a file object, a PIL image, or a uint8 RGB array (H, W, 3).
 
         Raises:
             ImageError: unreadable, of another kind, or above a limit; the message names the image.
@@ -104,6 +111,7 @@ class Preparation:
         path = _path_of(image)
         pixels = load_image(image, max_pixels=self.max_pixels)
         tiling = self._tiling(pixels.shape[0], pixels.shape[1], path or "the image")
+        self._check_memory(pixels.shape[0], pixels.shape[1], tiling, path or "the image")
         resized = resize(pixels, (tiling.height, tiling.width))
         return PreparedImage(
             name=path,
@@ -114,6 +122,18 @@ class Preparation:
             grid=self._grid(tiling),
             embed_dim=self.embed_dim,
         )
+
+    def held_bytes(self, image: "ImageSource") -> int:
+        """About how many bytes an image will keep alive until it is labelled, from its header; 0 where that fails."""
+        size = image_size(image)
+        if size is None or 0 in size or size[0] * size[1] > self.max_pixels:
+            return 0
+        try:
+            tiling = self._tiling(*size, "the image")
+        except ImageError:
+            return 0
+        rows, columns = self._grid(tiling)
+        return held_bytes(*size, tiling, rows * columns, self.embed_dim)
 
     def load(self, image: "ImageSource") -> LoadedImage:
         """Load one image and leave resizing and cutting to the backend.
@@ -135,6 +155,12 @@ class Preparation:
         pixels = load_image(image, max_pixels=self.max_pixels)
         tiling = self._tiling(pixels.shape[0], pixels.shape[1], path or "the image")
         return LoadedImage(name=path, image=pixels, tiling=tiling, grid=self._grid(tiling))
+
+    def _check_memory(self, height: int, width: int, tiling: Tiling, name: str) -> None:
+        rows, columns = self._grid(tiling)
+        need = held_bytes(height, width, tiling, rows * columns, self.embed_dim)
+        need += self.cost.workspace(len(tiling), rows * columns)
+        check_memory(need, self.max_memory, name, whole=self.grid.kind != "window")
 
     def _grid(self, tiling: Tiling) -> tuple[int, int]:
         return tiling.window[0] // self.patch, tiling.window[1] // self.patch

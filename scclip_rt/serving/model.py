@@ -212,7 +212,7 @@ class LoadedModel:
 
 def _default_vocabulary(segmenter: Segmenter, settings: ServeSettings) -> Vocabulary | None:
     if settings.classes is not None:
-        classes = settings.classes if isinstance(settings.classes, str) else list(settings.classes)
+        classes = list(settings.classes) if isinstance(settings.classes, tuple) else settings.classes
         return segmenter.with_classes(classes, background=settings.background).vocabulary
     if segmenter.bundle.manifest.vocabularies:
         return segmenter.with_classes(background=settings.background).vocabulary

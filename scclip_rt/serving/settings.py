@@ -80,9 +80,9 @@ class ServeSettings:
     """
 
     models: tuple[ModelSource, ...]
-    classes: str | tuple[str, ...] | None = None
+    classes: str | Path | tuple[str, ...] | None = None
     vocabularies: Mapping[str, Path] = field(default_factory=dict)
-    templates: str = "imagenet"
+    templates: str | Path = "imagenet"
     background: str | None = None
     backend: str = "auto"
     device: str = "auto"

@@ -53,7 +53,7 @@ class Vocabularies:
         self,
         bundle: Bundle,
         *,
-        templates: str,
+        templates: str | Path,
         ready: Mapping[str, Vocabulary],
         default: Vocabulary | None,
         keep: int,
@@ -153,7 +153,6 @@ class Vocabularies:
         return name, vocabulary
 
     def _parse(self, classes: Sequence[str]) -> Classes:
-        # A list, never a string: `parse_classes` reads strings that name a file.
         parsed = parse_classes(list(classes))
         names = [name for entry in parsed for name in entry]
         if len(names) > self._max_names:

@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-import difflib
+import csv
+import html
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from scclip_rt.errors import VocabularyError
+from scclip_rt.errors import VocabularyError, did_you_mean, printable
+from scclip_rt.vocabulary.tokenizer import clean
 
 Classes: TypeAlias = tuple[tuple[str, ...], ...]
 """For each class its names; the first one is the class's."""
 ClassSource: TypeAlias = "str | os.PathLike[str] | Sequence[str | Sequence[str]]"
 
+MAX_NAME = 1000
+"""Characters of a name: CLIP reads 77 tokens, so whatever is longer is no name."""
+_MAX_FILE_BYTES = 64 << 20
 _FILE_SUFFIXES = (".txt", ".csv", ".names", ".list")
+_FILE_BEGINNINGS = ("/", "./", "../", "~/")
 
 
 def parse_classes(source: ClassSource) -> Classes:
     """Read a class list.
 
+    Spellings that CLIP can't tell apart are one name: case, white space, HTML entities, composed and decomposed
+    accents.
+
     Args:
-        source: a file with a line per class and synonyms after commas (blank lines and lines that start with `#`
-            are skipped); or a string such as `cat; dog, puppy`; or a list of such lines or of lists of names.
+        source: a `Path` of a file with a line per class and synonyms after commas (blank lines and lines that start
+            with `#` are skipped; `.csv` files are read as such, a row per class); or a string such as
+            `cat; dog, puppy`, which is never taken for a file; or a list of such lines or of lists of names.
 
     Raises:
-        VocabularyError: empty, an empty name, or a name that two classes claim.
+        VocabularyError: empty, an empty name, a name that two classes claim, or a string that looks like a file.
     """
-    entries: Iterator[tuple[str, str | Sequence[str]]]
-    if isinstance(source, os.PathLike):
-        entries = _from_file(Path(source))
-    elif isinstance(source, str):
-        entries = _from_file(Path(source)) if _is_file(source) else _from_string(source)
-    else:
-        entries = iter([(f"class {number}", entry) for number, entry in enumerate(source, 1)])
     classes: list[tuple[str, ...]] = []
     owners: dict[str, tuple[int, str]] = {}
-    for place, entry in entries:
-        names = _names(entry, place)
-        for name in names:
-            index, where = owners.setdefault(_key(name), (len(classes), place))
+    for place, entry in _entries(source):
+        unique: dict[str, str] = {}
+        for name in _names(entry, place):
+            unique.setdefault(_key(name), name)
+        for key, name in unique.items():
+            index, where = owners.setdefault(key, (len(classes), place))
             if index != len(classes):
                 raise VocabularyError(
-                    f"{shorten(name)!r} is in two classes: {where} and {place}. Remove it from one of them"
+                    f"{shorten(name)!r} is in two classes: {where} and {place}. Remove it from one of them",
+                    field="classes",
                 )
-        unique: dict[str, str] = {}
-        for name in names:
-            unique.setdefault(_key(name), name)
         classes.append(tuple(unique.values()))
     if not classes:
         raise VocabularyError(
-            f"no classes in {_describe(source)}; give a line per class, synonyms after commas"
+            f"no classes in {_describe(source)}; give a line per class, synonyms after commas",
+            field="classes",
         )
     return tuple(classes)
 
@@ -74,70 +78,142 @@ def find_background(classes: Sequence[str], background: str | None = None) -> in
         return keys.index(wanted)
     if background is None or wanted == "none":
         return None
-    close = difflib.get_close_matches(wanted, keys, n=3)
-    hint = f"; did you mean {', '.join(repr(shorten(name)) for name in close)}" if close else ""
     raise VocabularyError(
-        f"no class is called {shorten(background)!r}{hint}. Give a class's first name, or none for no background",
+        f"no class is called {shorten(background)!r}{did_you_mean(wanted, [shorten(key) for key in keys])}. Give a "
+        "class's first name, or none for no background",
         field="background",
     )
 
 
 def shorten(name: str, length: int = 40) -> str:
-    """A name that fits a message or a legend."""
-    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+    """A name that fits a message or a legend, without control characters."""
+    short = name if len(name) <= length else name[: length - 1].rstrip() + "…"
+    return printable(short)
 
 
 def _key(name: str) -> str:
-    """Names that CLIP can't tell apart have one key: it lowers case and collapses white space."""
-    return " ".join(name.split()).lower()
+    """Names that CLIP can't tell apart have one key: what its tokenizer makes of them before it cuts them up."""
+    if name.isascii() and name.isprintable() and "&" not in name:
+        return " ".join(name.split()).lower()  # the same, without loading what repairs text
+    return clean(name)
+
+
+def _entries(source: ClassSource) -> Iterator[tuple[str, str | Sequence[str]]]:
+    if isinstance(source, os.PathLike):
+        yield from _from_file(Path(source))
+    elif isinstance(source, str):
+        yield from _from_string(source)
+    else:
+        for number, entry in enumerate(source, 1):
+            yield f"class {number}", entry
 
 
 def _names(entry: str | Sequence[str], place: str) -> list[str]:
-    parts = entry.split(",") if isinstance(entry, str) else entry
+    parts = _unescaped(entry).split(",") if isinstance(entry, str) else [*entry]
     if any(not isinstance(part, str) for part in parts):
-        raise VocabularyError(f"{place}: class names must be strings; got {parts!r}")
+        raise VocabularyError(f"{place}: class names must be strings; got {parts!r}", field="classes")
     names = [part.strip() for part in parts]
     if isinstance(entry, str) and len(names) > 1 and not names[-1]:
         names.pop()  # a trailing comma
     if not names or not all(names):
-        raise VocabularyError(f"{place} has an empty name: {shorten(str(entry))!r}")
+        raise VocabularyError(f"{place} has an empty name: {shorten(str(entry))!r}", field="classes")
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise VocabularyError(
+                f"{place}: the class name {shorten(name)!r} is too long: {len(name):,} characters, the limit is "
+                f"{MAX_NAME:,}",
+                field="classes",
+            )
     return names
 
 
-def _is_file(source: str) -> bool:
-    if ";" in source or "\n" in source or len(source) > 4096:
-        return False
-    if Path(source).is_file():
-        return True
-    # A path that doesn't exist must not turn into a class of that name.
-    return source.strip().lower().endswith(_FILE_SUFFIXES) or os.sep in source
+def _unescaped(text: str) -> str:
+    """HTML entities resolved as CLIP's tokenizer does, twice: before the text is split, as they end in semicolons."""
+    return html.unescape(html.unescape(text)) if "&" in text else text
 
 
 def _from_file(path: Path) -> Iterator[tuple[str, str | Sequence[str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise VocabularyError(f"the class list {path} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise VocabularyError(
-            f"can't read the class list {path}: {error.strerror or error}. Give a text file with a line per class, "
-            "or the classes themselves: 'cat; dog, puppy'"
-        ) from error
-    for number, line in enumerate(text.splitlines(), 1):
+    text = _read(path)
+    if path.suffix.lower() == ".csv":
+        yield from _from_csv(text, path)
+        return
+    # Not splitlines(): that also splits at U+0085 and U+2028, which are white space within a name.
+    for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if stripped and not stripped.startswith("#"):
-            yield f"line {number} of {path}", stripped
+            for part in _parts(stripped):
+                yield f"line {number} of {path}", part
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            f"the class list {path} is not UTF-8 text: {error.reason}", field="classes"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise VocabularyError(
+            f"can't read the class list {path}: {getattr(error, 'strerror', None) or error}. Give a text file with a "
+            "line per class, or the classes themselves: 'cat; dog, puppy'",
+            field="classes",
+        ) from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise VocabularyError(
+            f"the class list {path} is larger than {_MAX_FILE_BYTES >> 20} MiB: not a class list",
+            field="classes",
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _from_csv(text: str, path: Path) -> Iterator[tuple[str, str | Sequence[str]]]:
+    """A row per class, a cell per name; a quoted cell may hold several, separated by commas."""
+    rows = csv.reader(text.split("\n"), strict=True, skipinitialspace=True)
+    try:
+        found = [
+            (f"row {rows.line_num} of {path}", ", ".join(cell for cell in row if cell.strip()))
+            for row in rows
+            if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")
+        ]
+    except csv.Error as error:
+        raise VocabularyError(f"row {rows.line_num} of {path}: not CSV: {error}", field="classes") from error
+    if len(found) > 1 and all("," in cells and cells.split(",")[0].strip().isdigit() for _, cells in found):
+        raise VocabularyError(
+            f"{path}: its first column holds numbers. Keep the names alone, a row per class",
+            field="classes",
+        )
+    for place, cells in found:
+        for part in _parts(cells):
+            yield place, part
 
 
 def _from_string(text: str) -> Iterator[tuple[str, str | Sequence[str]]]:
-    parts = (part.strip() for part in text.replace("\n", ";").split(";"))
-    for number, part in enumerate((part for part in parts if part), 1):
-        yield f"class {number}", part
+    stripped = text.strip()
+    if (
+        ";" not in text
+        and "\n" not in text
+        and (stripped.lower().endswith(_FILE_SUFFIXES) or stripped.startswith(_FILE_BEGINNINGS))
+    ):
+        raise VocabularyError(
+            f"the classes {shorten(stripped)!r} look like a file, and a string is always names: pass a Path, or "
+            "classes_file= (--classes-file)",
+            field="classes",
+        )
+    number = 0
+    for line in text.split("\n"):
+        for part in _parts(line):
+            number += 1
+            yield f"class {number}", part
+
+
+def _parts(line: str) -> list[str]:
+    """The classes on a line: semicolons separate them, in files as on the command line."""
+    return [part.strip() for part in _unescaped(line).split(";") if part.strip()]
 
 
 def _describe(source: ClassSource) -> str:
     if isinstance(source, os.PathLike):
         return f"the class list {source}"
-    if isinstance(source, str):
-        return f"the class list {source}" if _is_file(source) else f"{shorten(source)!r}"
-    return "the list of classes"
+    return f"{shorten(source)!r}" if isinstance(source, str) else "the list of classes"

@@ -23,12 +23,15 @@ EncodeText = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 GROUP_PROMPTS = 1024
 """Prompts sorted by length together: enough for full batches of like length, and a unit of progress and resumption."""
 
+_DIGEST_BYTES = 32
+
 _log = logging.getLogger("scclip_rt")
 
 
-def embedding_cache_directory() -> Path:
-    """Where embeddings of names are kept by default."""
-    return cache_directory() / "embeddings"
+def embedding_cache_directory() -> Path | None:
+    """Where embeddings of names are kept by default; None where there is no place for a cache."""
+    root = cache_directory()
+    return None if root is None else root / "embeddings"
 
 
 def embed_classes(
@@ -98,14 +101,17 @@ class _Prompts:
     @classmethod
     def of(cls, name: str, tokenizer: Tokenizer, templates: Templates, context_length: int) -> _Prompts:
         if len(tokenizer.encode([name])[0]) <= 2:
-            raise VocabularyError(f"the class name {shorten(name)!r} has nothing that CLIP's tokenizer knows")
+            raise VocabularyError(
+                f"the class name {shorten(name)!r} has nothing that CLIP's tokenizer knows", field="classes"
+            )
         rows = tokenizer.encode(templates(name))
         longest = max(len(row) for row in rows)
         if longest > context_length:
             raise VocabularyError(
                 f"the class name {shorten(name)!r} is too long: {longest} tokens in its longest prompt, start and end "
                 f"included; the model takes {context_length}. Shorten the name"
-                + (", or use --templates none" if len(templates.patterns) > 1 else "")
+                + (", or use --templates none" if len(templates.patterns) > 1 else ""),
+                field="classes",
             )
         return cls(name, rows)
 
@@ -154,7 +160,10 @@ def _embed_group(
 
 
 class _Cache:
-    """One small file per name, templates and model; whatever is wrong with a file, it is made again."""
+    """One small file per name, templates and model: a SHA-256 and the float32 row it is of.
+
+    A file that does not hold what its hash says is made again.
+    """
 
     def __init__(self, directory: Path | None, templates_sha256: str, model_sha256: str) -> None:
         self._directory = directory
@@ -162,28 +171,27 @@ class _Cache:
 
     def _path(self, directory: Path, name: str) -> Path:
         key = hashlib.sha256(json.dumps([name, *self._context]).encode()).hexdigest()
-        return directory / key[:2] / f"{key}.npy"
+        return directory / key[:2] / f"{key}.row"
 
     def get(self, name: str) -> NDArray[np.float32] | None:
         if self._directory is None:
             return None
         try:
-            row = np.load(self._path(self._directory, name), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            data = self._path(self._directory, name).read_bytes()
+        except (OSError, ValueError):
             return None
-        if not isinstance(row, np.ndarray) or row.dtype != np.float32 or row.ndim != 1:
+        digest, row = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if len(row) % 4 or digest != hashlib.sha256(row).digest():
             return None
-        return row if abs(float(np.linalg.norm(row)) - 1) <= 1e-3 else None
+        return np.frombuffer(row, "<f4").astype(np.float32)
 
     def put(self, name: str, row: NDArray[np.float32]) -> None:
         if self._directory is None:
             return
         try:
-            with (
-                atomic_path(self._path(self._directory, name), force=True) as temporary,
-                temporary.open("wb") as file,
-            ):
-                np.save(file, row, allow_pickle=False)
+            data = row.astype("<f4").tobytes()
+            with atomic_path(self._path(self._directory, name), force=True) as temporary:
+                temporary.write_bytes(hashlib.sha256(data).digest() + data)
         except OutputError as error:  # a cache that can't be written costs time, not the result
             _log.warning("embeddings are not cached: %s", error)
             self._directory = None

@@ -22,7 +22,7 @@ from scclip_rt.vocabulary.tokenizer import Tokenizer
 class EmbeddingOptions:
     """How class names are embedded; the fields are those of `Segmenter`."""
 
-    templates: str = "imagenet"
+    templates: str | os.PathLike[str] = "imagenet"
     cache: bool = True
     progress: bool = False
     threads: int | None = None
@@ -43,7 +43,7 @@ def resolve_vocabulary(
     Args:
         bundle: whose text encoder and tokenizer are used.
         options: how names are embedded.
-        classes: a file, a string or a list; see `Segmenter`.
+        classes: names in a string or a list, or a `Path` to a file of them; see `Segmenter`.
         vocabulary: instead of `classes`.
         background: name of a class, `none`, or None for what the vocabulary says.
 
@@ -52,7 +52,7 @@ def resolve_vocabulary(
         VocabularyError: empty, ambiguous, too long, of another model, or no such background class.
     """
     if classes is not None and vocabulary is not None:
-        raise OptionError("give either classes or a vocabulary, and not both")
+        raise OptionError("give either classes or a vocabulary, and not both", field="classes")
     if classes is not None:
         return _embed(bundle, options, classes, background)
     if vocabulary is None:
@@ -72,7 +72,8 @@ def _ready_vocabulary(bundle: Bundle) -> Path:
     ready = bundle.manifest.vocabularies
     if not ready:
         raise OptionError(
-            f"{bundle.path} carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote"
+            f"{bundle.path} carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote",
+            field="classes",
         )
     return bundle.checked_path(ready[0])
 

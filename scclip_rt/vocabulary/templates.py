@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from scclip_rt.errors import VocabularyError
+from scclip_rt.vocabulary.classes import shorten
 
 IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",
@@ -107,7 +109,8 @@ class Templates:
         for pattern in self.patterns:
             if pattern.count("{}") != 1:
                 raise VocabularyError(
-                    f"a template must hold {{}} exactly once, where the class name goes; got {pattern!r}"
+                    f"a template must hold {{}} exactly once, where the class name goes; got {shorten(pattern)!r}",
+                    field="templates",
                 )
 
     def __call__(self, name: str) -> list[str]:
@@ -121,8 +124,10 @@ class Templates:
         return hashlib.sha256("\n".join(self.patterns).encode()).hexdigest()
 
 
-def load_templates(spec: str | Path | Templates = "imagenet") -> Templates:
-    """The template set `imagenet` (80 prompts), `none` (the bare name), or a file with a pattern per line.
+def load_templates(spec: str | os.PathLike[str] | Templates = "imagenet") -> Templates:
+    """The template set `imagenet` (80 prompts), `none` (the bare name), or a `Path` to a file with a pattern per line.
+
+    A string is a name and never a file, so that what a service was sent can't have its files read.
 
     Raises:
         VocabularyError: neither a known name nor a readable file, or a line without exactly one `{}`.
@@ -133,15 +138,22 @@ def load_templates(spec: str | Path | Templates = "imagenet") -> Templates:
         return Templates(name="imagenet", patterns=IMAGENET_TEMPLATES)
     if spec == "none":
         return Templates(name="none", patterns=("{}",))
+    if isinstance(spec, str):
+        raise VocabularyError(
+            f"unknown templates {shorten(spec)!r}: known are imagenet and none; a file is given as a Path "
+            "(--templates FILE on the command line)",
+            field="templates",
+        )
     try:
         text = Path(spec).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VocabularyError(
             f"can't read templates {str(spec)!r}: {reason}; use imagenet, none, or a text file with a line like "
-            "'a photo of a {}.' per template"
+            "'a photo of a {}.' per template",
+            field="templates",
         ) from error
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in text.split("\n"))
     patterns = tuple(line for line in lines if line and not line.startswith("#"))
     digest = hashlib.sha256("\n".join(patterns).encode()).hexdigest()
     return Templates(name=f"custom-{digest[:12]}", patterns=patterns)

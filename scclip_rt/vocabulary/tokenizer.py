@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import BundleError
+from scclip_rt.errors import BundleError, printable
 
 if TYPE_CHECKING:
     import tokenizers
@@ -54,7 +54,9 @@ class Tokenizer:
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, BundleError) as error:
-            raise BundleError(f"can't read the tokenizer {path}: {error}; export the bundle again") from error
+            raise BundleError(
+                f"can't read the tokenizer {path}: {error}; export the bundle again", field=Path(path).name
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
@@ -67,13 +69,25 @@ class Tokenizer:
 
         try:
             return cls(tokenizers.Tokenizer.from_str(text))
-        except Exception as error:  # the library raises a bare Exception
-            raise BundleError(f"not a tokenizer.json: {error}") from error
+        except (
+            BaseException
+        ) as error:  # the library raises a bare Exception, and a panic of its Rust code is not one
+            raise _tokenizer_error("not a tokenizer.json", error) from error
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, start and end tokens included, of any length."""
-        encodings = self._tokenizer.encode_batch([clean(text) for text in texts])
+        try:
+            encodings = self._tokenizer.encode_batch([clean(text) for text in texts])
+        except BaseException as error:
+            raise _tokenizer_error("the tokenizer of this bundle fails", error) from error
         return [list(encoding.ids) for encoding in encodings]
+
+
+def _tokenizer_error(what: str, error: BaseException) -> BaseException:
+    """The project's error for one of the library, its panics included; Ctrl-C and the like stay what they are."""
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        return BundleError(f"{what}: {printable(' '.join(str(error).split())[:200])}", field="tokenizer")
+    return error
 
 
 def pad(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@
 
 import errno
 import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -105,13 +106,19 @@ def test_folder_appears_complete(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["x.scclip"]
 
 
+def ours(folder: Path) -> bool:
+    return (folder / "old").is_file()
+
+
 def test_folder_is_replaced_only_with_force(tmp_path: Path) -> None:
     target = tmp_path / "x.scclip"
     target.mkdir()
     (target / "old").write_text("old")
     with pytest.raises(OutputError, match="pass --force"), files.atomic_directory(target):
         pytest.fail("the body must not run")
-    with files.atomic_directory(target, force=True) as temporary:
+    with pytest.raises(OutputError, match="not ours"), files.atomic_directory(target, force=True):
+        pytest.fail("the body must not run")
+    with files.atomic_directory(target, force=True, own=ours) as temporary:
         (temporary / "new").write_text("new")
     assert entries(target) == ["new"]
     assert entries(tmp_path) == ["x.scclip"]
@@ -122,7 +129,7 @@ def test_failed_folder_keeps_the_old_one(tmp_path: Path, failure: BaseException)
     target = tmp_path / "x.scclip"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(type(failure)), files.atomic_directory(target, force=True) as temporary:
+    with pytest.raises(type(failure)), files.atomic_directory(target, force=True, own=ours) as temporary:
         (temporary / "new").write_text("half")
         raise failure
     assert entries(target) == ["old"]
@@ -141,10 +148,54 @@ def test_old_folder_comes_back_if_the_rename_fails(tmp_path: Path, monkeypatch: 
         return rename(self, to)
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
-    with pytest.raises(OutputError, match="Input/output"), files.atomic_directory(target, force=True):
+    with (
+        pytest.raises(OutputError, match="Input/output"),
+        files.atomic_directory(target, force=True, own=ours),
+    ):
         pass
     assert entries(target) == ["old"]
     assert entries(tmp_path) == ["x.scclip"]
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "x.scclip"
+    (tmp_path / ".tmp-x.scclip-dead").mkdir()
+    (tmp_path / ".tmp-x.scclip-dead" / "weights").write_text("gigabytes")
+    (tmp_path / ".old-x.scclip-dead" / "x.scclip").mkdir(parents=True)  # killed between two renames
+    (tmp_path / ".old-x.scclip-dead" / "x.scclip" / "old").write_text("old")
+    (tmp_path / ".tmp-y.scclip-other").mkdir()
+    with pytest.raises(OutputError, match=r"x\.scclip exists"), files.atomic_directory(target):
+        pytest.fail("the old one is back")
+    assert entries(tmp_path) == [".tmp-y.scclip-other", "x.scclip"]
+    with files.atomic_directory(target, force=True, own=ours) as living:
+        with pytest.raises(OutputError), files.atomic_directory(target):
+            pass
+        assert living.is_dir()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_force_replaces_regular_files_alone(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "out.json"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "device":
+        target.symlink_to("/dev/null")
+    else:
+        target.mkdir()
+    with pytest.raises(OutputError, match="does not replace"), files.atomic_path(target, force=True):
+        pytest.fail("the body must not run")
+    assert os.path.lexists(target)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert files.cache_directory() is None
 
 
 def test_sha256_file(tmp_path: Path) -> None:

@@ -85,9 +85,11 @@ def test_classes_from_names_files_and_lists_agree(bundle_path: Path, tmp_path: P
         ["cat", "dog, puppy"],
         "cat; dog, puppy",
         tmp_path / "classes.txt",
-        str(tmp_path / "classes.txt"),
     ]
     results = [Segmenter(bundle_path, classes=source, templates="none") for source in sources]
+    named = str(tmp_path / "classes.txt")
+    results.append(Segmenter(bundle_path, classes_file=named, templates="none"))
+    results.append(results[0].with_classes(classes_file=named))
     for result in results:
         assert result.vocabulary.classes == ("cat", "dog")
         assert result.vocabulary.queries == ("cat", "dog", "puppy")
@@ -185,10 +187,10 @@ def test_defaults_come_from_the_bundle(own_bundle: Path) -> None:
         ({"prob_threshold": 1.5}, "prob_threshold must be from 0 to 1; got 1.5"),
         ({"area_threshold": -0.1}, "area_threshold must be from 0 to 1"),
         ({"refine": "crf"}, "unknown refinement 'crf'; known: pamr"),
-        ({"short_side": 0}, "short_side must be a whole number of at least 1; got 0"),
+        ({"short_side": 0}, "short_side must be a whole number from 1 to 65,536; got 0"),
         ({"short_side": 3.5}, "short_side must be a whole number"),
         ({"stride": 100}, "a stride of 100 leaves gaps between windows of 96"),
-        ({"threads": 0}, "threads must be at least 1"),
+        ({"threads": 0}, "threads must be a whole number from 1"),
     ],
 )
 def test_options_out_of_range(bundle_path: Path, options: dict[str, Any], message: str) -> None:

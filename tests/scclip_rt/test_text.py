@@ -98,11 +98,11 @@ def test_templates_from_a_file(tmp_path):
     with pytest.raises(VocabularyError, match="exactly once"):
         load_templates(path)
     path.write_text("# mine\n\na {} with {braces}\nthe {}\n")
-    templates = load_templates(str(path))
+    templates = load_templates(path)
     assert templates("x{}y") == ["a x{}y with {braces}", "the x{}y"]
     assert templates.name == f"custom-{templates.sha256[:12]}"
     path.write_text("# nothing\n")
     with pytest.raises(VocabularyError, match="empty"):
         load_templates(path)
-    with pytest.raises(VocabularyError, match=r"imagenet, none, or a text file"):
+    with pytest.raises(VocabularyError, match=r"known are imagenet and none"):
         load_templates("imagnet")

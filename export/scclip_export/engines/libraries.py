@@ -18,7 +18,7 @@ from scclip_export.errors import ExportError
 from scclip_rt.backends.cuda.device import find_gpu
 from scclip_rt.bundle.engine_fit import RTX_CAPABILITIES, Library, library_module, supports
 from scclip_rt.errors import BackendError
-from scclip_rt.files import atomic_path, cache_directory
+from scclip_rt.files import atomic_path, cache_for_libraries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +246,7 @@ class Tensorrt:
         # TensorRT refuses the measurements of another GPU, also of one with the same compute capability.
         gpu = re.sub(r"[^a-z0-9]+", "-", (self.gpu or "").lower()).strip("-")
         name = f"{self.trt.__version__}-sm{self.capability.replace('.', '')}-{gpu}.timing"
-        return cache_directory() / "tensorrt" / name
+        return cache_for_libraries() / "tensorrt" / name
 
     def inspect(self, plan: Any, logger: Any, *, host_code: bool) -> dict[str, Any] | None:
         """Load the engine, which also proves that it loads, and ask the inspector."""

@@ -4,7 +4,6 @@ Nothing is compiled here: neither Triton nor nvcc is needed at run time.
 """
 
 import ctypes
-import json
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from scclip_rt.backends.cuda.driver import CudaError
 from scclip_rt.backends.cuda.stream import Stream
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BundleError
+from scclip_rt.strict_json import parse_json
 
 KERNEL_LIST = "kernels/kernels.json"
 _WARP = 32
@@ -200,8 +200,8 @@ def read_kernel_list(bundle: Bundle) -> tuple[KernelSpec, ...]:
     """
     path = bundle.checked_path(KERNEL_LIST)
     try:
-        specs = tuple(_kernel(item) for item in json.loads(path.read_text("utf-8")))
-    except (KeyError, TypeError, ValueError) as error:
+        specs = tuple(_kernel(item) for item in parse_json(path.read_bytes()))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
             f"{path}: not a list of kernels ({type(error).__name__}: {error}); export the bundle again"
         ) from error

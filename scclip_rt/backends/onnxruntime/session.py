@@ -16,7 +16,7 @@ from scclip_rt.backends.processor import default_threads
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GraphSpec
 from scclip_rt.errors import BackendError, BundleError
-from scclip_rt.files import cache_directory
+from scclip_rt.files import cache_for_libraries
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -146,7 +146,7 @@ def _provider_options(provider: str, device: int, cuda_graphs: bool) -> list[tup
         return [cuda]
     # The TensorRT provider has no switch for TF32, only NVIDIA's own, read when the libraries load.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    engines = cache_directory() / "ort-tensorrt"
+    engines = cache_for_libraries() / "ort-tensorrt"
     options = {
         "device_id": str(device),
         "trt_engine_cache_enable": "1",  # a build takes minutes

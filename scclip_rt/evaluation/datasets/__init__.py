@@ -38,6 +38,7 @@ def open_dataset(
     images: Path | None = None,
     masks: Path | None = None,
     ignore: int | None = None,
+    values: tuple[int, ...] | None = None,
     reduce_zero_label: bool = False,
     background: str | None = None,
 ) -> Dataset:
@@ -51,6 +52,7 @@ def open_dataset(
         images: the images of `folder`.
         masks: the masks of `folder`.
         ignore: the ignored label of `folder`.
+        values: the masks' value of each class of `folder`, in turn; None: 0, 1, 2, ….
         reduce_zero_label: of `folder`; benchmarks have their own.
         background: the background class of `folder`; benchmarks have their own.
 
@@ -65,6 +67,7 @@ def open_dataset(
         "--images": images is not None,
         "--masks": masks is not None,
         "--ignore-label": ignore is not None,
+        "--mask-values": values is not None,
         "--reduce-zero-label": reduce_zero_label,
         "--background": background is not None,
     }
@@ -88,6 +91,7 @@ def open_dataset(
             classes,
             names=names,
             ignore=ignore,
+            values=values,
             reduce_zero_label=reduce_zero_label,
             background=background,
         )

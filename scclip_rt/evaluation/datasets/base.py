@@ -67,6 +67,7 @@ class Dataset:
         samples: in a fixed order; may render or read on access.
         preset: the settings that benchmarks are run with.
         background: the prompts name a class that takes what no other claims: the first synonym of it.
+        skipped: files of the images' folder that are no images.
         identity: what distinguishes the samples, for resuming: their names' hash if None.
     """
 
@@ -78,6 +79,7 @@ class Dataset:
     preset: Preset = field(default_factory=Preset)
     background: str | None = None
     identity: str | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.samples):

@@ -44,7 +44,7 @@ def read_names(path: Path, suffixes: Collection[str] = ()) -> list[str]:
 
 
 def _from_lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _from_json(text: str, path: Path) -> list[str]:

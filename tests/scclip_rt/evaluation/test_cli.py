@@ -133,8 +133,11 @@ def test_a_bundle_may_have_an_at_sign_in_its_name(
         (("--compare", "B", "B", "--dataset", "demo", "--resume", "x"), "--resume goes with one bundle"),
         (("--compare", "B", "B", "--dataset", "demo", "--plot", "x"), "--plot goes with one bundle"),
         (("--compare", "B@fp8", "B", "--dataset", "demo"), "fp8"),
-        (("B", "--dataset", "demo", "--limit", "0", "--templates", "none"), "limit must be at least 1"),
-        (("B", "--dataset", "demo", "--refine", "crf", "--templates", "none"), "unknown refinement 'crf'"),
+        (
+            ("B", "--dataset", "demo", "--limit", "0", "--templates", "none"),
+            "limit must be a whole number from 1",
+        ),
+        (("B", "--dataset", "demo", "--refine", "crf", "--templates", "none"), "invalid choice: 'crf'"),
         (("B",), "--dataset"),
     ],
 )

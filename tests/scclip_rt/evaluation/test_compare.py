@@ -18,7 +18,7 @@ from scclip_rt.evaluation.sheet import sheet
 @pytest.fixture
 def dataset(own) -> Dataset:
     return open_dataset(
-        "folder", images=own.base / "images", masks=own.base / "masks", classes=str(own.base / "classes.txt")
+        "folder", images=own.base / "images", masks=own.base / "masks", classes=own.base / "classes.txt"
     )
 
 

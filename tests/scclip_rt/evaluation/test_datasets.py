@@ -156,12 +156,12 @@ def test_a_segmenter_takes_the_preset_and_what_is_given_goes_first(bundle_path: 
 def test_other_names_for_the_classes(voc, tmp_path: Path) -> None:
     listing = tmp_path / "mine.txt"
     listing.write_text("background\n" + "".join(f"thing {i}, object {i}\n" for i in range(20)))
-    dataset = open_dataset("voc21", root=voc.data, classes=str(listing))
+    dataset = open_dataset("voc21", root=voc.data, classes=listing)
     assert dataset.classes[1] == "thing 0"
     assert dataset.background == "background"
     listing.write_text("background\nthing\n")
     with pytest.raises(DatasetError, match=r"voc21 has 21 classes; .*mine\.txt has 2"):
-        open_dataset("voc21", root=voc.data, classes=str(listing))
+        open_dataset("voc21", root=voc.data, classes=listing)
 
 
 def names_of(name: str, root: Path, listing: Path) -> list[str]:
@@ -284,7 +284,7 @@ def test_every_dataset_is_known_by_its_name() -> None:
 
 def test_own_folders(own) -> None:
     dataset = open_dataset(
-        "folder", images=own.base / "images", masks=own.base / "masks", classes=str(own.base / "classes.txt")
+        "folder", images=own.base / "images", masks=own.base / "masks", classes=own.base / "classes.txt"
     )
     assert [sample.name for sample in dataset.samples] == ["a", "b", "c", "d", "sub/e"]
     assert dataset.classes == ("red", "green", "blue")
@@ -300,7 +300,7 @@ def test_own_folders_with_other_conventions(own) -> None:
         "folder",
         images=own.base / "images",
         masks=own.base / "masks",
-        classes=str(own.base / "classes.txt"),
+        classes=own.base / "classes.txt",
         reduce_zero_label=True,
         ignore=255,
     )
@@ -333,7 +333,7 @@ def test_own_folders_with_holes(damage, message: str, own) -> None:
             "folder",
             images=own.base / "images",
             masks=own.base / "masks",
-            classes=str(own.base / "classes.txt"),
+            classes=own.base / "classes.txt",
         )
 
 
@@ -362,7 +362,7 @@ def test_a_missing_class_list(own) -> None:
             "folder",
             images=own.base / "images",
             masks=own.base / "masks",
-            classes=str(own.base / "gone.txt"),
+            classes=own.base / "gone.txt",
         )
 
 

@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {"templates": "none", "logit_scale": 40.0}
 @pytest.fixture
 def dataset(own) -> Dataset:
     return open_dataset(
-        "folder", images=own.base / "images", masks=own.base / "masks", classes=str(own.base / "classes.txt")
+        "folder", images=own.base / "images", masks=own.base / "masks", classes=own.base / "classes.txt"
     )
 
 
