@@ -388,7 +388,7 @@ def _print_one(row: dict[str, Any]) -> None:
 
 def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
     """All of an image's files or none."""
-    folder, stem = task.labels.parent, task.name
+    folder, stem = task.labels.parent, Path(task.name).name
     if task.confidence is None or result.confidence is None:
         result.save(folder, stem, force=force)
         return

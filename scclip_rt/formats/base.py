@@ -44,8 +44,8 @@ class Sink(Protocol):
         """A new file, `/` between folders; it is there, whole, once the body has ended without an error."""
         ...
 
-    def reference(self, image: ImageName) -> str:
-        """How a file in here names the image: the way to it from here, or the image's file name."""
+    def reference(self, image: ImageName, file: str = "labels") -> str:
+        """How `file` in here names the image: the way to it from there, or the image's file name."""
         ...
 
 
@@ -66,9 +66,11 @@ class Folder:
         with atomic_path(self.path / name, force=self.force) as temporary, temporary.open("wb") as stream:
             yield stream
 
-    def reference(self, image: ImageName) -> str:
+    def reference(self, image: ImageName, file: str = "labels") -> str:
         """As `Sink.reference`."""
-        return image.file if image.path is None else Path(os.path.relpath(image.path, self.path)).as_posix()
+        if image.path is None:
+            return image.file
+        return Path(os.path.relpath(image.path, (self.path / file).parent)).as_posix()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Memory:
         yield stream
         self.files[name] = stream.getvalue()
 
-    def reference(self, image: ImageName) -> str:
+    def reference(self, image: ImageName, file: str = "labels") -> str:  # noqa: ARG002
         """As `Sink.reference`."""
         return image.file
 

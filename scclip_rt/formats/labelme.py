@@ -32,7 +32,7 @@ class LabelmeWriter(FormatWriter):
             "version": _VERSION,
             "flags": {},
             "shapes": self._shapes(result),
-            "imagePath": self.sink.reference(image),
+            "imagePath": self.sink.reference(image, image.stem),
             "imageData": None,
             "imageHeight": result.labels.shape[0],
             "imageWidth": result.labels.shape[1],

@@ -182,10 +182,10 @@ def test_defaults_come_from_the_bundle(own_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logit_scale": 0}, "logit_scale must be above 0"),
-        ({"logit_scale": float("nan")}, "logit_scale must be above 0; got nan"),
-        ({"prob_threshold": 1.5}, "prob_threshold must be from 0 to 1; got 1.5"),
-        ({"area_threshold": -0.1}, "area_threshold must be from 0 to 1"),
+        ({"logit_scale": 0}, "logit_scale must be a number from"),
+        ({"logit_scale": float("nan")}, "logit_scale must be a number from 1e-06 to 10,000; got nan"),
+        ({"prob_threshold": 1.5}, "prob_threshold must be a number from 0 to 1; got 1.5"),
+        ({"area_threshold": -0.1}, "area_threshold must be a number from 0 to 1"),
         ({"refine": "crf"}, "unknown refinement 'crf'; known: pamr"),
         ({"short_side": 0}, "short_side must be a whole number from 1 to 65,536; got 0"),
         ({"short_side": 3.5}, "short_side must be a whole number"),
