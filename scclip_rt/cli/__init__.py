@@ -38,8 +38,8 @@ examples:
   scclip eval vitb16.scclip --dataset voc21 --root /data
   scclip bench vitb16.scclip@fp32 vitb16.scclip@int8
 
-A bundle is a directory that `scclip-export` makes from a CLIP checkpoint, or one on the Hugging Face
-Hub: hf://OWNER/NAME@REVISION.
+A bundle is a directory that `scclip-export` makes from a CLIP checkpoint, or one of the Hugging
+Face Hub, hf://OWNER/NAME@REVISION.
 Exit codes: 0 done, 2 an error told in one line with its code (docs/errors.md), 130 interrupted,
 143 terminated.
 """
