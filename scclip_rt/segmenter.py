@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -71,6 +71,7 @@ class Segmenter:
         max_memory: most bytes that segmenting one image may take, by estimate; None takes four fifths of what is free.
         cache: keep class embeddings in the cache folder.
         progress: show progress on standard error while classes are embedded.
+        encoder: one that is loaded already, or runs elsewhere; the options of inference are then not looked at.
 
     Raises:
         ScclipError: a subclass says what is wrong with the bundle, the classes, the backend or an option.
@@ -111,6 +112,7 @@ class Segmenter:
         max_memory: int | None = None,
         cache: bool = True,
         progress: bool = False,
+        encoder: EncoderBackend | None = None,
     ) -> None:
         for name, value in (
             ("threads", threads),
@@ -125,6 +127,7 @@ class Segmenter:
                 "templates go with classes: a vocabulary is embedded already. Leave one of them out",
                 field="templates",
             )
+        self._has_own_encoder = encoder is not None
         # What opens this segmenter again in another process: a forked child, or one that it is pickled for.
         self._options_given: dict[str, Any] = {
             "templates": templates,
@@ -164,7 +167,8 @@ class Segmenter:
         )
         # The options first, then what takes seconds: a typing error shows at once.
         self._handle = EncoderHandle(
-            lambda: open_backend(
+            lambda: encoder
+            or open_backend(
                 opened,
                 backend=backend,
                 device=device,
@@ -197,6 +201,8 @@ class Segmenter:
 
     def __getstate__(self) -> dict[str, Any]:
         """The bundle's place, the options and the vocabulary: whoever gets it opens the bundle again."""
+        if self._has_own_encoder:
+            raise OptionError("a segmenter with encoder= stays in its process: open one there", field="encoder")
         return {
             "bundle": self._bundle.path.absolute(),
             "options": self._options_given,
@@ -301,6 +307,7 @@ class Segmenter:
         """
         other = copy.copy(self)
         other._options = options
+        other._options_given = self._options_given | asdict(options)
         return other
 
     def __call__(self, image: "ImageSource", *, confidence: bool = False) -> Segmentation:

@@ -47,6 +47,7 @@ class Vocabularies:
         max_names: most names in a list, synonyms included.
         threads: of the text encoder.
         shared: folder where other processes see them too, or None.
+        text: the text encoder, if it runs elsewhere; None loads the bundle's when it is first needed.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Vocabularies:
         max_names: int,
         threads: int | None,
         shared: Path | None,
+        text: TextBackend | None = None,
     ) -> None:
         self._bundle = bundle
         self._templates = load_templates(templates)
@@ -72,7 +74,7 @@ class Vocabularies:
         self._recent: OrderedDict[str, Vocabulary] = OrderedDict()
         self._lock = threading.Lock()
         self._encoding = threading.Lock()  # one batch of prompts at a time: lists take turns
-        self._encoder: TextBackend | None = None
+        self._encoder = text
         self._tokenizer: Tokenizer | None = None
 
     @property

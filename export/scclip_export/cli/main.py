@@ -27,6 +27,8 @@ examples:
       add encoders for whole images (scclip segment --whole-image)
   scclip-export --bundle vitb16.scclip --tensorrt-rtx --compute-capability 8.6,8.9
       build TensorRT-RTX engines into an existing bundle; needs no GPU, no torch
+  scclip-export --bundle vitb16.scclip --triton-repository triton
+      a model repository for NVIDIA Triton from an existing bundle
   scclip-export --model ViT-B-16 --pretrained datacomp_xl_s13b_b90k
       any other open_clip ViT
 """
@@ -158,7 +160,16 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output", type=Path, metavar="NAME.scclip", help="the bundle (default: the model's name)"
     )
-    group.add_argument("--force", action="store_true", help="replace an existing bundle")
+    group.add_argument("--force", action="store_true", help="replace an existing bundle or repository")
+    group.add_argument(
+        "--triton-repository",
+        type=Path,
+        metavar="DIR",
+        help="also write a model repository for NVIDIA Triton, and for OpenVINO Model Server (docs/serving.md)",
+    )
+    group.add_argument(
+        "--repository-precision", default="fp32", metavar="NAME", help="of its ONNX encoder (fp32)"
+    )
     group.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX opset, 18 to 23 (20)")
     group.add_argument(
         "--vocabulary",
@@ -251,7 +262,24 @@ def _run(args: argparse.Namespace) -> int:
     )
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
+    _write_repository(args, report.path)
     return 0
+
+
+def _write_repository(args: argparse.Namespace, bundle: Path) -> None:
+    """The model repository, if one is asked for."""
+    if args.triton_repository is None:
+        return
+    from scclip_export.triton_repository import write_repository
+    from scclip_rt.bundle.bundle import Bundle
+
+    # The name as it was given: `demo` is the packaged bundle's.
+    opened = Bundle.open(str(bundle))
+    report = write_repository(
+        opened, args.triton_repository, force=args.force, precision=args.repository_precision
+    )
+    if args.json != "-":
+        print(f"{report.path}: {', '.join(report.models)}, with {report.engine or 'ONNX encoders'}")
 
 
 def _progress() -> Callable[[str], None]:
@@ -268,6 +296,8 @@ def _run_engines(
 ) -> int:
     """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
     ours = {"bundle", "tensorrt", "tensorrt_rtx", "tensorrt_plugins", "gpu_kernels", "json", *ENGINE_DETAILS}
+    if args.triton_repository is not None:
+        ours |= {"triton_repository", "repository_precision", "force"}
     defaults = vars(build_parser().parse_args([]))
     given = [name for name, value in vars(args).items() if name not in ours and value != defaults[name]]
     if given:
@@ -276,7 +306,7 @@ def _run_engines(
             f"--bundle adds engines to a bundle that exists; {options} would need another export"
         )
     with_kernels = wants_kernels(args.gpu_kernels, engines, progress)
-    reports = add_engines(args.bundle, engines, progress)
+    reports = add_engines(args.bundle, engines, progress) if engines or with_kernels else []
     kernels = add_kernels(args.bundle, progress) if with_kernels else []
     document = {
         "bundle": str(args.bundle),
@@ -287,6 +317,7 @@ def _run_engines(
     if args.json != "-":
         for report in reports:
             print(f"{args.bundle}/{report.sidecar}: {report.bytes / 1e6:.0f} MB in {report.seconds:.0f} s")
+    _write_repository(args, args.bundle)
     return 0
 
 

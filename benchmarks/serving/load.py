@@ -1,0 +1,280 @@
+"""How much a service costs beside the library: latency, throughput, overload, memory, over loopback.
+
+    python benchmarks/serving/load.py --bundle demo --json serving.json
+    python benchmarks/serving/load.py --bundle vitb16.scclip --images 12 --rounds 2
+
+In each round every contender gets the same images in turn: `Segmenter` called for one after the other, its `stream`,
+`scclip serve`, and an endpoint that handles one request at a time (benchmarks/serving/naive.py; LitServe with
+`--litserve`). Caches are off. Before the clock, every label map that comes over the wire is compared with Python's.
+Ratios are of medians over rounds; on a busy machine only they mean something.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scclip_rt import Segmenter
+from scclip_rt.demo.scenes import test_scene
+from scclip_rt.serving.render import labels_png
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Reply:
+    """One answer: its status, its body and the seconds it took."""
+
+    status: int
+    seconds: float
+    body: bytes
+
+
+@dataclass
+class Server:
+    """A service in a process of its own."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def memory(self) -> float:
+        """Resident memory, MiB."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def server(name: str, command: Sequence[str], port: int, first: bytes) -> Iterator[Server]:
+    """Start a service and wait until it answers an image."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    made = Server(name, port, process)
+    limit = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError, IndexError):
+            if asyncio.run(post_all(made, [first], clients=1))[0].status == 200:
+                break
+        if process.poll() is not None or time.monotonic() > limit:
+            sys.exit(f"{name} did not start: {' '.join(command)}")
+        time.sleep(0.2)
+    try:
+        yield made
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait()
+
+
+async def post_all(to: Server, bodies: Sequence[bytes], *, clients: int) -> list[Reply]:
+    """Send every body once, by so many clients that each wait for their answer; replies in the order of bodies."""
+    left = iter(range(len(bodies)))
+    replies: list[Reply | None] = [None] * len(bodies)
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
+        for index in left:
+            replies[index] = await post(reader, writer, bodies[index], form=to.name == "litserve")
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return [reply for reply in replies if reply is not None]
+
+
+async def post(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, *, form: bool = False
+) -> Reply:
+    """One request on an open connection. A client of few lines: it must not take the cores that the server needs."""
+    start = time.perf_counter()
+    kind = "image/jpeg"
+    if form:
+        kind = "multipart/form-data; boundary=--b"
+        part = b'Content-Disposition: form-data; name="image"; filename="a.jpg"'
+        body = b"----b\r\n" + part + b"\r\n\r\n" + body + b"\r\n----b--\r\n"
+    head = (
+        f"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+    answer = await reader.readexactly(length)
+    return Reply(int(lines[0].split()[1]), time.perf_counter() - start, answer)
+
+
+async def open_loop(to: Server, body: bytes, *, rate: float, seconds: float) -> list[Reply]:
+    """Requests at a steady rate whether answered or not, each on a connection of its own."""
+
+    async def one() -> Reply:
+        reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
+        try:
+            return await post(reader, writer, body)
+        finally:
+            writer.close()
+
+    tasks, start = [], time.perf_counter()
+    for number in range(round(rate * seconds)):
+        await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+        tasks.append(asyncio.create_task(one()))
+    return list(await asyncio.gather(*tasks))
+
+
+def pictures(count: int, size: tuple[int, int]) -> list[bytes]:
+    """JPEG files of rendered scenes, all different."""
+    files = []
+    for seed in range(count):
+        image = Image.fromarray(test_scene(seed).image).resize(size, Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        image.save(stream, format="JPEG", quality=90)
+        files.append(stream.getvalue())
+    return files
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def check(segment: Segmenter, to: Server, files: Sequence[bytes]) -> None:
+    """The gate: what comes over the wire is what Python gives."""
+    for file, reply in zip(files, asyncio.run(post_all(to, files, clients=4)), strict=True):
+        expected = segment(Image.open(io.BytesIO(file))).labels
+        if reply.status != 200 or not np.array_equal(np.array(Image.open(io.BytesIO(reply.body))), expected):
+            sys.exit(f"{to.name}: another label map than Python's (status {reply.status})")
+
+
+def one_call(segment: Segmenter, file: bytes) -> bytes:
+    return labels_png(segment(Image.open(io.BytesIO(file))))
+
+
+def rates(
+    args: argparse.Namespace, segment: Segmenter, servers: Sequence[Server], files: Sequence[bytes]
+) -> dict[str, Any]:
+    """Latency of one client, and images a second at 4 and 16; contenders in turn, round by round."""
+    samples: dict[str, list[float]] = {}
+    many = [file for file in files for _ in range(args.repeat)]
+
+    def note(name: str, value: float) -> None:
+        samples.setdefault(name, []).append(value)
+
+    def throughput(to: Server, clients: int) -> float:
+        return len(many) / timed(lambda: asyncio.run(post_all(to, many, clients=clients)))
+
+    for turn in range(args.rounds):
+        order = servers if turn % 2 else servers[::-1]
+        for file in files:  # calls and requests one after the other, each image by everyone
+            note("call", timed(lambda: one_call(segment, file)))  # noqa: B023 (called at once)
+            for each in order:
+                note(f"{each.name} 1", asyncio.run(post_all(each, [file], clients=1))[0].seconds)
+        for clients in (4, 16):
+            opened = (Image.open(io.BytesIO(file)) for file in many)
+            note("stream", len(many) / timed(lambda: list(segment.stream(opened))))  # noqa: B023
+            for each in order:
+                note(f"{each.name} {clients}", throughput(each, clients))
+        print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def overload(to: Server, file: bytes, *, rate: float, seconds: float) -> dict[str, Any]:
+    """Four times the sustainable load: what is accepted is answered in time, the rest is refused at once."""
+    replies = asyncio.run(open_loop(to, file, rate=rate, seconds=seconds))
+    accepted = [reply.seconds for reply in replies if reply.status == 200]
+    refused = [reply.seconds for reply in replies if reply.status == 503]
+    return {
+        "rate": rate,
+        "requests": len(replies),
+        "accepted": len(accepted),
+        "refused": len(refused),
+        "other": len(replies) - len(accepted) - len(refused),
+        "accepted_p99": float(np.percentile(accepted, 99)) if accepted else None,
+        "refused_p50": float(np.percentile(refused, 50)) if refused else None,
+        "refused_p99": float(np.percentile(refused, 99)) if refused else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", default="demo")
+    parser.add_argument("--classes", help="for bundles without a list of their own")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument(
+        "--repeat", type=int, default=2, help="of each image in runs for throughput (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument(
+        "--overload", type=float, default=8.0, help="seconds of overload, 0: none (%(default)s)"
+    )
+    parser.add_argument("--litserve", action="store_true", help="LitServe, too (pip install litserve)")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    files = pictures(args.images, tuple(args.size))
+    classes = [] if args.classes is None else ["--classes", args.classes]
+    segment = Segmenter(args.bundle, classes=args.classes)
+    with contextlib.ExitStack() as stack:
+        servers = []
+        port = free_port()
+        command = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes, "--port", str(port)]
+        command += ["--cache-mb", "0", "--no-access-log"]
+        servers.append(stack.enter_context(server("serve", command, port, files[0])))
+        for name in ("fastapi", *(["litserve"] if args.litserve else [])):
+            port = free_port()
+            file = "naive.py" if name == "fastapi" else f"naive_{name}.py"
+            script = [sys.executable, str(HERE / file), args.bundle, str(port)]
+            servers.append(stack.enter_context(server(name, script, port, files[0])))
+        for each in servers:
+            check(segment, each, files)
+        found = rates(args, segment, servers, files)
+        report = {
+            "bundle": args.bundle,
+            "backend": segment.backend.describe(),
+            "medians": found,
+            "ratios": ratios(found),
+        }
+        if args.overload:
+            report["overload"] = overload(
+                servers[0], files[0], rate=4 * found["serve 16"], seconds=args.overload
+            )
+    print(json.dumps(report, indent=2))
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def ratios(found: dict[str, float]) -> dict[str, float]:
+    """What the question is about."""
+    made = {"serve_1_minus_call_ms": 1000 * (found["serve 1"] - found["call"])}
+    for clients in (4, 16):
+        made[f"serve_{clients}_over_stream"] = found[f"serve {clients}"] / found["stream"]
+        for other in ("fastapi", "litserve"):
+            if f"{other} {clients}" in found:
+                made[f"serve_{clients}_over_{other}"] = (
+                    found[f"serve {clients}"] / found[f"{other} {clients}"]
+                )
+    return {name: round(value, 3) for name, value in made.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The model repository: configurations with every shape, graphs cut to features, the Python model under a stand-in."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from scclip_export.cli.main import run
+from scclip_export.triton_repository import write_repository
+from scclip_rt import Segmenter
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.errors import OptionError, OutputError
+from services import picture, png
+from stand_ins import triton_backend
+
+IMAGE = picture(3, 240, 320)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo bundle's, by the command."""
+    target = tmp_path_factory.mktemp("triton") / "repository"
+    assert run(["--bundle", "demo", "--triton-repository", str(target)]) == 0
+    return target
+
+
+@pytest.fixture(scope="module")
+def model(repository: Path) -> Iterator[Any]:
+    """`model.py` as Triton starts it."""
+    sys.modules["triton_python_backend_utils"] = triton_backend  # type: ignore[assignment]
+    triton_backend.InferenceRequest.models = repository / "models"
+    folder = repository / "models/scclip"
+    spec = importlib.util.spec_from_file_location("model", folder / "1/model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.TritonPythonModel()
+    text = (folder / "config.pbtxt").read_text()
+    pairs = re.findall(r'key: "(\w+)" value \{ string_value: "(\w+)"', text)
+    parameters = {key: {"string_value": value} for key, value in pairs}
+    made.initialize(
+        {
+            "model_config": json.dumps({"parameters": parameters}),
+            "model_repository": str(folder),
+            "model_version": "1",
+            "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
+        }
+    )
+    yield made
+    del sys.modules["triton_python_backend_utils"]
+
+
+def ask(model: Any, data: bytes, classes: list[str] | None = None) -> Any:
+    inputs = [triton_backend.Tensor("IMAGE", np.array([data], dtype=np.object_))]
+    if classes is not None:
+        names = np.array([name.encode() for name in classes], dtype=np.object_)
+        inputs.append(triton_backend.Tensor("CLASSES", names))
+    return triton_backend.InferenceRequest("scclip", ["LABELS", "CLASS_NAMES"], inputs), inputs
+
+
+@pytest.mark.parametrize("classes", [None, ["grass", "sky, night sky", "brick"]])
+def test_the_python_model_gives_the_labels_of_python(
+    repository: Path, model: Any, classes: list[str] | None
+) -> None:
+    request, inputs = ask(model, png(IMAGE), classes)
+    config = repository / "models/scclip/config.pbtxt"
+    triton_backend.check(config, "input", inputs)
+    before = len(triton_backend.InferenceRequest.calls)
+    (response,) = model.execute([request])
+    assert not response.has_error(), response.error()
+    triton_backend.check(config, "output", response.output_tensors)
+    expected = Segmenter("demo", classes=classes)(IMAGE)
+    labels, names = (tensor.as_numpy() for tensor in response.output_tensors)
+    assert np.array_equal(labels, expected.labels)
+    assert [name.decode() for name in names] == list(expected.classes)
+    called = set(triton_backend.InferenceRequest.calls[before:])
+    assert called >= {"scclip_encoder"}
+
+
+def test_a_request_that_fails_fails_alone(model: Any) -> None:
+    bad, good = (ask(model, data)[0] for data in (b"no image", png(IMAGE)))
+    first, second = model.execute([bad, good])
+    assert "known format" in first.error().message()
+    assert not second.has_error()
+
+
+def test_the_encoder_is_cut_to_its_features(repository: Path) -> None:
+    for path in ("models/scclip_encoder/1/model.onnx/model.onnx", "ovms/scclip_encoder/1/model.onnx"):
+        graph = onnx.load(repository / path).graph
+        assert [value.name for value in graph.input] == ["windows"]
+        assert [value.name for value in graph.output] == ["features"]
+        assert (repository / path).with_name("encoder.fp32.onnx.data").is_file()
+
+
+def test_configurations_name_every_shape_and_refuse_when_full(repository: Path) -> None:
+    models = repository / "models"
+    encoder = (models / "scclip_encoder/config.pbtxt").read_text()
+    assert triton_backend.declared(models / "scclip_encoder/config.pbtxt", "input") == {
+        "windows": ("TYPE_UINT8", [224, 224, 3])
+    }
+    assert "max_queue_size: 64" in encoder
+    assert "max_queue_delay_microseconds: 0" in encoder
+    assert "max_batch_size: 0" in (models / "scclip_text/config.pbtxt").read_text()
+    listed = json.loads((repository / "ovms/config.json").read_text())["model_config_list"]
+    assert [Path(entry["config"]["base_path"]).name for entry in listed] == ["scclip_encoder", "scclip_text"]
+
+
+def test_the_small_bundle_has_no_weights(repository: Path) -> None:
+    folder = repository / "models/scclip/1/bundle"
+    assert not list(folder.rglob("*.data"))
+    assert len(Bundle.open(folder).encoders) == 1
+
+
+def test_what_exists_is_kept_and_an_unknown_precision_is_refused(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists"):
+        write_repository(Bundle.open("demo"), repository)
+    with pytest.raises(OptionError, match="it has fp32, int8"):
+        write_repository(Bundle.open("demo"), tmp_path / "x", precision="fp16")
+    assert not (tmp_path / "x").exists()
