@@ -19,6 +19,8 @@ from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OptionError, OutputError
 from services import picture, png
 from stand_ins import triton_backend
+from stand_ins.engine_files import add_engine, list_engines
+from tiny_bundle import build_bundle
 
 IMAGE = picture(3, 240, 320)
 
@@ -124,3 +126,21 @@ def test_what_exists_is_kept_and_an_unknown_precision_is_refused(repository: Pat
     with pytest.raises(OptionError, match="it has fp32, int8"):
         write_repository(Bundle.open("demo"), tmp_path / "x", precision="fp16")
     assert not (tmp_path / "x").exists()
+
+
+def test_an_engine_goes_in_as_a_plan_with_the_whole_bundle(tmp_path: Path) -> None:
+    """TensorRT's engine takes queries, so Triton must not batch; the Python model then segments on the device."""
+    bundle = build_bundle(tmp_path / "tiny.scclip")
+    list_engines(bundle, [add_engine(bundle)])
+    report = write_repository(Bundle.open(bundle), tmp_path / "repository")
+    models = tmp_path / "repository/models"
+    assert report.engine is not None
+    assert (models / "scclip_encoder/1/model.plan").read_bytes() == b"plan"
+    config = (models / "scclip_encoder/config.pbtxt").read_text()
+    assert 'platform: "tensorrt_plan"' in config
+    assert triton_backend.declared(models / "scclip_encoder/config.pbtxt", "input") == {
+        "windows": ("TYPE_UINT8", [-1, 96, 96, 3]),
+        "text": ("TYPE_FP32", [-1, 8]),
+    }
+    assert 'string_value: "local"' in (models / "scclip/config.pbtxt").read_text()
+    assert Bundle.open(models / "scclip/1/bundle").verify_all()
