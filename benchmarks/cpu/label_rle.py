@@ -1,0 +1,119 @@
+"""Run lengths of a 12-megapixel label map of 50 classes: `scclip_rt.formats.rle` beside pycocotools.
+
+    python -m benchmarks.cpu.label_rle [--json benchmarks/results/label-rle.json]
+
+pycocotools encodes masks, so it is timed twice: on a (H, W, classes) array that is there already, and with a mask made
+for each class in turn. First the gate: every string must be pycocotools' own. All sides run in turn, in one process.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as pycocotools
+
+from benchmarks.environment import environment
+from scclip_rt.formats.rle import coco_masks, cvat_masks, label_studio_masks
+
+HEIGHT, WIDTH, CLASSES = 3000, 4000, 50
+
+
+def smooth() -> NDArray[np.uint8]:
+    """Round regions, as a segmenter gives them."""
+    rng = np.random.default_rng(0)
+    best = np.full((HEIGHT, WIDTH), -np.inf, np.float32)
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for label in range(CLASSES):
+        coarse = cv2.GaussianBlur(rng.standard_normal((300, 400)).astype(np.float32), (0, 0), 8)
+        field = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        np.copyto(labels, np.uint8(label), where=field > best)
+        np.maximum(best, field, out=best)
+    return labels
+
+
+def patchwork() -> NDArray[np.uint8]:
+    """Squares of 25 pixels: many short runs."""
+    coarse = np.random.default_rng(0).integers(0, CLASSES, (HEIGHT // 25, WIDTH // 25)).astype(np.uint8)
+    return coarse.repeat(25, axis=0).repeat(25, axis=1)
+
+
+def class_by_class(labels: NDArray[np.uint8]) -> list[str]:
+    """pycocotools, a mask at a time."""
+    return [
+        pycocotools.encode(np.asfortranarray(labels == label).view(np.uint8))["counts"].decode()
+        for label in np.unique(labels)
+    ]
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def peak_bytes(labels: NDArray[np.uint8]) -> int:
+    """Most memory that our side holds at once."""
+    tracemalloc.start()
+    for _ in coco_masks(labels):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def measure(name: str, labels: NDArray[np.uint8], rounds: int) -> dict[str, object]:
+    ours = [mask.counts for mask in coco_masks(labels)]
+    stack = np.asfortranarray(labels[..., None] == np.unique(labels)).view(np.uint8)
+    if not ours == class_by_class(labels) == [row["counts"].decode() for row in pycocotools.encode(stack)]:
+        sys.exit(f"error: {name}: the strings differ; nothing is told about time")
+    sides: dict[str, Callable[[], object]] = {
+        "coco": lambda: list(coco_masks(labels)),
+        "pycocotools, array given": lambda: pycocotools.encode(stack),
+        "pycocotools, class by class": lambda: class_by_class(labels),
+        "cvat": lambda: list(cvat_masks(labels)),
+        "label studio": lambda: list(label_studio_masks(labels)),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, action in sides.items():
+            times[side].append(seconds(action))
+    peak, base = peak_bytes(labels), times["pycocotools, array given"]
+    print(
+        f"{name}: peak memory of ours {peak / 1e6:.0f} MB; the (H, W, classes) array {stack.nbytes / 1e6:.0f} MB"
+    )
+    for side, values in times.items():
+        ratios = [value / other for value, other in zip(values, base, strict=True)]
+        spread = f"{statistics.median(ratios):5.2f} × pycocotools' time ({min(ratios):.2f}–{max(ratios):.2f})"
+        print(f"  {side:28s} {1e3 * statistics.median(values):7.0f} ms, {spread}")
+    return {"map": name, "seconds": times, "peak_bytes": peak, "stack_bytes": stack.nbytes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    args = parser.parse_args()
+    rows = [
+        measure(name, make(), args.rounds) for name, make in (("smooth", smooth), ("patchwork", patchwork))
+    ]
+    if args.json is not None:
+        report = {
+            "question": "run lengths of a 12-megapixel map of 50 classes, beside pycocotools",
+            "environment": environment(),
+            "rows": rows,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

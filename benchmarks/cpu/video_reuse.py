@@ -1,0 +1,94 @@
+"""A still camera where one window of six changes: `Segmenter.video` beside frame by frame.
+
+    python -m benchmarks.cpu.video_reuse [--bundle demo] [--json benchmarks/results/video-reuse.json]
+
+Frames of 375×500 pixels, six windows; something moves in a corner that only the first window sees, in every frame.
+Each frame goes through both sides in turn; the first whose labels differ ends the run, with nothing told about time.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.environment import environment
+from scclip_rt import Segmenter
+from scclip_rt.demo.scenes import render
+from scclip_rt.video import FrameSegmenter
+
+HEIGHT, WIDTH = 375, 500
+CORNER = 100
+"""Pixels at the top left that, resized to a short side of 336, lie in the first window alone."""
+
+
+def frames(count: int) -> Iterator[NDArray[np.uint8]]:
+    """A scene, and a disc that goes round in its corner."""
+    scene = render(0, split="test", size=(HEIGHT, WIDTH), count=4).image
+    for number in range(count):
+        frame = scene.copy()
+        angle = number / 7
+        middle = (int(50 + 25 * np.cos(angle)), int(50 + 25 * np.sin(angle)))
+        cv2.circle(frame, middle, 18, (230, 200, 40), -1)
+        yield frame
+
+
+def measure(segment: Segmenter, count: int) -> list[dict[str, float]]:
+    step = FrameSegmenter(segment)
+    rows = []
+    for number, frame in enumerate(frames(count + 1)):
+        start = time.perf_counter()
+        single = segment(frame)
+        between = time.perf_counter()
+        reused = step(frame)
+        end = time.perf_counter()
+        if not np.array_equal(single.labels, reused.labels):
+            sys.exit(f"error: labels of frame {number} differ; nothing is told about time")
+        if number:  # the first has nothing to reuse
+            rows.append({"frame_by_frame": between - start, "reuse": end - between})
+    windows = (step.encoded - 6) / count
+    if windows != 1:
+        sys.exit(f"error: {windows} windows of six changed a frame, not one")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", default="demo", help="(%(default)s)")
+    parser.add_argument("--frames", type=int, default=30, help="(%(default)s)")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], help="(%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    args = parser.parse_args()
+    classes = [f"class {number}" for number in range(20)]
+    rows = []
+    for precision in args.precision:
+        segment = Segmenter(args.bundle, classes=classes, precision=precision)
+        times = measure(segment, args.frames)
+        ratios = sorted(row["frame_by_frame"] / row["reuse"] for row in times)
+        alone, reuse = (
+            1e3 * statistics.median(row[side] for row in times) for side in ("frame_by_frame", "reuse")
+        )
+        spread = f"median {statistics.median(ratios):.2f}× ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        print(
+            f"{precision}: frame by frame {alone:.0f} ms, reuse {reuse:.0f} ms a frame: {spread}; labels equal"
+        )
+        rows.append({"backend": segment.backend.describe(), "frames": times})
+    if args.json is not None:
+        report = {
+            "question": "a still camera, one of six windows changes: reuse of windows beside frame by frame",
+            "environment": environment(),
+            "rows": rows,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
