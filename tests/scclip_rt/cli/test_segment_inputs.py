@@ -151,6 +151,7 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_was_written(film, tmp_path, monkeyp
         (("big.tif", "--bands", "1,2"), "--bands takes 3 numbers"),
         (("big.tif", "--range", "a,b"), "--range takes 2 numbers"),
         (("big.tif", "--min-area", "3"), "--polygons FILE, which is missing"),
+        (("big.tif", "--resolution", "1", "--area-threshold", "0.1"), "leave out --area-threshold"),
         (("big.tif", "--polygons", "out.shp"), ".gpkg or .geojson"),
         (("big.tif", "small.tif", "--polygons", "out.gpkg"), "one raster at a time"),
         (("big.tif", "--resolution", "1", "--format", "coco"), "leave out --format"),
