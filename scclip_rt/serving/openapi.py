@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from scclip_rt.formats import FORMATS
 from scclip_rt.serving.kserve import HEADER, OUTPUTS
 
 _ERRORS = {
@@ -26,6 +27,11 @@ _SEGMENT = {
     "legend": (_FLAG, "With overlay: add the legend (1 by default)."),
     "confidence": (_FLAG, "Also give probabilities (JSON and raw labels)."),
     "boxes": (_FLAG, "Also give boxes (JSON)."),
+    "format": (
+        {"type": "string", "enum": list(FORMATS)},
+        "Give the labels as another tool reads them (docs/formats.md); several files come as a ZIP archive.",
+    ),
+    "name": (_TEXT, "With `format`: what the image is called in the answer."),
     "logit_scale": (_NUMBER, "Factor on cosines before the softmax."),
     "prob_threshold": (_NUMBER, "Pixels of lower probability become background, or unlabelled."),
     "area_threshold": (_NUMBER, "Drop classes of at most this share of the foreground."),

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 from starlette.datastructures import Headers
 
+from scclip_rt.errors import OptionError
+from scclip_rt.formats import encode, find_format
 from scclip_rt.serving.body import read_form
 from scclip_rt.serving.errors import BadRequestError, NotAcceptableError
 from scclip_rt.serving.kserve import decode_base64, overrides_of
@@ -28,7 +30,7 @@ from scclip_rt.serving.vocabularies import split_classes
 from scclip_rt.vocabulary.file import Vocabulary
 
 PARAMETERS = (
-    "classes", "vocabulary", "background", "model", "overlay", "legend", "confidence", "boxes",
+    "classes", "vocabulary", "background", "model", "overlay", "legend", "confidence", "boxes", "format", "name",
     "logit_scale", "prob_threshold", "area_threshold", "refine",
 )  # fmt: skip
 _FORM = "multipart/form-data"
@@ -118,6 +120,9 @@ def choose_media(accept: str) -> str:
 
 def render(answer: Answer, media: str, parameters: Mapping[str, Any]) -> Rendered:
     """In a worker: the answer's body."""
+    if parameters.get("format"):
+        encoded = encode(str(parameters["format"]), answer.result, file_name=_image_name(parameters))
+        return Rendered(body=encoded.data, media_type=encoded.media_type)
     if flag(parameters, "overlay"):
         legend = flag(parameters, "legend") if "legend" in parameters else True
         return Rendered(body=overlay_png(answer.result, legend=legend), media_type=PNG)
@@ -130,13 +135,23 @@ def render(answer: Answer, media: str, parameters: Mapping[str, Any]) -> Rendere
 
 
 def check_flags(parameters: Mapping[str, Any]) -> None:
-    """Refuse a flag that is neither on nor off, before any work.
+    """Refuse a flag that is neither on nor off, and a format that isn't known, before any work.
 
     Raises:
         BadRequestError: there is one.
     """
     for name in ("overlay", "legend", "confidence", "boxes"):
         flag(parameters, name)
+    if parameters.get("format"):
+        try:
+            find_format(str(parameters["format"]))
+        except OptionError as error:
+            raise BadRequestError(str(error)) from error
+
+
+def _image_name(parameters: Mapping[str, Any]) -> str:
+    """What the image is called in the answer."""
+    return str(parameters.get("name") or "image.png")
 
 
 def vocabulary_request(body: bytes) -> tuple[tuple[str, ...], str | None, str | None]:

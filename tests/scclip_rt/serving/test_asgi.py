@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import socket
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from scclip_rt import Segmenter
+from scclip_rt.formats import FORMATS, encode
 from scclip_rt.serving.settings import Limits, ServeSettings
 from services import CLASSES, Running, picture, png, settings_of, wait_for
 
@@ -75,6 +77,28 @@ def test_json_holds_coco_masks_boxes_and_shares(running: Running, segmenter: Seg
     assert np.array_equal(labels, expected.labels)
     grey = labels_of(base64.b64decode(reply["confidence_png"]))
     assert np.abs(grey / 255 - expected.confidence).max() < 0.51 / 255
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_labels_come_in_every_format(name: str, running: Running, segmenter: Segmenter) -> None:
+    reply = running.client.post(
+        "/v1/segment", params={"classes": "red; green", "format": name, "name": "photos/a.png"}, content=FILE
+    )
+    expected = encode(name, segmenter.with_classes(["red", "green"])(IMAGE), file_name="photos/a.png")
+    assert reply.headers["content-type"].split(";")[0] == expected.media_type
+    if expected.media_type == "application/zip":  # which holds the time
+        ours, theirs = (zipfile.ZipFile(io.BytesIO(data)) for data in (reply.content, expected.data))
+        assert [ours.read(file) for file in theirs.namelist()] == [
+            theirs.read(file) for file in theirs.namelist()
+        ]
+    elif name != "npz":  # a ZIP archive inside
+        assert reply.content == expected.data
+
+
+def test_an_unknown_format_is_refused(running: Running) -> None:
+    reply = running.client.post("/v1/segment", params={"format": "shapefile"}, content=FILE)
+    assert reply.status_code == 400
+    assert "unknown format 'shapefile'" in reply.text
 
 
 def test_raw_labels_say_their_shape(running: Running, segmenter: Segmenter) -> None:
