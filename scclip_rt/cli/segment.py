@@ -209,7 +209,8 @@ def _format_writer(segmenter: "Segmenter", args: argparse.Namespace) -> "Iterato
         return
     vocabulary = segmenter.vocabulary
     table = ClassTable(names=vocabulary.classes, background=vocabulary.background)
-    with open_writer(args.format, args.output, table, force=args.force) as writer:
+    force = args.force or args.skip_existing
+    with open_writer(args.format, args.output, table, force=force) as writer:
         yield writer
 
 
@@ -358,8 +359,8 @@ def _finish(
     if writer is None:
         _save(result, task, force=args.force or args.skip_existing)
     else:
-        relative = task.image.relative.as_posix()
-        writer.add(result, ImageName(stem=task.name, file=relative, path=task.image.path.absolute()))
+        path = None if task.image.is_standard_input else task.image.path.absolute()
+        writer.add(result, ImageName(stem=task.name, file=task.image.relative.as_posix(), path=path))
     seconds = {
         "prepare": outcome.timings.prepare,
         "encode": outcome.timings.encode,

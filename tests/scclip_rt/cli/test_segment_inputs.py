@@ -68,7 +68,7 @@ def test_a_folder_becomes_one_coco_file_in_order(photos, tmp_path, capsys):
     assert [category["name"] for category in data["categories"]] == CLASSES
     rows = json.loads((tmp_path / "r.json").read_text())["images"]
     assert {row["labels"] for row in rows} == {str(out / "coco.json")}
-    assert "3 of 3 images" in capsys.readouterr().out
+    assert "Segmented 3 images" in capsys.readouterr().out
     assert segment(photos, "--output", out, "--format", "coco") == 2
     assert "--force" in capsys.readouterr().err
 
@@ -76,10 +76,20 @@ def test_a_folder_becomes_one_coco_file_in_order(photos, tmp_path, capsys):
 def test_an_image_that_fails_is_left_out_of_the_file(photos, tmp_path):
     (photos / "b.png").write_bytes(b"no image")
     options = ("--output", tmp_path, "--format", "coco")
-    assert segment(photos, *options) == 2
+    assert segment(photos, *options, "--fail-fast") == 2
     assert not (tmp_path / "coco.json").exists()
-    assert segment(photos, *options, "--keep-going") == 2
+    assert segment(photos, *options) == 2
     assert len(json.loads((tmp_path / "coco.json").read_text())["images"]) == 2
+
+
+def test_folders_are_kept_and_files_point_to_their_images(photos, tmp_path):
+    out = tmp_path / "out"
+    assert segment(photos, "--output", out, "--format", "labelme") == 0
+    for name in ("a", "more/c"):
+        file = out / f"{name}.json"
+        assert (file.parent / json.loads(file.read_text())["imagePath"]).resolve() == photos / f"{name}.png"
+    assert segment(photos, "--output", out, "--format", "yolo-seg") == 0
+    assert (out / "labels" / "more" / "c.txt").exists()
 
 
 def test_confidence_goes_with_formats_that_hold_it(photos, tmp_path, capsys):
