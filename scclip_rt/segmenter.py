@@ -167,16 +167,18 @@ class Segmenter:
         )
         # The options first, then what takes seconds: a typing error shows at once.
         self._handle = EncoderHandle(
-            lambda: encoder
-            or open_backend(
-                opened,
-                backend=backend,
-                device=device,
-                precision=precision,
-                ort_provider=ort_provider,
-                threads=threads,
-                batch=batch,
-                grid="whole" if whole_image else "window",
+            lambda: (
+                encoder
+                or open_backend(
+                    opened,
+                    backend=backend,
+                    device=device,
+                    precision=precision,
+                    ort_provider=ort_provider,
+                    threads=threads,
+                    batch=batch,
+                    grid="whole" if whole_image else "window",
+                )
             )
         )
         self._prepare = _preparation(
@@ -202,7 +204,9 @@ class Segmenter:
     def __getstate__(self) -> dict[str, Any]:
         """The bundle's place, the options and the vocabulary: whoever gets it opens the bundle again."""
         if self._has_own_encoder:
-            raise OptionError("a segmenter with encoder= stays in its process: open one there", field="encoder")
+            raise OptionError(
+                "a segmenter with encoder= stays in its process: open one there", field="encoder"
+            )
         return {
             "bundle": self._bundle.path.absolute(),
             "options": self._options_given,
