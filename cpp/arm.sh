@@ -4,8 +4,8 @@
 #
 #     cpp/arm.sh [PYTHON_ENVIRONMENT]        (default: .venv; its pip fetches ONNX Runtime's wheel for ARM)
 #
-# Debian packages: g++-aarch64-linux-gnu, qemu-user; for the example also, after `dpkg --add-architecture arm64`,
-# libjpeg62-turbo-dev:arm64 and libpng-dev:arm64. $QEMU names another emulator: QEMU 7.2 (Debian 12) crashes while ONNX
+# Debian packages: g++-aarch64-linux-gnu, qemu-user and, after `dpkg --add-architecture arm64`, libssl-dev:arm64 and libutf8proc-dev:arm64; for the example also
+# libjpeg62-turbo-dev:arm64, libpng-dev:arm64 and libexif-dev:arm64. $QEMU names another emulator: QEMU 7.2 (Debian 12) crashes while ONNX
 # Runtime is loaded, 10.0 (Debian 13) does not. Hours, nearly all of them in the last test.
 set -euo pipefail
 cd "$(dirname "$0")/.."

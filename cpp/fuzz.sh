@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Fuzz the readers of bundle.json, vocabularies, ONNX files, EXIF blocks, engine sidecars and kernels.json, with address and undefined-behaviour sanitizers.
+# Fuzz the readers of bundle.json, vocabularies, ONNX files, engine sidecars and kernels.json, with address and
+# undefined-behaviour sanitizers.
 #
 #     cpp/fuzz.sh [SECONDS ["NAME…"]]        (default 60, all at the same time; needs clang and its sanitizer runtime)
 #
-# It starts from cpp/fuzz/corpus; inputs that reach new code are kept in the build folder's fuzz/found, findings in fuzz.
-# To keep the smallest set that reaches as much: fuzz/fuzz_NAME -merge=1 cpp/fuzz/corpus/NAME found/NAME.
+# It starts from cpp/fuzz/corpus.tar.xz; inputs that reach new code are kept in the build folder's fuzz/found, findings in fuzz.
+# To keep the smallest set that reaches as much: fuzz/fuzz_NAME -merge=1 corpus/NAME found/NAME.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 build=${SCCLIP_CPP_BUILD:-$PWD/build/cpp}/fuzz
-targets=(${2:-manifest vocabulary onnx exif engine kernels})
+targets=(${2:-manifest vocabulary onnx engine kernels})
 mkdir -p "$build"
+tar -xJf cpp/fuzz/corpus.tar.xz -C "$build"
 command -v clang++ >/dev/null || { echo "fuzz.sh: install clang and libclang-rt-dev first" >&2; exit 1; }
 # -O1: the JSON library under two sanitizers takes clang minutes at -O2.
 cmake -S cpp -B "$build" -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=None \
@@ -22,7 +24,7 @@ for target in "${targets[@]}"; do
     # What an earlier run found goes on from where it was.
     mkdir -p "$build/found/$target"
     "$build/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
-        -artifact_prefix="$build/$target-" -print_final_stats=1 "$build/found/$target" "cpp/fuzz/corpus/$target" \
+        -artifact_prefix="$build/$target-" -print_final_stats=1 "$build/found/$target" "$build/corpus/$target" \
         >"$build/$target.log" 2>&1 &
     running+=($!)
 done

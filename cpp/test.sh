@@ -35,7 +35,7 @@ python=$(command -v "$python") || fail "no Python at $environment; name an envir
     fail "$python lacks scclip_rt, onnxruntime or onnx: $(tail -n 1 "$log")"
 
 # Debian packages: installed where that is possible, else named.
-packages=(cmake g++ ninja-build nlohmann-json3-dev doctest-dev libjpeg-dev libpng-dev)
+packages=(cmake g++ ninja-build nlohmann-json3-dev libssl-dev libutf8proc-dev doctest-dev libcli11-dev libexif-dev libjpeg-dev libpng-dev libopencv-core-dev)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

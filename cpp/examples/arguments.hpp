@@ -1,4 +1,4 @@
-// The command line of scclip-segment-cpp; refusals are worded as those of `scclip segment`.
+// The command line of scclip-segment-cpp.
 #pragma once
 
 #include <scclip/segmenter.hpp>
@@ -7,16 +7,14 @@
 #include <string>
 
 struct Arguments {
-    std::string bundle, image, vocabulary, output;
+    std::string bundle, image, classes, vocabulary, output;
     std::optional<std::string> background;
     scclip::OpenOptions open;
     scclip::SegmentOptions segment;
     int repeat = 1;
-    bool json = false, help = false;
+    bool json = false;
 };
 
-/// Throws std::runtime_error: one line that names the argument.
-Arguments ParseArguments(int argc, char** argv);
-
-/// What --help prints.
-std::string HelpText();
+/// Fills `arguments`; or gives the exit code where there is nothing more to do: help was printed, or one line that says
+/// what is wrong with which argument.
+std::optional<int> ParseArguments(int argc, char** argv, Arguments* arguments);

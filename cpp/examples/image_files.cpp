@@ -4,6 +4,7 @@
 
 #include <jerror.h>
 #include <jpeglib.h>
+#include <libexif/exif-data.h>
 #include <png.h>
 
 #include <cerrno>
@@ -13,8 +14,6 @@
 #include <memory>
 #include <stdexcept>
 
-#include "exif.hpp"
-
 namespace {
 
 namespace fs = std::filesystem;
@@ -22,7 +21,7 @@ namespace fs = std::filesystem;
 /// An image as it is stored, and what the file says about turning it.
 struct Stored {
     Image image;
-    std::string exif, xmp;
+    std::string exif;
     std::vector<std::uint8_t> raw;  ///< of a PNG: rows as libpng gives them
     int channels = 3, depth = 8;    ///< of `raw`: 1 of 16 bits, or 4 of 8
 };
@@ -55,16 +54,22 @@ void JpegWarned(j_common_ptr info, int level) {
 /// EXIF may be spread over several markers; the prefix stays on the first.
 void KeepMarker(const jpeg_marker_struct& marker, Stored* stored) {
     const std::string data(reinterpret_cast<const char*>(marker.data), marker.data_length);
-    const std::string exif("Exif\0\0", 6), xmp("http://ns.adobe.com/xap/1.0/\0", 29);
-    if (data.compare(0, exif.size(), exif) == 0) {
-        stored->exif += stored->exif.empty() ? data : data.substr(exif.size());
-    } else if (data.compare(0, xmp.size(), xmp) == 0) {
-        stored->xmp = data.substr(xmp.size());
-    }
+    const std::string exif("Exif\0\0", 6);
+    if (data.compare(0, exif.size(), exif) != 0) return;
+    stored->exif += stored->exif.empty() ? data : data.substr(exif.size());
+}
+
+/// Before a single pixel is decoded: a header of a few bytes may claim gigabytes.
+bool Fits(std::uint64_t height, std::uint64_t width, std::int64_t max_pixels, char* message) {
+    if (height * width <= static_cast<std::uint64_t>(max_pixels)) return true;
+    std::snprintf(message, JMSG_LENGTH_MAX, "it has %llux%llu pixels, more than --max-pixels %lld",
+                  static_cast<unsigned long long>(width), static_cast<unsigned long long>(height),
+                  static_cast<long long>(max_pixels));
+    return false;
 }
 
 /// libjpeg reports errors by longjmp: nothing in here may need a destructor.
-bool DecodeJpeg(std::FILE* file, Stored* stored, JpegErrors* errors) {
+bool DecodeJpeg(std::FILE* file, std::int64_t max_pixels, Stored* stored, JpegErrors* errors) {
     jpeg_decompress_struct info;
     info.err = jpeg_std_error(&errors->manager);
     errors->manager.error_exit = JpegFailed;
@@ -77,6 +82,7 @@ bool DecodeJpeg(std::FILE* file, Stored* stored, JpegErrors* errors) {
     jpeg_stdio_src(&info, file);
     jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
     jpeg_read_header(&info, TRUE);
+    if (!Fits(info.image_height, info.image_width, max_pixels, errors->message)) std::longjmp(errors->jump, 1);
     for (jpeg_saved_marker_ptr marker = info.marker_list; marker != nullptr; marker = marker->next) {
         KeepMarker(*marker, stored);
     }
@@ -103,23 +109,18 @@ void PngFailed(png_structp png, png_const_charp message) {
 
 void PngWarned(png_structp, png_const_charp) {}
 
-/// EXIF and XMP may stand before the pixels or after them.
-void KeepChunks(png_structp png, png_infop info, Stored* stored) {
+/// EXIF may stand before the pixels or after them.
+void KeepExif(png_structp png, png_infop info, Stored* stored) {
     png_bytep exif = nullptr;
     png_uint_32 bytes = 0;
-    if (png_get_eXIf_1(png, info, &bytes, &exif) != 0) stored->exif.assign(reinterpret_cast<const char*>(exif), bytes);
-    png_textp texts = nullptr;
-    int count = 0;
-    png_get_text(png, info, &texts, &count);
-    for (int i = 0; i < count; ++i) {
-        if (std::strcmp(texts[i].key, "XML:com.adobe.xmp") == 0 && texts[i].text != nullptr)
-            stored->xmp = texts[i].text;
-    }
+    if (png_get_eXIf_1(png, info, &bytes, &exif) == 0) return;
+    stored->exif.assign("Exif\0\0", 6);  // which JPEG writes before it, PNG does not, and libexif wants
+    stored->exif.append(reinterpret_cast<const char*>(exif), bytes);
 }
 
 /// To one channel of 16 bits, or to four of 8. The simplified interface would apply the file's gamma, which Pillow does
 /// not. libpng reports errors by longjmp: nothing in here may need a destructor.
-bool DecodePng(std::FILE* file, Stored* stored, std::vector<png_bytep>* rows, char* message) {
+bool DecodePng(std::FILE* file, std::int64_t max_pixels, Stored* stored, std::vector<png_bytep>* rows, char* message) {
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, message, PngFailed, PngWarned);
     png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
     if (info == nullptr || setjmp(png_jmpbuf(png)) != 0) {
@@ -128,6 +129,9 @@ bool DecodePng(std::FILE* file, Stored* stored, std::vector<png_bytep>* rows, ch
     }
     png_init_io(png, file);
     png_read_info(png, info);
+    if (!Fits(png_get_image_height(png, info), png_get_image_width(png, info), max_pixels, message)) {
+        png_longjmp(png, 1);
+    }
     const bool deep = png_get_color_type(png, info) == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
     if (!deep) {
         png_set_strip_16(png);
@@ -146,7 +150,7 @@ bool DecodePng(std::FILE* file, Stored* stored, std::vector<png_bytep>* rows, ch
         rows->push_back(stored->raw.data() + row * static_cast<std::size_t>(y));
     png_read_image(png, rows->data());
     png_read_end(png, info);
-    KeepChunks(png, info, stored);
+    KeepExif(png, info, stored);
     png_destroy_read_struct(&png, &info, nullptr);
     return true;
 }
@@ -171,6 +175,19 @@ void ToRgb(Stored* stored) {
         }
         for (std::size_t c = 0; c < 3; ++c) rgb[3 * i + c] = OverWhite(raw[4 * i + c], raw[4 * i + 3]);
     }
+}
+
+/// The orientation in an EXIF block, 1 to 8; 1, as stored, where it says nothing sound.
+int Orientation(const std::string& exif) {
+    const std::unique_ptr<ExifData, void (*)(ExifData*)> data(
+        exif_data_new_from_data(reinterpret_cast<const unsigned char*>(exif.data()),
+                                static_cast<unsigned>(exif.size())),
+        exif_data_unref);
+    const ExifEntry* entry =
+        data == nullptr ? nullptr : exif_content_get_entry(data->ifd[EXIF_IFD_0], EXIF_TAG_ORIENTATION);
+    if (entry == nullptr || entry->format != EXIF_FORMAT_SHORT || entry->size < 2) return 1;
+    const int value = exif_get_short(entry->data, exif_data_get_byte_order(data.get()));
+    return value >= 1 && value <= 8 ? value : 1;
 }
 
 /// Turn an image as EXIF's `orientation` says.
@@ -217,7 +234,7 @@ bool EncodePng(std::FILE* file, int width, int depth, const std::vector<png_cons
 
 }  // namespace
 
-Image ReadImage(const std::string& path) {
+Image ReadImage(const std::string& path, std::int64_t max_pixels) {
     const fs::file_status status = fs::status(path);
     if (!fs::exists(status)) throw std::runtime_error("can't read the image " + path + ": there is no such file");
     if (!fs::is_regular_file(status)) {  // a pipe or a device would block
@@ -229,20 +246,19 @@ Image ReadImage(const std::string& path) {
     if (size == 0) throw std::runtime_error("can't read the image " + path + ": the file is empty");
     const bool png = size == sizeof magic && png_sig_cmp(magic, 0, sizeof magic) == 0;
     if (!png && (size < 3 || magic[0] != 0xFF || magic[1] != 0xD8 || magic[2] != 0xFF)) {
-        throw std::runtime_error("can't read " + path + ": not an image in a known format (JPEG, PNG)");
+        throw std::runtime_error("can't read the image " + path + ": it is neither JPEG nor PNG");
     }
     std::rewind(file.get());
     Stored stored;
     JpegErrors errors{};
     std::vector<png_bytep> rows;
-    const bool decoded =
-        png ? DecodePng(file.get(), &stored, &rows, errors.message) : DecodeJpeg(file.get(), &stored, &errors);
+    const bool decoded = png ? DecodePng(file.get(), max_pixels, &stored, &rows, errors.message)
+                             : DecodeJpeg(file.get(), max_pixels, &stored, &errors);
     if (!decoded) {
-        throw std::runtime_error("can't decode " + path + ": " + errors.message +
-                                 "; the file may be damaged or cut off");
+        throw std::runtime_error("can't decode the image " + path + ": " + errors.message);
     }
     if (png) ToRgb(&stored);
-    return Upright(std::move(stored.image), Orientation(stored.exif, stored.xmp));
+    return Upright(std::move(stored.image), Orientation(stored.exif));
 }
 
 void WritePng(const std::string& path, int height, int width, const std::vector<std::uint8_t>& labels,

@@ -17,7 +17,12 @@ static uint8_t* read_ppm(const char* path, int* height, int* width) {
     if (fscanf(file, "P6 %d %d 255", width, height) == 2 && fgetc(file) != EOF && *width > 0 && *height > 0 &&
         *width < 30000 && *height < 30000) {
         const size_t size = (size_t)*height * (size_t)*width * 3;
-        pixels = malloc(size);
+        const long start = ftell(file);
+        /* Not before the file is known to be that long: a few bytes may claim gigabytes. */
+        if (fseek(file, 0, SEEK_END) == 0 && (size_t)(ftell(file) - start) >= size &&
+            fseek(file, start, SEEK_SET) == 0) {
+            pixels = malloc(size);
+        }
         if (pixels != NULL && fread(pixels, 1, size, file) != size) {
             free(pixels);
             pixels = NULL;

@@ -52,8 +52,15 @@ T Checked(scclip::Result<T> result) {
 
 scclip::Segmenter Open(const Arguments& arguments) {
     scclip::Segmenter segmenter = Checked(scclip::Segmenter::Open(arguments.bundle, arguments.open));
+    if (!arguments.classes.empty()) {
+        scclip::EmbedOptions options;
+        options.background = arguments.background;
+        const scclip::Status status = segmenter.SetClasses(arguments.classes, options);
+        if (!status) throw std::runtime_error(status.message());
+        return segmenter;
+    }
     if (arguments.vocabulary.empty() && segmenter.Classes().empty()) {
-        throw std::runtime_error("no classes: pass --vocabulary FILE (" + arguments.bundle +
+        throw std::runtime_error("no classes: pass --classes NAMES or --vocabulary FILE (" + arguments.bundle +
                                  " carries no vocabulary of its own)");
     }
     if (!arguments.vocabulary.empty() || arguments.background) {
@@ -125,16 +132,11 @@ void Print(const Json& report, const scclip::BackendInfo& info) {
 }
 
 int Run(const Arguments& arguments) {
-    if (arguments.help) {
-        std::printf("%s", HelpText().c_str());
-        return 0;
-    }
     if (!arguments.output.empty() && fs::exists(arguments.output) && !fs::is_directory(arguments.output)) {
         throw std::runtime_error(arguments.output + " is a file; --output names a folder");
     }
-    if (!fs::exists(arguments.image)) throw std::runtime_error(arguments.image + ": no such file or folder");
     const scclip::Segmenter segmenter = Open(arguments);
-    const Image image = ReadImage(arguments.image);
+    const Image image = ReadImage(arguments.image, arguments.open.max_pixels);
     Times times;
     const scclip::Segmentation result = Measure(segmenter, image, arguments, &times);
     const std::string labels = Save(result, arguments);
@@ -152,7 +154,9 @@ int Run(const Arguments& arguments) {
 
 int main(int argc, char** argv) {
     try {
-        return Run(ParseArguments(argc, argv));
+        Arguments arguments;
+        if (const std::optional<int> code = ParseArguments(argc, argv, &arguments)) return *code;
+        return Run(arguments);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "scclip-segment-cpp: error: %s\n", error.what());
         return 2;

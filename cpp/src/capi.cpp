@@ -1,16 +1,13 @@
-#include <cerrno>
 #include <charconv>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <locale>
 #include <map>
 #include <sstream>
 
-#include "error.hpp"
+#include "errors.hpp"
+#include "options.hpp"
 #include "scclip/scclip.h"
 #include "scclip/segmenter.hpp"
-#include "text.hpp"
+#include "words.hpp"
 
 struct scclip_segmenter {
     scclip::Segmenter segmenter;
@@ -28,14 +25,15 @@ namespace {
 using scclip::ErrorCode;
 using scclip::Status;
 
-thread_local std::string last_error;
+thread_local std::string last_error, last_field;
 
 scclip_code Report(const Status& status) noexcept {
     if (status.ok()) return SCCLIP_OK;
     try {
         last_error = status.message();
+        last_field = status.field();
     } catch (...) {
-        last_error.clear();
+        last_error.clear(), last_field.clear();
     }
     return static_cast<scclip_code>(status.code());
 }
@@ -49,26 +47,29 @@ scclip_code Guard(Function function) noexcept {
     }
 }
 
-double Number(const std::string& name, const std::string& value) {
+double RealNumber(const std::string& name, const std::string& value) {
     // Not strtod, which follows the process's locale and would want a comma in some.
     std::istringstream stream(value);
     stream.imbue(std::locale::classic());
     double number = 0;
-    if (!(stream >> number) || !stream.eof()) {
-        scclip::ThrowOption(name + " must be a number; got " + scclip::Quote(value));
-    }
-    return number;
+    if (!(stream >> number) || !stream.eof())
+        scclip::ThrowOption(name, "must be a number; got " + scclip::Quote(value));
+    return scclip::InRange(name, number);
 }
 
-std::int64_t Whole(const std::string& name, const std::string& value, std::int64_t most) {
+std::int64_t WholeNumber(const std::string& name, const std::string& value) {
     std::int64_t number = 0;
     const char* end = value.data() + value.size();
     const auto parsed = std::from_chars(value.data(), end, number);
-    if (parsed.ec != std::errc() || parsed.ptr != end || number < 0 || number > most) {
-        scclip::ThrowOption(name + " must be a whole number from 0 to " + std::to_string(most) + "; got " +
-                            scclip::Quote(value));
+    if (parsed.ec != std::errc() || parsed.ptr != end) {
+        scclip::ThrowOption(name, "must be a whole number; got " + scclip::Quote(value));
     }
-    return number;
+    return static_cast<std::int64_t>(scclip::InRange(name, static_cast<double>(number)));
+}
+
+bool IsOn(const std::string& name, const std::string& value) {
+    if (value != "0" && value != "1") scclip::ThrowOption(name, "must be 0 or 1; got " + scclip::Quote(value));
+    return value == "1";
 }
 
 bool SetText(scclip::OpenOptions* open, const std::string& name, const std::string& value) {
@@ -86,17 +87,17 @@ bool SetWhole(scclip_options* options, const std::string& name, const std::strin
     scclip::OpenOptions& open = options->open;
     const std::map<std::string, int*> numbers = {
         {"threads", &open.threads}, {"batch", &open.batch}, {"short_side", &open.short_side}, {"stride", &open.stride}};
-    const std::map<std::string, std::int64_t*> limits = {{"max_pixels", &open.max_pixels},
-                                                         {"max_windows", &open.max_windows}};
+    const std::map<std::string, std::int64_t*> limits = {
+        {"max_pixels", &open.max_pixels}, {"max_windows", &open.max_windows}, {"max_memory", &open.max_memory}};
     const std::map<std::string, bool*> switches = {{"whole_image", &open.whole_image},
                                                    {"remember_hashes", &open.remember_hashes},
                                                    {"confidence", &options->segment.confidence}};
     if (const auto number = numbers.find(name); number != numbers.end()) {
-        *number->second = static_cast<int>(Whole(name, value, 1 << 20));
+        *number->second = static_cast<int>(WholeNumber(name, value));
     } else if (const auto limit = limits.find(name); limit != limits.end()) {
-        *limit->second = Whole(name, value, INT64_MAX);
+        *limit->second = WholeNumber(name, value);
     } else if (const auto flag = switches.find(name); flag != switches.end()) {
-        *flag->second = Whole(name, value, 1) == 1;
+        *flag->second = IsOn(name, value);
     } else {
         return false;
     }
@@ -109,14 +110,14 @@ bool SetReal(scclip::SegmentOptions* segment, const std::string& name, const std
                                                                  {"area_threshold", &segment->area_threshold}};
     const auto found = reals.find(name);
     if (found == reals.end()) return false;
-    *found->second = Number(name, value);
+    *found->second = RealNumber(name, value);
     return true;
 }
 
 bool SetRefinement(scclip::SegmentOptions* segment, const std::string& name, const std::string& value) {
     if (name != "refine") return false;
     if (value != "none" && value != "pamr") {
-        scclip::ThrowOption("unknown refinement " + scclip::Quote(value) + "; known: none, pamr");
+        scclip::ThrowOption("refine", "must be none or pamr; got " + scclip::Quote(value));
     }
     segment->refine = value == "pamr" ? scclip::Refinement::kPamr : scclip::Refinement::kNone;
     return true;
@@ -137,6 +138,8 @@ const char* scclip_version(void) { return scclip::Version(); }
 
 const char* scclip_last_error(void) { return last_error.c_str(); }
 
+const char* scclip_last_error_field(void) { return last_field.c_str(); }
+
 scclip_options* scclip_options_new(void) { return new (std::nothrow) scclip_options(); }
 
 void scclip_options_free(scclip_options* options) { delete options; }
@@ -148,7 +151,7 @@ scclip_code scclip_options_set(scclip_options* options, const char* name, const 
             SetReal(&options->segment, name, value) || SetRefinement(&options->segment, name, value)) {
             return {};
         }
-        return {ErrorCode::kOption, "unknown option " + scclip::Quote(name)};
+        return {ErrorCode::kOption, "unknown option " + scclip::Quote(name), name};
     });
 }
 
@@ -180,13 +183,22 @@ scclip_code scclip_set_vocabulary_background(scclip_segmenter* segmenter, const 
     });
 }
 
+scclip_code scclip_set_classes(scclip_segmenter* segmenter, const char* classes, const char* background) {
+    return Guard([&]() -> Status {
+        if (segmenter == nullptr || classes == nullptr) return Missing("segmenter and classes");
+        scclip::EmbedOptions options;
+        if (background != nullptr) options.background = background;
+        return segmenter->segmenter.SetClasses(std::string(classes), options);
+    });
+}
+
 scclip_code scclip_segment(const scclip_segmenter* segmenter, const uint8_t* data, int height, int width,
                            ptrdiff_t stride, scclip_format format, const scclip_options* options,
                            scclip_result** result) {
     return Guard([&]() -> Status {
         if (segmenter == nullptr || result == nullptr) return Missing("segmenter and result");
         *result = nullptr;
-        if (format < SCCLIP_RGB || format > SCCLIP_GRAY) return {ErrorCode::kOption, "unknown pixel format"};
+        if (format < SCCLIP_RGB || format > SCCLIP_NV12) return {ErrorCode::kOption, "unknown pixel format", "format"};
         const scclip::ImageView image{data, height, width, stride, static_cast<scclip::PixelFormat>(format)};
         auto made =
             segmenter->segmenter.Segment(image, options == nullptr ? scclip::SegmentOptions() : options->segment);

@@ -3,16 +3,20 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 
-#include "backend.hpp"
-#include "decode.hpp"
-#include "error.hpp"
-#include "preparation.hpp"
-#include "text.hpp"
-#include "vocabulary.hpp"
-#include "window_features.hpp"
+#include "backends/base.hpp"
+#include "backends/text.hpp"
+#include "decode/decode.hpp"
+#include "errors.hpp"
+#include "features.hpp"
+#include "image/preparation.hpp"
+#include "options.hpp"
+#include "vocabulary/classes.hpp"
+#include "vocabulary/file.hpp"
+#include "words.hpp"
 
 namespace scclip {
 namespace {
@@ -40,11 +44,6 @@ auto Guard(Function function) noexcept -> Result<decltype(function())> {
     }
 }
 
-double InRange(const char* name, double value) {
-    if (!(value >= 0 && value <= 1)) ThrowOption(std::string(name) + " must be from 0 to 1; got " + FloatRepr(value));
-    return value;
-}
-
 }  // namespace
 
 struct Segmenter::Impl {
@@ -63,11 +62,32 @@ struct Segmenter::Impl {
 
     void SetVocabulary(const std::string& given, const std::optional<std::string>& background) {
         const std::string file = given.empty() ? ReadyVocabulary() : given;
-        auto made = std::make_shared<Classes>();
-        made->vocabulary = LoadVocabulary(file);
-        CheckModel(made->vocabulary, bundle.manifest().text_encoder.model_sha256,
+        Vocabulary vocabulary = LoadVocabulary(file);
+        CheckModel(vocabulary, bundle.manifest().text_encoder.model_sha256,
                    static_cast<std::size_t>(bundle.manifest().embed_dim), file);
-        if (background) made->vocabulary.background = FindBackground(made->vocabulary.classes, *background);
+        if (background) vocabulary.background = FindBackground(vocabulary.classes, *background);
+        Use(std::move(vocabulary));
+    }
+
+    void SetClasses(const ClassNames& names, const EmbedOptions& options) {
+        std::ifstream stream(bundle.CheckedPath(bundle.manifest().tokenizer), std::ios::binary);
+        const Tokenizer tokenizer =
+            Tokenizer::Parse({std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()});
+        const TextEncoderSpec& spec = bundle.manifest().text_encoder;
+        EncodeText loaded;  // after the names have been checked
+        const EncodeText encode = [&](const std::vector<std::int64_t>& tokens, std::size_t rows) {
+            if (!loaded) loaded = OpenTextEncoder(bundle, threads);
+            return loaded(tokens, rows);
+        };
+        Use(EmbedClasses(CheckedClasses(names),
+                         {tokenizer, encode, static_cast<std::size_t>(bundle.manifest().embed_dim),
+                          static_cast<std::size_t>(spec.context_length), spec.model_sha256},
+                         options.templates, options.background));
+    }
+
+    void Use(Vocabulary vocabulary) {
+        auto made = std::make_shared<Classes>();
+        made->vocabulary = std::move(vocabulary);
         static std::atomic<std::uint64_t> count{0};
         made->id = ++count;
         made->names = std::make_shared<const std::vector<std::string>>(made->vocabulary.classes);
@@ -78,8 +98,8 @@ struct Segmenter::Impl {
     std::string ReadyVocabulary() const {
         const auto& ready = bundle.manifest().vocabularies;
         if (ready.empty()) {
-            ThrowOption(bundle.path() +
-                        " carries no ready vocabulary: name the classes, or give a file that `scclip embed` wrote");
+            ThrowOption("vocabulary", "is needed: " + bundle.path() +
+                                          " carries none; name the classes, or give a file that `scclip embed` wrote");
         }
         return bundle.CheckedPath(ready.front());
     }
@@ -91,17 +111,14 @@ struct Segmenter::Impl {
 
     std::shared_ptr<const Classes> Needed() const {
         auto current = Current();
-        if (!current) ThrowVocabulary("no classes yet; call SetVocabulary with a file that `scclip embed` wrote");
+        if (!current) ThrowVocabulary("no classes yet: call SetVocabulary or SetClasses first", "vocabulary");
         return current;
     }
 
     DecodeInput Options(const SegmentOptions& options) const {
         const Manifest& defaults = bundle.manifest();
         DecodeInput input;
-        input.logit_scale = options.logit_scale.value_or(defaults.logit_scale);
-        if (!(input.logit_scale > 0 && std::isfinite(input.logit_scale))) {
-            ThrowOption("logit_scale must be above 0; got " + FloatRepr(input.logit_scale));
-        }
+        input.logit_scale = InRange("logit_scale", options.logit_scale.value_or(defaults.logit_scale));
         input.prob_threshold = InRange("prob_threshold", options.prob_threshold.value_or(defaults.prob_threshold));
         input.area_threshold = InRange("area_threshold", options.area_threshold.value_or(defaults.area_threshold));
         input.confidence = options.confidence;
@@ -146,12 +163,12 @@ struct Segmenter::Impl {
     }
 
     /// PAMR's weights, if they are asked for.
-    std::optional<Affinity> Refine(const WindowFeatures& features, Refinement refinement) const {
+    std::optional<PixelWeights> Refine(const WindowFeatures& features, Refinement refinement) const {
         if (refinement == Refinement::kNone) return std::nullopt;
         const Manifest& manifest = bundle.manifest();
         const NormalizedImage image{features.resized.data(), features.resized_height, features.resized_width,
                                     manifest.mean, manifest.std};
-        return PamrAffinity(image, features.height, features.width, threads, BestKernels());
+        return PamrWeights(image, features.height, features.width, threads, BestSimd());
     }
 
     /// The part of the decode's input that comes from the vocabulary.
@@ -206,8 +223,8 @@ struct Segmenter::Impl {
     Segmentation Label(const WindowFeatures& features, DecodeInput input, const SegmentOptions& options,
                        const Classes& current) const {
         const Clock clock;
-        const std::optional<Affinity> affinity = Refine(features, options.refine);
-        input.refine = affinity ? &*affinity : nullptr;
+        const std::optional<PixelWeights> pixel_weights = Refine(features, options.refine);
+        input.refine = pixel_weights ? &*pixel_weights : nullptr;
         input.features = features.values.data();
         SetClasses(current, &input);
         Decoded decoded = scclip::Decode(input, PlanOf(features));
@@ -292,10 +309,12 @@ Segmenter::~Segmenter() = default;
 
 Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& options) {
     return Guard([&] {
+        CheckRanges(options);
         auto impl = std::make_unique<Impl>();
         impl->bundle = Bundle::Open(bundle, options.remember_hashes);
         impl->encoder = OpenEncoder(impl->bundle, options);
-        impl->prepare = Preparation::Over(impl->bundle.manifest(), impl->encoder->spec().grid, options);
+        impl->prepare = Preparation::Over(impl->bundle.manifest(), impl->encoder->spec().grid, options,
+                                          impl->encoder->batch_size());
         impl->threads = options.threads;
         const auto& ready = impl->bundle.manifest().vocabularies;
         if (!ready.empty()) impl->SetVocabulary("", std::nullopt);
@@ -306,6 +325,24 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
 Status Segmenter::SetVocabulary(const std::string& file, const std::optional<std::string>& background) {
     try {
         impl_->SetVocabulary(file, background);
+        return {};
+    } catch (...) {
+        return CurrentStatus();
+    }
+}
+
+Status Segmenter::SetClasses(const std::vector<std::vector<std::string>>& classes, const EmbedOptions& options) {
+    try {
+        impl_->SetClasses(classes, options);
+        return {};
+    } catch (...) {
+        return CurrentStatus();
+    }
+}
+
+Status Segmenter::SetClasses(const std::string& classes, const EmbedOptions& options) {
+    try {
+        impl_->SetClasses(ParseClasses(classes), options);
         return {};
     } catch (...) {
         return CurrentStatus();

@@ -2,7 +2,7 @@
 // functions found by their name. What is allocated and not freed is counted.
 #pragma once
 
-#include "cuda.hpp"
+#include "backends/cuda/driver.hpp"
 
 namespace fake {
 

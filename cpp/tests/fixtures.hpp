@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "errors.hpp"
+
 inline std::string FixturePath(const std::string& name) {
     const char* folder = std::getenv("SCCLIP_FIXTURES");
     return std::string(folder == nullptr ? "." : folder) + "/" + name;
@@ -37,16 +39,34 @@ std::vector<T> Array(const nlohmann::json& entry) {
     return values;
 }
 
-/// Reasons in brackets are the parsers' own words: JSON's, protobuf's, safetensors'. They are left out on both sides.
-inline std::string WithoutParserWords(std::string message) {
-    for (const char* start : {"is not JSON (", "is no ONNX file (", "not a safetensors file ("}) {
-        const std::size_t at = message.find(start);
-        if (at == std::string::npos) continue;
-        const std::size_t from = at + std::strlen(start);
-        const std::size_t to = message.rfind(")");
-        if (to != std::string::npos && to > from) message.erase(from, to - from);
+/// The table that Python's tests read as well.
+inline const nlohmann::json& Refusals() { return Fixtures()["refusals"]; }
+
+/// Python's name of an error's kind; null for success.
+inline nlohmann::json CodeName(scclip::ErrorCode code) {
+    static const char* const names[] = {nullptr,        "BundleError", "ImageError", "VocabularyError",
+                                        "BackendError", "OptionError", "internal"};
+    const char* name = names[static_cast<int>(code)];
+    return name == nullptr ? nlohmann::json() : nlohmann::json(name);
+}
+
+/// A refusal is one printable line, and has the code and the field that the table says.
+inline void CheckRefusal(const nlohmann::json& row, const scclip::Status& found) {
+    CAPTURE(found.message());
+    CHECK(CodeName(found.code()) == row["code"]);
+    CHECK((found.ok() ? nlohmann::json() : nlohmann::json(found.field())) == row["field"]);
+    CHECK(found.message().find('\n') == std::string::npos);
+}
+
+/// The Status of what a function throws.
+template <typename Function>
+scclip::Status StatusOf(Function function) {
+    try {
+        function();
+        return {};
+    } catch (...) {
+        return scclip::CurrentStatus();
     }
-    return message;
 }
 
 /// As make_fixtures.py's `pattern`.

@@ -24,17 +24,20 @@ from python_engines import (  # noqa: E402
     engine_choice_cases,
     kernel_bundle,
 )
-from python_images import exif_cases, image_file_cases, image_refusals  # noqa: E402
-from python_refusals import bundle_cases, close_cases, image_cases, vocabulary_cases  # noqa: E402
+from python_images import image_claims, image_file_cases, image_refusals  # noqa: E402
 from python_results import (  # noqa: E402
     THREADS,
     decode_cases,
+    embedded_case,
     golden_cases,
     int8_cases,
+    nv12_case,
     refine_cases,
     resize_cases,
+    token_cases,
 )
 
+from refusals import build_bundles, build_vocabularies, table  # noqa: E402
 from synthetic import clip_state_dict  # noqa: E402
 
 
@@ -72,26 +75,28 @@ def main() -> None:
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     bundle = arguments.bundle.resolve()
     out = Fixtures(folder)
+    build_bundles(folder / "bundles")
+    build_vocabularies(folder / "vocabularies")
     document = {
         "bundle": str(bundle),
+        "refusals": table(),
         "threads": THREADS,
         "resize": resize_cases(),
         "decode": decode_cases(out),
         "refine": refine_cases(out),
-        "close": close_cases(),
         "golden": golden_cases(out, bundle),
-        "bundles": bundle_cases(folder / "bundles"),
         "engines": engine_cases(folder / "engines"),
         "kernels": kernel_bundle(folder / "kernels.scclip"),
         "earlier_kernels": kernel_bundle(folder / "earlier_kernels.scclip", earlier=True),
         "choices": choice_cases(),
         "engine_choices": engine_choice_cases(folder / "engines"),
         "capabilities": capability_cases(),
-        "vocabularies": vocabulary_cases(folder / "vocabularies"),
-        "images": image_cases(bundle),
         "image_files": image_file_cases(out),
         "image_refusals": image_refusals(folder / "refused"),
-        "exif": exif_cases(folder / "exif"),
+        "image_claims": image_claims(folder / "claims"),
+        "nv12": nv12_case(out),
+        "tokens": token_cases(bundle),
+        "embedded": embedded_case(out, bundle),
         "int8": int8_cases(out),
     }
     (folder / "fixtures.json").write_text(json.dumps(document))

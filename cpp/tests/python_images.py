@@ -1,6 +1,9 @@
-"""Image files, EXIF blocks and command lines: what the Python runtime makes of them."""
+"""Image files: what the Python runtime makes of them."""
 
-import warnings
+import io
+import os
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,6 @@ import cv2
 import numpy as np
 from fixture_arrays import Fixtures
 from PIL import Image, PngImagePlugin
-from python_refusals import message_of
 
 from scclip_rt.image.load import load_image
 from synthetic import scene
@@ -52,14 +54,12 @@ def _images() -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
         block = exif_block(orientation, more=orientation % 2 == 0)
         yield f"turned-{orientation}.png", rgb, {"exif": block}
         yield f"turned-{orientation}.jpg", rgb, jpeg | {"exif": block}
-    late, xmp, gamma = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+    late, gamma = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
     late.add(b"eXIf", exif_block(6)[6:], after_idat=True)
-    xmp.add_itxt("XML:com.adobe.xmp", XMP.format('tiff:Orientation="8"'))
     gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
-    for name, info in (("late", late), ("xmp", xmp), ("gamma", gamma)):
+    for name, info in (("late", late), ("gamma", gamma)):
         yield f"{name}.png", rgb, {"pnginfo": info}
     packet = XMP.format('tiff:Orientation="5"').encode()
-    yield "xmp.jpg", rgb, jpeg | {"xmp": packet}
     yield "both.jpg", rgb, jpeg | {"exif": exif_block(3), "xmp": packet}
     yield "damaged.jpg", rgb, jpeg | {"exif": b"Exif\0\0XX*\0damaged", "xmp": packet}
     yield "grey.jpg", rgb.convert("L"), jpeg
@@ -76,8 +76,8 @@ def _images() -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
     yield "deep.png", Image.fromarray(rng.integers(0, 65536, (40, 50), dtype=np.uint16)), {}
 
 
-def image_refusals(folder: Path) -> list[dict[str, str]]:
-    """Files that are no images, or only half of one."""
+def image_refusals(folder: Path) -> list[str]:
+    """Files that are no images, or only half of one; a pipe, a folder, and nothing at all."""
     folder.mkdir()
     rgb = Image.fromarray(scene(61, 83, 3))
     for suffix in ("png", "jpg"):
@@ -86,42 +86,23 @@ def image_refusals(folder: Path) -> list[dict[str, str]]:
         (folder / f"half.{suffix}").write_bytes(content[: len(content) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("hello")
-    paths = [folder / name for name in ("half.png", "half.jpg", "empty.png", "text.png", "nowhere.png", "")]
-    return [{"path": str(path), "message": message_of(lambda path=path: load_image(path))} for path in paths]
+    os.mkfifo(folder / "pipe.png")
+    names = ("half.png", "half.jpg", "empty.png", "text.png", "pipe.png", "nowhere.png", "")
+    return [str(folder / name) for name in names]
 
 
-def exif_cases(folder: Path, count: int = 1500) -> list[dict[str, Any]]:
-    """EXIF blocks, most of them damaged, with the orientation that Pillow finds."""
+def image_claims(folder: Path) -> list[str]:
+    """A PNG and a JPEG of some bytes that claim 30,000 × 30,000 pixels."""
     folder.mkdir()
-    rng = np.random.default_rng(8)
-    sound = [exif_block(value, more=more) for value in (2, 6, 8) for more in (False, True)]
-    big = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x07\0\0\0\0\0\0"
-    sound += [big, b"Exif\0\0" * 2 + big, b"Exif\0\0" * 3 + big, b"II" + big[2:], b""]
-    blocks = list(sound)
-    while len(blocks) < count:
-        block = bytearray(sound[rng.integers(len(sound) - 1)])
-        for _ in range(rng.integers(1, 4)):
-            place = int(rng.integers(len(block)))
-            block[place] = rng.integers(256) if rng.random() < 0.5 else rng.integers(20)
-        if rng.random() < 0.2:
-            del block[int(rng.integers(1, len(block))) :]
-        blocks.append(bytes(block))
-    cases = []
-    with (folder / "blocks").open("wb") as file:
-        for block in blocks:
-            file.write(block)
-            cases.append([len(block), _orientation(block)])
-    return cases
-
-
-def _orientation(block: bytes) -> int:
-    """As `images._upright` and `ImageOps.exif_transpose` use it; 1 for an image that stays as stored."""
-    image = Image.new("RGB", (2, 1))
-    image.info["exif"] = block
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            value = image.getexif().get(ORIENTATION, 1)
-        except Exception:  # what Pillow raises on damaged data
-            return 1
-    return value if value in range(2, 9) else 1
+    side = 30_000
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    for kind, data in ((b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    (folder / "large.png").write_bytes(png)
+    small = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(small, "JPEG")
+    jpeg = small.getvalue()
+    at = jpeg.index(b"\xff\xc0") + 5  # of the frame's height and width
+    (folder / "large.jpg").write_bytes(jpeg[:at] + struct.pack(">HH", side, side) + jpeg[at + 4 :])
+    return [str(path) for path in sorted(folder.iterdir())]

@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import json
+import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.image.geometry import Tiling, resize
 from scclip_rt.vocabulary.classes import find_background, parse_classes
 from scclip_rt.vocabulary.file import Vocabulary, save_vocabulary
+from scclip_rt.vocabulary.tokenizer import Tokenizer
 from synthetic import scene
 from tiny_bundle import add_int8_encoder, build_bundle
 
@@ -58,6 +61,101 @@ def resize_cases(number: int = 4000) -> list[list[Any]]:
         digest = hashlib.sha256(np.ascontiguousarray(resized).tobytes()).hexdigest()
         cases.append([height, width, 336, width * 336 // height, 7, digest])
     return cases
+
+
+def token_cases(bundle_path: Path, number: int = 3000) -> list[list[Any]]:
+    """Names and their token ids: words, punctuation, scripts, marks, wide forms, emoji, entities."""
+    import ftfy
+
+    bundle = Bundle.open(bundle_path)
+    tokenizer = Tokenizer.from_file(bundle.checked_path(bundle.manifest.tokenizer))
+    rng = random.Random(9)
+    words = [
+        "cat",
+        "Dog",
+        "traffic light",
+        "it's",
+        "we'll",
+        "O'Neill",
+        "R&B",
+        "&amp;",
+        "&lt;b&gt;",
+        "&#233;",
+        "x²",
+        "½",
+    ]
+    words += [
+        "naïve",
+        "NAÏVE",
+        "Straße",
+        "ΟΔΥΣΣΕΥΣ",
+        "Σ",
+        "ﬁsh",
+        "ＡＢＣ",
+        "ｱｲｳ",
+        "\u201cq\u201d",
+        "İstanbul",
+        "東京",
+        "собака",
+    ]
+    words += [
+        "e\u0301",
+        "हिन्दी",
+        "한국어",
+        "عربي",
+        "👩‍👩‍👧",
+        "🇩🇪",
+        "a\u00a0b",
+        "c\td",
+        "e\u2028f",
+        "\ufeffg",
+        "\x1b[31mh",
+        "ǆ",
+        "ŉ",
+        "'ſ",
+    ]
+    ranges = ((0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xA00), (0x1E00, 0x2000))
+    ranges += (
+        (0x2000, 0x2070),
+        (0x2100, 0x2400),
+        (0x3000, 0x3100),
+        (0x4E00, 0x4F00),
+        (0xFB00, 0xFB07),
+        (0xFF00, 0xFFF0),
+    )
+    names = list(words)
+    while len(names) < number:
+        parts = []
+        for _ in range(rng.randint(1, 4)):
+            if rng.random() < 0.5:
+                parts.append(rng.choice(words))
+            else:
+                low, high = rng.choice(ranges)
+                parts.append("".join(chr(rng.randrange(low, high)) for _ in range(rng.randint(1, 6))))
+        names.append(rng.choice((" ", "", "  ", "-")).join(parts))
+    # Letters that one library's Unicode tables lack, and text that ftfy would decode again on a guess, are left out.
+    unguessed = [name for name in names if ftfy.fix_text(name) == ftfy.fix_text(name, fix_encoding=False)]
+    known = [name for name in unguessed if all(unicodedata.category(c) != "Cn" for c in name)]
+    return [[name, tokenizer.encode([name])[0]] for name in known]
+
+
+def embedded_case(out: Fixtures, bundle_path: Path) -> dict[str, str]:
+    """A class list and the vocabulary that Python embeds."""
+    classes = "sky; Grass, lawn; traffic light; background, nothing; it's a dog"
+    segmenter = Segmenter(bundle_path, classes=classes, cache=False, threads=THREADS)
+    save_vocabulary(segmenter.vocabulary, out.folder / "embedded.safetensors", force=True)
+    return {"classes": classes, "vocabulary": "embedded.safetensors"}
+
+
+def nv12_case(out: Fixtures) -> dict[str, Any]:
+    """A frame of a camera and what OpenCV makes of it; every value of Y, U and V is in it."""
+    import cv2
+
+    rng = np.random.default_rng(5)
+    height, width = 64, 96
+    frame = rng.integers(0, 256, (height * 3 // 2, width), dtype=np.uint8)
+    rgb = cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_NV12)
+    return {"height": height, "width": width, "frame": out.array(frame), "rgb": out.array(rgb)}
 
 
 def decode_cases(out: Fixtures) -> list[dict[str, Any]]:

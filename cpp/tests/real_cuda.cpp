@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "device_task.hpp"
-#include "error.hpp"
+#include "errors.hpp"
 
 namespace real {
 namespace {

@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
-#include "cuda.hpp"
-#include "device_encoder.hpp"
+#include "backends/cuda/driver.hpp"
+#include "backends/cuda/encoder.hpp"
 
 namespace real {
 

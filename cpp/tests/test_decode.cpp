@@ -1,10 +1,10 @@
 // The decode against Python's, with every instruction set that this processor has.
 #include <cmath>
 
-#include "decode.hpp"
-#include "error.hpp"
+#include "decode/decode.hpp"
+#include "errors.hpp"
 #include "fixtures.hpp"
-#include "geometry.hpp"
+#include "image/geometry.hpp"
 
 using namespace scclip;
 
@@ -70,12 +70,12 @@ float LargestGap(const std::vector<float>& found, const std::vector<float>& expe
 }  // namespace
 
 TEST_CASE("labels and confidence are Python's") {
-    for (const Kernels* const* kernels = AllKernels(); *kernels != nullptr; ++kernels) {
+    for (const Simd* const* simd = AllSimd(); *simd != nullptr; ++simd) {
         std::size_t pixels = 0, different = 0;
         float gap = 0;
         for (const auto& item : Fixtures()["decode"]) {
             Case test(item);
-            test.input.kernels = *kernels;
+            test.input.simd = *simd;
             const Decoded found = Decode(test.input, test.plan);
             const std::size_t wrong = Differences(found, item["labels"]);
             const std::size_t size = found.labels.size() + found.wide_labels.size();
@@ -86,7 +86,7 @@ TEST_CASE("labels and confidence are Python's") {
                 gap = std::max(gap, LargestGap(found.confidence, Array<float>(item["confidence"])));
             }
         }
-        MESSAGE(std::string((*kernels)->name)
+        MESSAGE(std::string((*simd)->name)
                 << ": " << different << " of " << pixels << " labels differ, confidence by " << gap);
         CHECK(static_cast<double>(different) <= 1e-5 * static_cast<double>(pixels));
         CHECK(gap < 2e-5F);
@@ -94,29 +94,29 @@ TEST_CASE("labels and confidence are Python's") {
 }
 
 TEST_CASE("refined labels, confidence and PAMR's weights are Python's") {
-    for (const Kernels* const* kernels = AllKernels(); *kernels != nullptr; ++kernels) {
+    for (const Simd* const* simd = AllSimd(); *simd != nullptr; ++simd) {
         for (const auto& item : Fixtures()["refine"]) {
             Case test(item);
             const auto pixels = Array<std::uint8_t>(item["image"]);
             const NormalizedImage image{pixels.data(), item["resized"][0], item["resized"][1], item["mean"],
                                         item["std"]};
             const int height = item["shape"][0], width = item["shape"][1];
-            const Affinity affinity = PamrAffinity(image, height, width, 2, **kernels);
+            const PixelWeights pixel_weights = PamrWeights(image, height, width, 2, **simd);
             const auto expected = Array<float>(item["weights"]);
             float gap = 0;
             for (int y = 0; y < height; ++y) {
                 for (std::size_t tap = 0; tap < kTaps; ++tap) {
                     for (int x = 0; x < width; ++x) {
                         const auto row = static_cast<std::size_t>(y), column = static_cast<std::size_t>(x);
-                        const float found = affinity.weights[(row * kTaps + tap) * affinity.stride + column];
+                        const float found = pixel_weights.weights[(row * kTaps + tap) * pixel_weights.stride + column];
                         const std::size_t pixel = row * static_cast<std::size_t>(width) + column;
                         gap = std::max(gap, std::abs(found - expected[tap * expected.size() / kTaps + pixel]));
                     }
                 }
             }
             CHECK(gap < 1e-5F);
-            test.input.refine = &affinity;
-            test.input.kernels = *kernels;
+            test.input.refine = &pixel_weights;
+            test.input.simd = *simd;
             for (const std::size_t bytes : {test.input.logit_bytes, std::size_t{1}}) {  // and a query at a time
                 test.input.logit_bytes = bytes;
                 const Decoded found = Decode(test.input, test.plan);
@@ -132,11 +132,7 @@ TEST_CASE("refined labels, confidence and PAMR's weights are Python's") {
 
 TEST_CASE("images too large to refine are refused") {
     const NormalizedImage image{nullptr, 1, 1, {}, {1, 1, 1}};
-    CHECK_THROWS_WITH_AS(
-        PamrAffinity(image, 6000, 6000, 1, BestKernels()),
-        "PAMR holds 64 bytes a pixel and takes images of up to 34 million pixels; this one is 6000×6000. "
-        "Shrink it, or segment without --refine.",
-        Error);
+    CHECK(StatusOf([&] { PamrWeights(image, 6000, 6000, 1, BestSimd()); }).code() == ErrorCode::kImage);
 }
 
 TEST_CASE("chunks of queries and threads change nothing but rounding") {
@@ -169,5 +165,5 @@ TEST_CASE("features that are not numbers are refused") {
 TEST_CASE("more classes than labels can name are refused") {
     Case test(Fixtures()["decode"][0]);
     test.input.num_classes = 65535;
-    CHECK_THROWS_WITH_AS(Decode(test.input, test.plan), "labels hold at most 65,534 classes; got 65,535", Error);
+    CHECK(StatusOf([&] { Decode(test.input, test.plan); }).field() == "classes");
 }

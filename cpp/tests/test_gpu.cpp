@@ -7,11 +7,11 @@
 #include <cstdio>
 #include <thread>
 
-#include "device_encoder.hpp"
+#include "backends/cuda/encoder.hpp"
 #include "device_task.hpp"
-#include "error.hpp"
+#include "errors.hpp"
 #include "real_cuda.hpp"
-#include "text.hpp"
+#include "words.hpp"
 
 using namespace scclip;
 using namespace device_task;

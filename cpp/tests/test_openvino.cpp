@@ -3,11 +3,11 @@
 #include <openvino/op/parameter.hpp>
 #include <openvino/op/result.hpp>
 
-#include "bundle.hpp"
-#include "choice.hpp"
+#include "backends/choose.hpp"
+#include "backends/openvino/split.hpp"
+#include "backends/processor.hpp"
+#include "bundle/bundle.hpp"
 #include "fixtures.hpp"
-#include "openvino_islands.hpp"
-#include "selection.hpp"
 
 using namespace scclip;
 

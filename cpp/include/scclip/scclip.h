@@ -34,7 +34,15 @@ typedef enum {
     SCCLIP_ERROR_INTERNAL = 6
 } scclip_code;
 
-typedef enum { SCCLIP_RGB = 0, SCCLIP_BGR = 1, SCCLIP_GRAY = 2 } scclip_format;
+/* SCCLIP_NV12: a plane of Y, and right after it one of U and V, in rows of the same stride. */
+typedef enum {
+    SCCLIP_RGB = 0,
+    SCCLIP_BGR = 1,
+    SCCLIP_GRAY = 2,
+    SCCLIP_BGRA = 3,
+    SCCLIP_RGBA = 4,
+    SCCLIP_NV12 = 5
+} scclip_format;
 
 /* For example "0.1.0"; never freed. */
 SCCLIP_C_API const char* scclip_version(void);
@@ -42,14 +50,17 @@ SCCLIP_C_API const char* scclip_version(void);
 /* The message of the last failure in this thread, or "". Valid until the next failure in this thread. */
 SCCLIP_C_API const char* scclip_last_error(void);
 
+/* What that failure was about: an option, a file of the bundle, a place in bundle.json; or "". */
+SCCLIP_C_API const char* scclip_last_error_field(void);
+
 /* Options with the bundle's and the library's defaults; NULL where memory is out. */
 SCCLIP_C_API scclip_options* scclip_options_new(void);
 SCCLIP_C_API void scclip_options_free(scclip_options* options);
 
 /* Set an option by name. For opening: backend, device, precision, ort_provider, threads, batch, short_side, stride,
- * whole_image (0 or 1), max_pixels, max_windows, remember_hashes. For segmenting: confidence (0 or 1), logit_scale,
- * prob_threshold, area_threshold, refine (none or pamr). Numbers are written as text, with a
- * point. */
+ * whole_image (0 or 1), max_pixels, max_windows, max_memory, remember_hashes. For segmenting: confidence (0 or 1),
+ * logit_scale, prob_threshold, area_threshold, refine (none or pamr). Numbers are written as text, with a point; one
+ * outside its range is refused here. */
 SCCLIP_C_API scclip_code scclip_options_set(scclip_options* options, const char* name, const char* value);
 
 /* Open a bundle directory. `options` may be NULL. On success *segmenter is to be freed. */
@@ -63,6 +74,10 @@ SCCLIP_C_API scclip_code scclip_set_vocabulary(scclip_segmenter* segmenter, cons
  * of the class that takes what no class claims, "none", or NULL for what the file says. */
 SCCLIP_C_API scclip_code scclip_set_vocabulary_background(scclip_segmenter* segmenter, const char* file,
                                                           const char* background);
+
+/* The same for class names, embedded with the bundle's text encoder: "sky; grass, lawn" are two classes, the second
+ * with two names. `background` as above; NULL is the class called "background", if there is one. */
+SCCLIP_C_API scclip_code scclip_set_classes(scclip_segmenter* segmenter, const char* classes, const char* background);
 
 /* Label every pixel of an image: `height` rows of `width` pixels of 8-bit channels, `stride` bytes from row to row (0:
  * rows follow each other). The pixels are not kept. `options` may be NULL. On success *result is to be freed. */

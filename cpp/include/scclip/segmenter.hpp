@@ -22,15 +22,19 @@
 
 namespace scclip {
 
-enum class PixelFormat { kRgb, kBgr, kGray };
+/// 8 bits a channel. kBgra and kRgba: the fourth channel is not looked at. kNv12: a plane of Y, and one of U and V for
+/// every 2×2 pixels (BT.601, Y from 16 to 235), as cameras and video decoders give it; converted as OpenCV does.
+enum class PixelFormat { kRgb, kBgr, kGray, kBgra, kRgba, kNv12 };
 
 /// Pixels that the caller owns and keeps until the call returns; nothing is kept after it.
+/// scclip/opencv.hpp makes one from a cv::Mat.
 struct ImageView {
     const std::uint8_t* data = nullptr;  ///< first byte of the top row
-    int height = 0;                      ///< rows
-    int width = 0;                       ///< pixels of a row
+    int height = 0;                      ///< rows; even for kNv12
+    int width = 0;                       ///< pixels of a row; even for kNv12
     std::ptrdiff_t stride = 0;           ///< bytes from one row to the next; 0: rows follow each other
     PixelFormat format = PixelFormat::kRgb;
+    const std::uint8_t* uv = nullptr;  ///< kNv12: first byte of U and V, rows of `stride`; null: right after Y
 };
 
 /// What a bundle is opened with. The defaults are the Python runtime's.
@@ -46,8 +50,15 @@ struct OpenOptions {
     bool whole_image = false;             ///< one pass over the whole image, with an encoder exported for that
     std::int64_t max_pixels = 128000000;  ///< largest image taken
     std::int64_t max_windows = 1024;      ///< most windows of an image
+    std::int64_t max_memory = 0;          ///< most bytes that one image may take; 0: half of what is free
     void* cuda_stream = nullptr;  ///< backend `tensorrt`: the CUstream to queue on, kept by the caller; null: its own
     bool remember_hashes = true;  ///< keep hashes in the cache folder that the Python runtime uses as well
+};
+
+/// How class names are embedded.
+struct EmbedOptions {
+    std::optional<std::string> background;  ///< as in SetVocabulary; not given, the class called "background", if any
+    std::string templates = "imagenet";     ///< prompts around a name: `imagenet` (80) or `none`
 };
 
 /// What follows the image's edges more closely, at some cost.
@@ -132,6 +143,14 @@ class SCCLIP_API Segmenter {
     /// own vocabulary. `background` is the first name of the class that takes what no class claims, or `none`; not
     /// given, the file says which. On an error (kVocabulary, kOption) the vocabulary in use stays.
     Status SetVocabulary(const std::string& file, const std::optional<std::string>& background = std::nullopt);
+
+    /// The same for class names, embedded with the bundle's text encoder in ONNX Runtime: 80 prompts a name, so that
+    /// long lists take a while. `classes` is a list such as "sky; grass, lawn": classes between semicolons or line
+    /// ends, their names between commas. It is always names, never a file. Errors: kVocabulary, kBackend, kBundle.
+    Status SetClasses(const std::string& classes, const EmbedOptions& options = {});
+
+    /// For each class its names; the first is what Classes() tells.
+    Status SetClasses(const std::vector<std::vector<std::string>>& classes, const EmbedOptions& options = {});
 
     /// Label every pixel of an image. Errors: kImage, kVocabulary (none set), kOption, kBackend.
     Result<Segmentation> Segment(const ImageView& image, const SegmentOptions& options = {}) const;

@@ -28,16 +28,20 @@ enum class ErrorCode {
 class [[nodiscard]] Status {
   public:
     Status() = default;
-    Status(ErrorCode code, std::string message) : code_(code), message_(std::move(message)) {}
+    Status(ErrorCode code, std::string message, std::string field = "")
+        : code_(code), message_(std::move(message)), field_(std::move(field)) {}
 
     bool ok() const { return code_ == ErrorCode::kOk; }
     explicit operator bool() const { return ok(); }
     ErrorCode code() const { return code_; }
     const std::string& message() const { return message_; }
+    /// What is at fault: an option's name, a file of the bundle, a place in bundle.json (`encoders[0].precision`), an
+    /// entry of a vocabulary; as in Python. May be empty; a name from a file is given as it stands there.
+    const std::string& field() const { return field_; }
 
   private:
     ErrorCode code_ = ErrorCode::kOk;
-    std::string message_;
+    std::string message_, field_;
 };
 
 /// A value, or the Status that says why there is none.

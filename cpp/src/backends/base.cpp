@@ -1,0 +1,81 @@
+#include "backends/base.hpp"
+
+#include <algorithm>
+#include <set>
+#include <stdexcept>
+
+#include "backends/processor.hpp"
+#include "backends/text.hpp"
+#include "errors.hpp"
+
+namespace scclip {
+namespace {
+
+using Opener = std::unique_ptr<Encoder> (*)(const Bundle&, const EncoderRequest&);
+
+struct Backend {
+    const char* name;
+    Opener open;
+};
+
+/// Those compiled in.
+const std::vector<Backend>& Backends() {
+    static const std::vector<Backend> backends = {
+#if defined(SCCLIP_ONNXRUNTIME)
+        {"onnxruntime", OpenOnnxRuntime},
+#endif
+#if defined(SCCLIP_OPENVINO)
+        {"openvino", OpenOpenVino},
+#endif
+#if defined(SCCLIP_TENSORRT)
+        {"tensorrt", OpenTensorRt},
+#endif
+    };
+    return backends;
+}
+
+HostFinder TensorRt() {
+#if defined(SCCLIP_TENSORRT)
+    return TensorRtHost;
+#else
+    return nullptr;
+#endif
+}
+
+}  // namespace
+
+Decoded Encoder::Segment(const PreparedImage&, const DecodeInput&, const PlanMaker&) const {
+    throw std::logic_error("this encoder does not segment");
+}
+
+std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options) {
+    if (Backends().empty()) ThrowBackend("this build of the library has no backend");
+    std::vector<std::string> known;
+    for (const Backend& backend : Backends()) known.emplace_back(backend.name);
+    if (options.backend != "auto" && std::find(known.begin(), known.end(), options.backend) == known.end()) {
+        ThrowBackend("unknown backend " + Quote(options.backend) + "; this build has: auto, " + Join(known), "backend");
+    }
+    std::set<std::string> held;
+    for (const EncoderSpec* spec : GridEncoders(bundle, options.whole_image)) {
+        const auto& devices = spec->runs_on;
+        if (std::find(devices.begin(), devices.end(), "cpu") != devices.end()) held.insert(spec->precision);
+    }
+    const auto engine = [&] { return FittingEngine(bundle, options, TensorRt()); };
+    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()}, engine);
+    EncoderRequest request{options, choice.reason};
+    request.options.precision = choice.precision;
+    for (const Backend& backend : Backends()) {
+        if (choice.backend == backend.name) return backend.open(bundle, request);
+    }
+    ThrowBackend("this build of the library has no backend " + Quote(choice.backend) + "; it has: " + Join(known),
+                 "backend");
+}
+
+#if !defined(SCCLIP_ONNXRUNTIME)
+EncodeText OpenTextEncoder(const Bundle&, int) {
+    ThrowBackend("class names are embedded with ONNX Runtime, which this build lacks: give a file of `scclip embed`",
+                 "backend");
+}
+#endif
+
+}  // namespace scclip

@@ -1,0 +1,65 @@
+// What every backend offers: the rest of the library knows this interface and nothing else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backends/choose.hpp"
+#include "bundle/bundle.hpp"
+#include "decode/decode.hpp"
+#include "image/preparation.hpp"
+#include "scclip/segmenter.hpp"
+
+namespace scclip {
+
+using PlanMaker = std::function<DecodePlan()>;
+
+/// A calibrated image encoder, loaded. Calls from several threads at a time are allowed.
+class Encoder {
+  public:
+    virtual ~Encoder() = default;
+
+    /// One batch: (count, height, width, 3) uint8 RGB to (count, patches, embed_dim) float32 unit rows in `out`.
+    /// count ≤ batch_size(). Throws Error(kBackend).
+    virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
+
+    /// Whether Segment takes this task; if not, Features and the decode on the host do.
+    virtual bool CanSegment(const DecodeInput&) const { return false; }
+
+    /// A prepared image to its labels where the encoder runs; the input's features are not read. `plan` is called where
+    /// the sizes are new. Throws Error(kBackend).
+    virtual Decoded Segment(const PreparedImage& image, const DecodeInput& input, const PlanMaker& plan) const;
+
+    const EncoderSpec& spec() const { return spec_; }
+    const BackendInfo& info() const { return info_; }
+    int batch_size() const { return info_.batch; }
+
+  protected:
+    Encoder(EncoderSpec spec, BackendInfo info) : spec_(std::move(spec)), info_(std::move(info)) {}
+
+  private:
+    EncoderSpec spec_;
+    BackendInfo info_;
+};
+
+/// Load an image encoder of a bundle. Throws Error(kBackend), Error(kBundle) or Error(kOption).
+std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options);
+
+/// What a backend opens with: the caller's options, settled as far as the choice between backends goes.
+struct EncoderRequest {
+    OpenOptions options;
+    std::string reason = "asked for";  ///< why this backend, for Describe
+};
+
+// Backends. Each is compiled in by a CMake option.
+std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequest& request);
+std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request);
+std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest& request);
+
+/// TensorRT on GPU number `device`, for the choice between backends. Throws Error(kBackend).
+EngineHost TensorRtHost(int device);
+
+}  // namespace scclip

@@ -1,0 +1,235 @@
+// The image encoder on OpenVINO's CPU plug-in: fp32, bf16 from the fp32 file, int8.
+#include <algorithm>
+#include <mutex>
+#include <openvino/openvino.hpp>
+
+#include "backends/base.hpp"
+#include "backends/choose.hpp"
+#include "backends/graph_check.hpp"
+#include "backends/openvino/split.hpp"
+#include "backends/processor.hpp"
+#include "bundle/resolved_graph.hpp"
+#include "decode/threads.hpp"
+#include "errors.hpp"
+#include "words.hpp"
+
+namespace scclip {
+namespace {
+
+ov::Core& Core() {
+    // One for the process, never destroyed: its thread pool may outlive static destructors.
+    static ov::Core* const core = new ov::Core();
+    return *core;
+}
+
+std::string Reason(const std::exception& error) { return OneLine(error.what(), 300); }
+
+/// One input or output as the graph declares it; dynamic axes get a name.
+TensorSpec Declared(const ov::Output<const ov::Node>& port) {
+    TensorSpec spec{port.get_any_name(), "type " + port.get_element_type().get_type_name(), {}};
+    if (port.get_element_type() == ov::element::u8) spec.dtype = "uint8";
+    if (port.get_element_type() == ov::element::i64) spec.dtype = "int64";
+    if (port.get_element_type() == ov::element::f32) spec.dtype = "float32";
+    const ov::PartialShape shape = port.get_partial_shape();
+    if (shape.rank().is_dynamic()) return spec;
+    for (const ov::Dimension& length : shape) {
+        if (length.is_static()) {
+            spec.shape.emplace_back(length.get_length());
+        } else {
+            spec.shape.emplace_back(std::string("None"));
+        }
+    }
+    return spec;
+}
+
+void CheckModel(const EncoderSpec& spec, const ov::Model& model) {
+    std::vector<TensorSpec> inputs, outputs;
+    for (const auto& port : model.inputs()) inputs.push_back(Declared(port));
+    for (const auto& port : model.outputs()) outputs.push_back(Declared(port));
+    CheckGraph(spec, inputs, outputs);
+}
+
+class OpenVinoEncoder final : public Encoder {
+  public:
+    OpenVinoEncoder(CompiledParts parts, EncoderSpec spec, BackendInfo info, int embed_dim, int patch)
+        : Encoder(std::move(spec), std::move(info)),
+          parts_(std::move(parts)),
+          patch_(static_cast<std::size_t>(patch)),
+          query_(static_cast<std::size_t>(embed_dim)) {
+        // The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
+        query_[0] = 1;
+    }
+
+    void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const override {
+        const auto batch = static_cast<std::size_t>(count);
+        const auto rows = static_cast<std::size_t>(height), columns = static_cast<std::size_t>(width);
+        const std::size_t patches = (rows / patch_) * (columns / patch_);
+        const Lease lease(*this);
+        try {
+            ov::InferRequest &first = lease.requests().front(), &last = lease.requests().back();
+            // OpenVINO takes inputs through a pointer that is not const, and does not write to them.
+            first.set_tensor(
+                "windows", ov::Tensor(ov::element::u8, {batch, rows, columns, 3}, const_cast<std::uint8_t*>(windows)));
+            last.set_tensor("text",
+                            ov::Tensor(ov::element::f32, {1, query_.size()}, const_cast<float*>(query_.data())));
+            last.set_tensor("features", ov::Tensor(ov::element::f32, {batch, patches, query_.size()}, out));
+            parts_.Infer(lease.requests());
+        } catch (const std::exception& error) {
+            ThrowInference("OpenVINO", spec().file, {count, height, width, static_cast<int>(query_.size())},
+                           Reason(error));
+        }
+        CheckFeatures(out, batch * patches * query_.size(), spec().file);
+    }
+
+  private:
+    /// Infer requests serve one call at a time; as many are kept as calls ever ran at once.
+    class Lease {
+      public:
+        explicit Lease(const OpenVinoEncoder& owner) : owner_(owner) {
+            {
+                const std::lock_guard<std::mutex> lock(owner_.mutex_);
+                if (!owner_.idle_.empty()) {
+                    requests_ = std::move(owner_.idle_.back());
+                    owner_.idle_.pop_back();
+                    return;
+                }
+            }
+            requests_ = owner_.parts_.NewRequests();
+        }
+        ~Lease() {
+            const std::lock_guard<std::mutex> lock(owner_.mutex_);
+            owner_.idle_.push_back(std::move(requests_));
+        }
+        Lease(const Lease&) = delete;
+        Lease& operator=(const Lease&) = delete;
+        CompiledParts::Requests& requests() const { return requests_; }
+
+      private:
+        const OpenVinoEncoder& owner_;
+        mutable CompiledParts::Requests requests_;
+    };
+
+    mutable CompiledParts parts_;
+    std::size_t patch_;
+    std::vector<float> query_;
+    mutable std::mutex mutex_;  // of `idle_`
+    mutable std::vector<CompiledParts::Requests> idle_;
+};
+
+ov::CompiledModel Compile(const std::shared_ptr<ov::Model>& model, int threads, ov::element::Type precision) {
+    // One inference at a time takes all threads; pinned ones would sit on cores that the decode and other processes use
+    // too.
+    return Core().compile_model(model, "CPU", ov::hint::inference_precision(precision),
+                                ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
+                                ov::inference_num_threads(threads), ov::hint::enable_cpu_pinning(false));
+}
+
+void CheckTaken(const ov::CompiledModel& compiled, const std::string& file) {
+    const ov::element::Type taken = compiled.get_property(ov::hint::inference_precision);
+    if (taken == ov::element::bf16) return;
+    ThrowBackend(file + ": asked OpenVINO for bf16, it took " + taken.get_type_name() +
+                 " on this processor; use precision fp32");
+}
+
+/// bf16 but for the anomaly stage; what was compiled is read back.
+std::vector<ov::CompiledModel> CompileBf16(const std::shared_ptr<ov::Model>& model, const std::string& file,
+                                           int threads) {
+    const auto nodes = model->get_ops();
+    const bool selects = std::any_of(nodes.begin(), nodes.end(),
+                                     [](const auto& node) { return node->get_type_name() == std::string("TopK"); });
+    const auto split = SplitEncoder(model);
+    if (!split && selects) {
+        ThrowBackend(
+            file +
+                ": its anomaly stage has a form that this version doesn't know, so it can't be kept in float32 "
+                "under bf16; use precision fp32, or export the bundle again with this version",
+            file);
+    }
+    if (!split) {  // nothing is selected by distance: calibration `maskclip` or `none`
+        const ov::CompiledModel whole = Compile(model, threads, ov::element::bf16);
+        CheckTaken(whole, file);
+        return {whole};
+    }
+    std::vector<ov::CompiledModel> parts = {Compile(split->trunk, threads, ov::element::bf16),
+                                            Compile(split->stage, threads, ov::element::f32),
+                                            Compile(split->tail, threads, ov::element::bf16)};
+    CheckTaken(parts[0], file);
+    std::vector<std::string> narrow = NarrowNodes(parts[1]);
+    if (!narrow.empty()) {
+        narrow.resize(std::min<std::size_t>(narrow.size(), 3));
+        ThrowBackend(file + ": OpenVINO would not compute the anomaly distances in float32 (" + Join(narrow, "; ") +
+                     "); use precision fp32");
+    }
+    return parts;
+}
+
+CompiledParts CompileEncoder(const Bundle& bundle, const EncoderSpec& spec, const std::string& precision, int threads) {
+    const ResolvedGraph graph(bundle, spec.file);  // OpenVINO refuses weights that lead out of the model's folder
+    const std::string& path = graph.path();
+    try {
+        const std::shared_ptr<ov::Model> model = Core().read_model(path);
+        CheckModel(spec, *model);
+        if (precision == "bf16") return CompiledParts(CompileBf16(model, spec.file, threads));
+        // Said outright: where the processor has bf16, the plug-in takes it by default.
+        return CompiledParts({Compile(model, threads, ov::element::f32)});
+    } catch (const Error&) {
+        throw;
+    } catch (const std::exception& error) {
+        ThrowBundle(path + ": OpenVINO can't load it: " + Reason(error), spec.file);
+    }
+}
+
+/// The precision to run; what this backend can't do is refused.
+std::string CheckRequest(const OpenOptions& options) {
+    if (!options.ort_provider.empty()) {
+        ThrowBackend("ort_provider " + Quote(options.ort_provider) + " is ONNX Runtime's; leave it out with openvino",
+                     "ort_provider");
+    }
+    if (options.device != "auto" && options.device != "cpu") {
+        ThrowBackend("backend 'openvino' runs on the CPU here; got device " + Quote(options.device) +
+                         ". Use device cpu, or backend onnxruntime for a GPU",
+                     "device");
+    }
+    const std::string precision = options.precision == "auto" ? "fp32" : options.precision;
+    if (precision != "fp32" && precision != "bf16" && precision != "int8") {
+        ThrowBackend(
+            "backend 'openvino' has no precision " + Quote(precision) +
+                "; it has: fp32, bf16, int8 (bf16 from the fp32 file, int8 if the bundle was exported with --int8)",
+            "precision");
+    }
+    if (precision == "bf16" && Bf16Flag(ProcessorFlags()).empty()) {
+        ThrowBackend(
+            "precision 'bf16' needs a processor with bf16 arithmetic (amx_bf16, avx512_bf16, avx_ne_convert); this one "
+            "has none of it, so bf16 would be less accurate and not faster. Use precision fp32, or int8 if the "
+            "bundle has it",
+            "precision");
+    }
+    return precision;
+}
+
+}  // namespace
+
+std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request) {
+    const OpenOptions& options = request.options;
+    const std::string precision = CheckRequest(options);
+    const EncoderSpec& spec =
+        ChooseEncoder(bundle, {precision == "int8" ? "int8" : "fp32"}, DeviceKind::kCpu, options.whole_image);
+    const int threads = options.threads > 0 ? options.threads : DefaultThreads();
+    CompiledParts parts = CompileEncoder(bundle, spec, precision, threads);
+    BackendInfo info;
+    info.backend = "openvino";
+    const std::string version = ov::get_openvino_version().buildNumber;
+    info.version = version.substr(0, version.find('-'));
+    info.provider = "CPU";
+    info.device = "cpu";
+    info.precision = precision;
+    info.grid = spec.grid.ToString();
+    info.encoder = spec.file;
+    info.threads = threads;
+    info.batch = BatchSize(spec, options.batch, DeviceKind::kCpu);
+    info.reason = request.reason;
+    return std::make_unique<OpenVinoEncoder>(std::move(parts), spec, info, bundle.manifest().embed_dim,
+                                             bundle.manifest().patch_size);
+}
+
+}  // namespace scclip

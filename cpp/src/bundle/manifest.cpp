@@ -1,0 +1,241 @@
+#include "bundle/manifest.hpp"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "bundle/json.hpp"
+#include "bundle/schema.hpp"
+#include "errors.hpp"
+#include "words.hpp"
+
+namespace scclip {
+namespace {
+
+using Json = nlohmann::json;
+
+// Lengths beyond this are no image model's, and products of two still fit 64 bits.
+constexpr std::int64_t kMaxLength = 1 << 20;
+
+std::string ShapeText(const std::vector<Length>& shape) {
+    std::vector<std::string> parts;
+    for (const Length& length : shape) {
+        const auto* number = std::get_if<std::int64_t>(&length);
+        parts.push_back(number != nullptr ? std::to_string(*number) : std::get<std::string>(length));
+    }
+    return "(" + Join(parts) + ")";
+}
+
+/// A whole number of the manifest, kept within `kMaxLength`: the schema has no upper bounds.
+int Whole(const Json& value, const char* place) {
+    const double number = value.get<double>();
+    if (!(number >= 0 && number <= static_cast<double>(kMaxLength))) {
+        ThrowBundle("bundle.json, " + std::string(place) + ": " + value.dump() +
+                        " is larger than any model's; copy or export the bundle again",
+                    place);
+    }
+    return static_cast<int>(number);
+}
+
+std::int64_t Wide(const Json& value) {
+    if (value.is_number_unsigned()) {
+        const auto number = value.get<std::uint64_t>();
+        return number > INT64_MAX ? INT64_MAX : static_cast<std::int64_t>(number);
+    }
+    if (value.is_number_integer()) return value.get<std::int64_t>();
+    const double number = value.get<double>();
+    return std::abs(number) < 9e18 ? static_cast<std::int64_t>(number) : INT64_MAX;
+}
+
+void CheckVersion(const Json& document) {
+    if (!document.is_object() || !document.contains("format_version")) return;
+    const Json& version = document["format_version"];
+    if (version.is_null() || (version.is_number() && version.get<double>() == 1)) return;
+    ThrowBundle("bundle.json has format version " + Quote(version.dump()) +
+                    "; this library reads 1: take a newer one, or export the bundle again",
+                "format_version");
+}
+
+void CheckSchema(const Json& document) {
+    const auto error = CheckAgainstBundleSchema(document);
+    if (!error) return;
+    const std::string place = error->place.empty() ? "bundle.json" : error->place;
+    ThrowBundle(place + " " + error->message + "; copy or export the bundle again", place);
+}
+
+std::vector<TensorSpec> Tensors(const Json& items) {
+    std::vector<TensorSpec> tensors;
+    for (const Json& item : items) {
+        TensorSpec tensor{item["name"], item["dtype"], {}};
+        for (const Json& length : item["shape"]) {
+            if (length.is_string()) {
+                tensor.shape.emplace_back(length.get<std::string>());
+            } else {
+                tensor.shape.emplace_back(Wide(length));
+            }
+        }
+        tensors.push_back(std::move(tensor));
+    }
+    return tensors;
+}
+
+void FillGraph(const Json& item, GraphSpec* graph) {
+    graph->file = item["file"];
+    graph->inputs = Tensors(item["inputs"]);
+    graph->outputs = Tensors(item["outputs"]);
+    for (const auto& axis : item["axes"].items()) {
+        AxisSpec spec{Wide(axis.value()["min"]), std::nullopt, 1};
+        if (!axis.value()["max"].is_null()) spec.max = Wide(axis.value()["max"]);
+        if (axis.value().contains("multiple_of")) spec.multiple_of = Wide(axis.value()["multiple_of"]);
+        graph->axes[axis.key()] = spec;
+    }
+}
+
+EncoderSpec Encoder(const Json& item) {
+    EncoderSpec encoder;
+    FillGraph(item, &encoder);
+    encoder.precision = item["precision"];
+    const Json& grid = item["grid"];
+    encoder.grid.kind = grid["kind"];
+    if (grid.contains("rows")) {
+        encoder.grid.rows = Whole(grid["rows"], "encoders");
+        encoder.grid.columns = Whole(grid["columns"], "encoders");
+    }
+    encoder.runs_on = item["runs_on"].get<std::vector<std::string>>();
+    return encoder;
+}
+
+void FillSizes(const Json& document, Manifest* manifest) {
+    const Json &model = document["model"], &images = document["preprocessing"], &decoding = document["decoding"];
+    manifest->patch_size = Whole(model["patch_size"], "model.patch_size");
+    manifest->embed_dim = Whole(model["embed_dim"], "model.embed_dim");
+    manifest->heads = Whole(model["heads"], "model.heads");
+    manifest->width = Whole(model["width"], "model.width");
+    manifest->short_side = Whole(images["short_side"], "preprocessing.short_side");
+    manifest->long_side = Whole(images["long_side"], "preprocessing.long_side");
+    manifest->window = Whole(images["window"], "preprocessing.window");
+    manifest->stride = Whole(images["stride"], "preprocessing.stride");
+    for (std::size_t c = 0; c < 3; ++c) {
+        manifest->mean[c] = images["mean"][c];
+        manifest->std[c] = images["std"][c];
+    }
+    manifest->logit_scale = decoding["logit_scale"];
+    manifest->prob_threshold = decoding["prob_threshold"];
+    const Json& area = decoding["area_threshold"];
+    manifest->area_threshold = area.is_null() ? 0.0 : area.get<double>();
+}
+
+Manifest Fill(const Json& document) {
+    Manifest manifest;
+    manifest.name = document["name"];
+    FillSizes(document, &manifest);
+    for (const Json& item : document["encoders"]) manifest.encoders.push_back(Encoder(item));
+    FillGraph(document["text_encoder"], &manifest.text_encoder);
+    manifest.text_encoder.model_sha256 = document["text_encoder"]["model_sha256"];
+    manifest.text_encoder.context_length =
+        Whole(document["text_encoder"]["context_length"], "text_encoder.context_length");
+    manifest.tokenizer = document["tokenizer"];
+    manifest.vocabularies = document["vocabularies"].get<std::vector<std::string>>();
+    if (document.contains("engines")) manifest.engines = document["engines"].get<std::vector<std::string>>();
+    for (const auto& file : document["files"].items()) {
+        manifest.files[file.key()] = {file.value()["sha256"], static_cast<std::uint64_t>(Wide(file.value()["bytes"]))};
+    }
+    return manifest;
+}
+
+const TensorSpec& Tensor(const GraphSpec& graph, bool input, const std::string& name, const std::string& dtype) {
+    const TensorSpec* found = graph.Find(input, name);
+    if (found == nullptr) {
+        std::vector<std::string> names;
+        for (const TensorSpec& spec : input ? graph.inputs : graph.outputs) names.push_back(spec.name);
+        ThrowBundle(graph.file + ": bundle.json lists " + (input ? "inputs " : "outputs ") + Join(names) + "; " +
+                        Quote(name) + " is missing. Export the bundle again",
+                    graph.file);
+    }
+    if (found->dtype != dtype) {
+        ThrowBundle(
+            graph.file + ": tensor " + Quote(name) + " is " + found->dtype + " in bundle.json; must be " + dtype,
+            graph.file);
+    }
+    return *found;
+}
+
+constexpr std::int64_t kAny = -1;  // an axis that may be named
+
+void CheckShape(const GraphSpec& graph, const TensorSpec& spec, const std::vector<std::int64_t>& expected) {
+    bool agrees = spec.shape.size() == expected.size();
+    for (std::size_t i = 0; agrees && i < expected.size(); ++i) {
+        const auto* number = std::get_if<std::int64_t>(&spec.shape[i]);
+        agrees = expected[i] == kAny || (number != nullptr && *number == expected[i]);
+    }
+    if (agrees) return;
+    std::vector<std::string> wanted;
+    for (const std::int64_t length : expected) wanted.push_back(length == kAny ? "*" : std::to_string(length));
+    ThrowBundle(graph.file + ": bundle.json gives " + spec.ToString() + "; the model's sizes need (" + Join(wanted) +
+                    "). Export the bundle again",
+                graph.file);
+}
+
+void CheckEncoder(const EncoderSpec& encoder, const Manifest& manifest) {
+    const GridSpec& grid = encoder.grid;
+    std::int64_t height = kAny, width = kAny, patches = kAny;
+    if (grid.rows > 0) {
+        height = static_cast<std::int64_t>(grid.rows) * manifest.patch_size;
+        width = static_cast<std::int64_t>(grid.columns) * manifest.patch_size;
+        patches = static_cast<std::int64_t>(grid.rows) * grid.columns;
+    }
+    if (grid.kind == "window" && (height != manifest.window || width != manifest.window)) {
+        ThrowBundle(encoder.file + ": a grid of " + std::to_string(grid.rows) + "×" + std::to_string(grid.columns) +
+                        " patches of " + std::to_string(manifest.patch_size) + " pixels is not the window of " +
+                        std::to_string(manifest.window) + " pixels that bundle.json names. Export the bundle again",
+                    encoder.file);
+    }
+    CheckShape(encoder, Tensor(encoder, true, "windows", "uint8"), {kAny, height, width, 3});
+    CheckShape(encoder, Tensor(encoder, true, "text", "float32"), {kAny, manifest.embed_dim});
+    CheckShape(encoder, Tensor(encoder, false, "features", "float32"), {kAny, patches, manifest.embed_dim});
+    CheckShape(encoder, Tensor(encoder, false, "logits", "float32"), {kAny, patches, kAny});
+}
+
+}  // namespace
+
+std::string TensorSpec::ToString() const { return name + ": " + dtype + " " + ShapeText(shape); }
+
+std::string GridSpec::ToString() const {
+    return rows == 0 ? kind : kind + " " + std::to_string(rows) + "×" + std::to_string(columns);
+}
+
+const TensorSpec* GraphSpec::Find(bool input, const std::string& name) const {
+    for (const TensorSpec& spec : input ? inputs : outputs) {
+        if (spec.name == name) return &spec;
+    }
+    return nullptr;
+}
+
+std::vector<std::string> Manifest::References() const {
+    std::vector<std::string> names;
+    for (const EncoderSpec& encoder : encoders) names.push_back(encoder.file);
+    names.push_back(text_encoder.file);
+    names.push_back(tokenizer);
+    names.insert(names.end(), vocabularies.begin(), vocabularies.end());
+    names.insert(names.end(), engines.begin(), engines.end());
+    return names;
+}
+
+Manifest ParseManifest(const std::string& text) {
+    Json document;
+    try {
+        document = ParseJson(text);
+    } catch (const JsonError& error) {
+        ThrowBundle("bundle.json is not JSON (" + std::string(error.what()) + "); copy or export the bundle again",
+                    "bundle.json");
+    }
+    CheckVersion(document);
+    CheckSchema(document);
+    Manifest manifest = Fill(document);
+    for (const EncoderSpec& encoder : manifest.encoders) CheckEncoder(encoder, manifest);
+    const TextEncoderSpec& encoder = manifest.text_encoder;
+    CheckShape(encoder, Tensor(encoder, true, "tokens", "int64"), {kAny, kAny});
+    CheckShape(encoder, Tensor(encoder, false, "embeddings", "float32"), {kAny, manifest.embed_dim});
+    return manifest;
+}
+
+}  // namespace scclip

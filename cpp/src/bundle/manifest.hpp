@@ -1,0 +1,77 @@
+// bundle.json as typed values: the contract of docs/bundle.md, without any file access.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace scclip {
+
+using Length = std::variant<std::int64_t, std::string>;  // a number, or the name of an axis
+
+struct TensorSpec {
+    std::string name, dtype;
+    std::vector<Length> shape;
+    std::string ToString() const;  ///< `windows: uint8 (batch, 224, 224, 3)`
+};
+
+struct AxisSpec {
+    std::int64_t min = 1;
+    std::optional<std::int64_t> max;
+    std::int64_t multiple_of = 1;
+};
+
+struct GridSpec {
+    std::string kind;           ///< window, fixed or dynamic
+    int rows = 0, columns = 0;  ///< 0 where they follow the image
+    std::string ToString() const;
+};
+
+struct GraphSpec {
+    std::string file;
+    std::vector<TensorSpec> inputs, outputs;
+    std::map<std::string, AxisSpec> axes;
+    const TensorSpec* Find(bool input, const std::string& name) const;
+};
+
+struct EncoderSpec : GraphSpec {
+    std::string precision;
+    GridSpec grid;
+    std::vector<std::string> runs_on;
+};
+
+struct TextEncoderSpec : GraphSpec {
+    std::string model_sha256;
+    int context_length = 0;  ///< tokens
+};
+
+struct FileSpec {
+    std::string sha256;
+    std::uint64_t bytes = 0;
+};
+
+struct Manifest {
+    std::string name;
+    int patch_size = 0, embed_dim = 0, heads = 0, width = 0;
+    int short_side = 0, long_side = 0, window = 0, stride = 0;
+    std::array<float, 3> mean{}, std{};  ///< of the normalisation, in 0..255 units
+    double logit_scale = 0, prob_threshold = 0, area_threshold = 0;
+    std::vector<EncoderSpec> encoders;
+    TextEncoderSpec text_encoder;
+    std::string tokenizer;
+    std::vector<std::string> vocabularies;
+    std::vector<std::string> engines;  ///< sidecars, see engine_sidecar.hpp
+    std::map<std::string, FileSpec> files;
+
+    /// Every file that the manifest names outside its `files` table.
+    std::vector<std::string> References() const;
+};
+
+/// Check the text of a bundle.json against the format and the tensor contract. Throws Error(kBundle).
+Manifest ParseManifest(const std::string& text);
+
+}  // namespace scclip

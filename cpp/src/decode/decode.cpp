@@ -1,0 +1,218 @@
+#include "decode/decode.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "decode/best.hpp"
+#include "decode/threads.hpp"
+#include "errors.hpp"
+#include "words.hpp"
+
+namespace scclip {
+namespace {
+
+constexpr std::size_t kMaxChunk = 512;
+
+using Queries = std::vector<std::uint32_t>;
+
+void CheckFinite(const float* values, std::size_t count) {
+    // Infinity and NaN alone stay NaN times zero; a sum lets the compiler use vectors.
+    float sum = 0;
+    for (std::size_t i = 0; i < count; ++i) sum += values[i] * 0.0F;
+    if (sum == 0) return;
+    ThrowBackend(
+        "the encoder returned NaN or infinity; the model file or the precision is unsound. Check the bundle with "
+        "'scclip inspect', or use --precision fp32.");
+}
+
+/// For each feature row where its logits go: patches of neighbouring windows interleave.
+std::vector<std::size_t> Places(const DecodePlan& plan) {
+    std::vector<std::size_t> places;
+    const auto width = static_cast<std::size_t>(plan.columns.cells());
+    for (int wy = 0; wy < plan.window_rows; ++wy) {
+        for (int wx = 0; wx < plan.window_columns; ++wx) {
+            for (int gy = 0; gy < plan.grid_rows; ++gy) {
+                for (int gx = 0; gx < plan.grid_columns; ++gx) {
+                    const auto row = static_cast<std::size_t>(wy * plan.grid_rows + gy);
+                    const auto column = static_cast<std::size_t>(wx * plan.grid_columns + gx);
+                    places.push_back(static_cast<std::size_t>(plan.rows.rank[row]) * width +
+                                     static_cast<std::size_t>(plan.columns.rank[column]));
+                }
+            }
+        }
+    }
+    return places;
+}
+
+/// The logit maps of one image, asked for the best query per pixel.
+template <typename Label>
+class LogitField {
+  public:
+    LogitField(const DecodeInput& input, const DecodePlan& plan)
+        : input_(input),
+          plan_(plan),
+          places_(Places(plan)),
+          simd_(input.simd != nullptr ? *input.simd : BestSimd()),
+          threads_(WorkerThreads(input.threads)) {}
+
+    std::size_t cells() const { return places_.size(); }
+
+    /// The best of `queries` at every pixel; only in tiles with a pixel of a class in `removed`, if given.
+    Best<Label> Find(const Queries& queries, bool soft, bool keep_best, const Best<Label>* before = nullptr,
+                     const std::vector<char>* removed = nullptr) const {
+        const std::size_t size = std::clamp<std::size_t>(input_.logit_bytes / (4 * cells()), 1, kMaxChunk);
+        const std::size_t chunks = (queries.size() + size - 1) / size;
+        Best<Label> state;
+        const bool keep_logit = soft || keep_best || chunks > 1 || input_.refine != nullptr;
+        state.Reset(plan_.rows.length(), plan_.columns.length(), keep_logit, soft);
+        const std::vector<std::pair<Tile, Tile>> pieces = Pieces(before, removed);
+        for (std::size_t i = 0; i < chunks; ++i) {
+            const auto at = [&](std::size_t n) { return queries.begin() + static_cast<std::ptrdiff_t>(n); };
+            const Chunk<Label> chunk =
+                MakeChunk(Queries(at(i * queries.size() / chunks), at((i + 1) * queries.size() / chunks)));
+            if (input_.refine != nullptr) {
+                RefineChunk(chunk, plan_.rows, plan_.columns, *input_.refine, threads_, simd_, &state);
+                continue;
+            }
+            Parallel(pieces.size(), threads_, [&](std::size_t piece) {
+                TileReducer<Label> reducer(chunk, plan_.rows, plan_.columns, simd_);
+                reducer.Reduce(pieces[piece].first, pieces[piece].second, &state);
+            });
+        }
+        return state;
+    }
+
+  private:
+    const DecodeInput& input_;
+    const DecodePlan& plan_;
+    std::vector<std::size_t> places_;
+    const Simd& simd_;
+    int threads_;
+
+    Chunk<Label> MakeChunk(const Queries& queries) const {
+        Chunk<Label> chunk;
+        for (const std::uint32_t query : queries)
+            chunk.classes.push_back(static_cast<Label>((*input_.query_class)[query]));
+        chunk.columns = static_cast<std::size_t>(plan_.columns.cells());
+        MultiplyText(input_.features, cells(), input_.embed_dim, input_.text, input_.logit_scale, queries, places_,
+                     threads_, simd_, &chunk.logits);
+        return chunk;
+    }
+
+    std::vector<std::pair<Tile, Tile>> Pieces(const Best<Label>* before, const std::vector<char>* removed) const {
+        std::vector<std::pair<Tile, Tile>> pieces;
+        for (const Tile& tall : plan_.rows.tiles) {
+            for (const Tile& wide : plan_.columns.tiles) {
+                if (removed == nullptr || Affected(tall, wide, *before, *removed)) pieces.emplace_back(tall, wide);
+            }
+        }
+        return pieces;
+    }
+
+    static bool Affected(const Tile& tall, const Tile& wide, const Best<Label>& before,
+                         const std::vector<char>& removed) {
+        for (int y = tall.start; y < tall.stop; ++y) {
+            const Label* row = before.labels.data() + static_cast<std::ptrdiff_t>(y) * before.width;
+            if (std::any_of(row + wide.start, row + wide.stop, [&](Label label) { return removed[label] != 0; })) {
+                return true;
+            }
+        }
+        return false;
+    }
+};
+
+/// Classes with at most `area_threshold` of all foreground pixels.
+template <typename Label>
+std::vector<char> SmallClasses(const std::vector<Label>& labels, const DecodeInput& input) {
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(input.num_classes));
+    for (const Label label : labels) ++counts[label];
+    if (input.background) counts[static_cast<std::size_t>(*input.background)] = 0;
+    std::int64_t all = 0;
+    for (const std::int64_t count : counts) all += count;
+    std::vector<char> removed;
+    for (const std::int64_t count : counts) {
+        removed.push_back(static_cast<double>(count) <= input.area_threshold * static_cast<double>(all) ? 1 : 0);
+    }
+    if (input.background) removed[static_cast<std::size_t>(*input.background)] = 0;
+    return removed;
+}
+
+/// Give the pixels of removed classes to the best class that remains. Probabilities stay those over all queries, as in
+/// the reference: `total` grows by what the second best is below the best.
+template <typename Label>
+void Reassign(const LogitField<Label>& field, const DecodeInput& input, const std::vector<char>& removed,
+              Label unlabelled, Best<Label>* best) {
+    Queries kept;
+    for (std::uint32_t query = 0; query < input.query_class->size(); ++query) {
+        if (removed[static_cast<std::size_t>((*input.query_class)[query])] == 0) kept.push_back(query);
+    }
+    if (kept.empty()) {
+        std::fill(best->labels.begin(), best->labels.end(), unlabelled);
+        std::fill(best->total.begin(), best->total.end(), std::numeric_limits<float>::infinity());
+        return;
+    }
+    const bool soft = !best->total.empty();
+    const Best<Label> second = field.Find(kept, false, soft, best, &removed);
+    for (std::size_t i = 0; i < best->labels.size(); ++i) {
+        if (removed[best->labels[i]] == 0) continue;
+        best->labels[i] = second.labels[i];
+        if (soft) best->total[i] /= std::exp(second.logit[i] - best->logit[i]);
+    }
+}
+
+template <typename Label>
+Decoded DecodeAs(const DecodeInput& input, const DecodePlan& plan) {
+    constexpr bool kWide = std::is_same<Label, std::uint16_t>::value;
+    const Label unlabelled = std::numeric_limits<Label>::max();
+    const LogitField<Label> field(input, plan);
+    CheckFinite(input.features, field.cells() * input.embed_dim);
+    Queries all;
+    for (std::uint32_t query = 0; query < input.query_class->size(); ++query) all.push_back(query);
+    const bool soft = input.confidence || input.prob_threshold > 0, area = input.area_threshold > 0;
+    Best<Label> best = field.Find(all, soft, soft && area);
+    if (area) {
+        const std::vector<char> removed = SmallClasses(best.labels, input);
+        const bool any = std::find(removed.begin(), removed.end(), 1) != removed.end();
+        if (any) Reassign(field, input, removed, unlabelled, &best);
+    }
+    const auto threshold = static_cast<float>(input.prob_threshold);
+    const Label cut = input.background ? static_cast<Label>(*input.background) : unlabelled;
+    for (std::size_t i = 0; i < best.total.size(); ++i) {
+        best.total[i] = 1.0F / best.total[i];
+        if (best.total[i] < threshold) best.labels[i] = cut;
+    }
+    Decoded decoded;
+    decoded.unlabelled = unlabelled;
+    if constexpr (kWide)
+        decoded.wide_labels = std::move(best.labels);
+    else
+        decoded.labels = std::move(best.labels);
+    if (input.confidence) decoded.confidence = std::move(best.total);
+    return decoded;
+}
+
+}  // namespace
+
+Decoded Decode(const DecodeInput& input, const DecodePlan& plan) {
+    if (input.num_classes <= 254) return DecodeAs<std::uint8_t>(input, plan);
+    if (input.num_classes <= 65534) return DecodeAs<std::uint16_t>(input, plan);
+    ThrowOption("classes", "must be 65534 at most, for what a label holds; got " + std::to_string(input.num_classes));
+}
+
+std::vector<float> WindowLogits(const DecodeInput& input, std::size_t rows) {
+    Queries all;
+    std::vector<std::size_t> places;
+    for (std::uint32_t query = 0; query < input.query_class->size(); ++query) all.push_back(query);
+    for (std::size_t row = 0; row < rows; ++row) places.push_back(row);
+    std::vector<float> padded, out;
+    MultiplyText(input.features, rows, input.embed_dim, input.text, input.logit_scale, all, places, 1,
+                 input.simd != nullptr ? *input.simd : BestSimd(), &padded);
+    for (std::size_t row = 0; row < rows; ++row) {
+        const auto from = padded.begin() + static_cast<std::ptrdiff_t>(row * Padded(all.size()));
+        out.insert(out.end(), from, from + static_cast<std::ptrdiff_t>(all.size()));
+    }
+    return out;
+}
+
+}  // namespace scclip

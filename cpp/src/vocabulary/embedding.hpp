@@ -1,0 +1,31 @@
+// Class names to a vocabulary: every name in every template, encoded and averaged (METHOD §3).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vocabulary/classes.hpp"
+#include "vocabulary/file.hpp"
+#include "vocabulary/tokenizer.hpp"
+
+namespace scclip {
+
+/// Token ids (rows, length), zeros after the end, to `embed_dim` floats a row.
+using EncodeText = std::function<std::vector<float>(const std::vector<std::int64_t>& tokens, std::size_t rows)>;
+
+struct TextModel {
+    const Tokenizer& tokenizer;
+    EncodeText encode;
+    std::size_t embed_dim = 0, context_length = 0;
+    std::string model_sha256;
+};
+
+/// Embed checked class names. Throws Error(kVocabulary): a name has no tokens or too many, no such background, or an
+/// embedding that is not finite.
+Vocabulary EmbedClasses(const ClassNames& classes, const TextModel& model, const std::string& templates,
+                        const std::optional<std::string>& background);
+
+}  // namespace scclip

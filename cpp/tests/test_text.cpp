@@ -1,0 +1,129 @@
+// Class names: cleaned, cut into tokens and embedded as in Python.
+#include <algorithm>
+#include <cmath>
+
+#include "backends/text.hpp"
+#include "bundle/bundle.hpp"
+#include "fixtures.hpp"
+#include "scclip/scclip.h"
+#include "scclip/segmenter.hpp"
+#include "vocabulary/classes.hpp"
+#include "vocabulary/clean.hpp"
+#include "vocabulary/embedding.hpp"
+#include "vocabulary/file.hpp"
+#include "vocabulary/tokenizer.hpp"
+
+using namespace scclip;
+
+TEST_CASE("token ids are Python's, or the name is refused") {
+    const Tokenizer tokenizer =
+        Tokenizer::Parse(ReadBytes(Fixtures()["bundle"].get<std::string>() + "/tokenizer.json"));
+    std::size_t equal = 0, refused = 0;
+    for (const auto& item : Fixtures()["tokens"]) {
+        const std::string name = item[0];
+        CAPTURE(item[0].dump());
+        std::vector<std::int64_t> ids;
+        const Status status = StatusOf([&] { ids = tokenizer.Encode(name); });
+        if (!status) {
+            CHECK(status.code() == ErrorCode::kVocabulary);
+            CHECK(status.field() == "classes");
+            ++refused;
+            continue;
+        }
+        CHECK(ids == item[1].get<std::vector<std::int64_t>>());
+        ++equal;
+    }
+    CHECK(equal > 2500);
+    MESSAGE(equal << " names equal, " << refused << " refused");
+}
+
+TEST_CASE("what would be guessed is refused") {
+    for (const std::string name : {"caf\u00c3\u00a9", "\u00e2\u20ac\u0153quoted", "&eacute;", "&hearts;", "this&not",
+                                   "&#0;", "&#xD800;", "&#55555555;", "\xff", "a\xc3"}) {
+        CAPTURE(name);
+        CHECK(StatusOf([&] { Clean(name); }).code() == ErrorCode::kVocabulary);
+    }
+    CHECK(Clean("R&B  &amp;  caf\u0065\u0301 &#233; \ufb01 \uff21 \u201cX\u201d \u039f\u03a3 \u0130") ==
+          "r&b & caf\u00e9 \u00e9 fi a \"x\" \u03bf\u03c2 i\u0307");
+}
+
+TEST_CASE("a tokenizer that is not CLIP's is refused") {
+    for (const std::string text : {"", "{}", "[1]", "{\"model\": 1}", "nonsense"}) {
+        CHECK(StatusOf([&] { Tokenizer::Parse(text); }).code() == ErrorCode::kBundle);
+    }
+    std::string json = ReadBytes(Fixtures()["bundle"].get<std::string>() + "/tokenizer.json");
+    json.replace(json.find("</w>\","), 4, "</x>");
+    CHECK(StatusOf([&] { Tokenizer::Parse(json); }).field() == "tokenizer.json");
+}
+
+TEST_CASE("lists of classes are always names") {
+    CHECK(ParseClasses(" sky;grass ,  lawn,\n/etc/passwd;; ") ==
+          ClassNames{{"sky"}, {"grass", "lawn"}, {"/etc/passwd"}});
+    CHECK(ParseClasses("a, A , b") == ClassNames{{"a", "b"}});
+    for (const std::string list : {"", " ; ", "a;b, a", "a,,b", "e\u0301;\u00e9"}) {
+        CAPTURE(list);
+        CHECK(StatusOf([&] { ParseClasses(list); }).field() == "classes");
+    }
+    CHECK(StatusOf([] { CheckedClasses({{"R&amp;B"}, {"r&b"}}); }).field() == "classes");
+    CHECK(FindBackground({"\u00c4rger", "x"}, "\u00e4rger") == 0);
+}
+
+#if defined(SCCLIP_TEST_ONNXRUNTIME)
+TEST_CASE("embedded names are Python's vocabulary") {
+    auto opened = Segmenter::Open(Fixtures()["bundle"]);
+    REQUIRE_MESSAGE(opened.ok(), opened.status().message());
+    Segmenter& segmenter = *opened;
+    const auto& item = Fixtures()["embedded"];
+    const auto pixels = Pattern(224 * 300 * 3, 1);
+    const ImageView image{pixels.data(), 224, 300, 0, PixelFormat::kRgb};
+    REQUIRE(segmenter.SetVocabulary(FixturePath(item["vocabulary"])).ok());
+    const auto expected = segmenter.Segment(image);
+    const Status set = segmenter.SetClasses(item["classes"].get<std::string>());
+    REQUIRE_MESSAGE(set.ok(), set.message());
+    CHECK(segmenter.Classes() == LoadVocabulary(FixturePath(item["vocabulary"])).classes);
+    SegmentOptions options;
+    options.confidence = true;
+    const auto found = segmenter.Segment(image, options), again = segmenter.Segment(image, options);
+    REQUIRE(found.ok());
+    std::size_t same = 0;
+    for (std::size_t i = 0; i < found->labels.size(); ++i) same += found->labels[i] == expected->labels[i];
+    CHECK(same >= found->labels.size() * 9999 / 10000);
+    EmbedOptions embed;
+    embed.background = "nobody";
+    CHECK(segmenter.SetClasses("sky; sea", embed).field() == "background");
+    embed = {};
+    embed.templates = "many";
+    CHECK(segmenter.SetClasses("sky; sea", embed).field() == "templates");
+    CHECK(segmenter.SetClasses(std::string(20000, 'x')).field() == "classes");
+    std::string words;
+    for (int i = 0; i < 90; ++i) words += "word ";
+    CHECK(segmenter.SetClasses(words).field() == "classes");
+    CHECK(segmenter.SetClasses("\u200b").code() == ErrorCode::kOk);  // a token of bytes
+    CHECK(segmenter.SetClasses("sky; sky").field() == "classes");
+    embed.templates = "none";
+    embed.background = "sea";
+    REQUIRE(segmenter.SetClasses({{"sky"}, {"sea", "water"}}, embed).ok());
+    CHECK(segmenter.Classes() == std::vector<std::string>{"sky", "sea"});
+}
+
+TEST_CASE("embeddings agree with Python's") {
+    const auto& item = Fixtures()["embedded"];
+    const Vocabulary python = LoadVocabulary(FixturePath(item["vocabulary"]));
+    const Bundle bundle = Bundle::Open(Fixtures()["bundle"].get<std::string>(), false);
+    const Tokenizer tokenizer = Tokenizer::Parse(ReadBytes(bundle.path() + "/tokenizer.json"));
+    const TextEncoderSpec& spec = bundle.manifest().text_encoder;
+    const TextModel model{tokenizer, OpenTextEncoder(bundle, 2), python.embed_dim,
+                          static_cast<std::size_t>(spec.context_length), spec.model_sha256};
+    const Vocabulary found =
+        EmbedClasses(ParseClasses(item["classes"].get<std::string>()), model, "imagenet", std::nullopt);
+    CHECK(found.queries == python.queries);
+    CHECK(found.query_class == python.query_class);
+    CHECK(found.background == python.background);
+    REQUIRE(found.embeddings.size() == python.embeddings.size());
+    float gap = 0;
+    for (std::size_t i = 0; i < found.embeddings.size(); ++i) {
+        gap = std::max(gap, std::abs(found.embeddings[i] - python.embeddings[i]));
+    }
+    CHECK(gap < 1e-5F);
+}
+#endif
