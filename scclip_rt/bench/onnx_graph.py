@@ -1,23 +1,20 @@
-"""Matrix products as ONNX models, serialised by hand: the runtime does not depend on the `onnx` package.
-
-Only what one product needs of the protobuf format is here: varints, length-delimited fields, and the field
-numbers of onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, ValueInfoProto). A test
-reads the result with the real package and its checker.
-"""
+"""Matrix products as ONNX models, for the rates of libraries (extra `bench`: the runtime itself has no `onnx`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.errors import OptionError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
 IR_VERSION = 8
 OPSET = 17
 """Old enough for every ONNX Runtime since 1.12; nothing here needs a newer one."""
-_FLOAT, _UINT8, _INT8 = 1, 2, 3
-_ELEMENT = {"float32": _FLOAT, "uint8": _UINT8, "int8": _INT8}
-_DELIMITED, _INT_ATTRIBUTE = 2, 2
 QUANTISED_ZERO = 128
 """Zero point of the quantised activations, uint8; weights are symmetric int8."""
 
@@ -32,13 +29,8 @@ def float_product(weights: NDArray[np.float32]) -> bytes:
     Returns:
         A serialised ModelProto: `x` float32 (rows, K) → `y` float32 (rows, N).
     """
-    inner, outer = weights.shape
-    return _model(
-        nodes=[_node("MatMul", ["x", "w"], "y")],
-        initializers=[_tensor("w", weights)],
-        inputs=[_value("x", "float32", ("rows", inner))],
-        outputs=[_value("y", "float32", ("rows", outer))],
-    )
+    helper = _onnx().helper
+    return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights}, np.float32)
 
 
 def quantised_product(
@@ -55,75 +47,47 @@ def quantised_product(
         A serialised ModelProto: `x` uint8 (float32 with `float_input`) (rows, K), scale 1/128 and zero point 128 →
         `y` float32 (rows, N).
     """
-    inner, outer = weights.shape
-    quantise = [_node("QuantizeLinear", ["x", "x_scale", "x_zero"], "q")] if float_input else []
-    return _model(
-        nodes=[
-            *quantise,
-            _node("DequantizeLinear", ["q" if float_input else "x", "x_scale", "x_zero"], "a"),
-            _node("DequantizeLinear", ["w", "w_scale"], "b", axis=1),
-            _node("MatMul", ["a", "b"], "y"),
-        ],
-        initializers=[
-            _tensor("w", weights),
-            _tensor("w_scale", scales),
-            _tensor("x_scale", np.float32(1 / QUANTISED_ZERO)),
-            _tensor("x_zero", np.uint8(QUANTISED_ZERO)),
-        ],
-        inputs=[_value("x", "float32" if float_input else "uint8", ("rows", inner))],
-        outputs=[_value("y", "float32", ("rows", outer))],
+    node = _onnx().helper.make_node
+    nodes = [
+        node("DequantizeLinear", ["q" if float_input else "x", "x_scale", "x_zero"], ["a"]),
+        node("DequantizeLinear", ["w", "w_scale"], ["b"], axis=1),
+        node("MatMul", ["a", "b"], ["y"]),
+    ]
+    if float_input:
+        nodes.insert(0, node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["q"]))
+    constants: dict[str, NDArray[Any]] = {
+        "w": weights,
+        "w_scale": scales,
+        "x_scale": np.asarray(1 / QUANTISED_ZERO, np.float32),
+        "x_zero": np.asarray(QUANTISED_ZERO, np.uint8),
+    }
+    return _model(nodes, constants, np.float32 if float_input else np.uint8)
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise OptionError(
+            "the machine's limit is measured on ONNX models that the package onnx makes; "
+            "pip install 'scclip-rt[bench]', or leave the limit out with --no-limit"
+        ) from error
+    return onnx
+
+
+def _model(nodes: list[NodeProto], constants: dict[str, NDArray[Any]], x: type[np.generic]) -> bytes:
+    onnx = _onnx()
+    helper = onnx.helper
+    inner, outer = constants["w"].shape
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [value("x", helper.np_dtype_to_tensor_dtype(np.dtype(x)), ("rows", inner))],
+        [value("y", onnx.TensorProto.FLOAT, ("rows", outer))],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _int(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _bytes(field: int, value: bytes | str) -> bytes:
-    content = value.encode() if isinstance(value, str) else value
-    return _varint(field << 3 | _DELIMITED) + _varint(len(content)) + content
-
-
-def _model(
-    *,
-    nodes: Iterable[bytes],
-    initializers: Iterable[bytes],
-    inputs: Iterable[bytes],
-    outputs: Iterable[bytes],
-) -> bytes:
-    graph = b"".join(_bytes(1, node) for node in nodes) + _bytes(2, "product")
-    for field, items in ((5, initializers), (11, inputs), (12, outputs)):
-        graph += b"".join(_bytes(field, item) for item in items)
-    opset = _bytes(1, "") + _int(2, OPSET)
-    return _int(1, IR_VERSION) + _bytes(7, graph) + _bytes(8, opset)
-
-
-def _node(kind: str, inputs: Iterable[str], output: str, **attributes: int) -> bytes:
-    node = b"".join(_bytes(1, name) for name in inputs) + _bytes(2, output) + _bytes(4, kind)
-    for name, value in attributes.items():
-        node += _bytes(5, _bytes(1, name) + _int(3, value) + _int(20, _INT_ATTRIBUTE))
-    return node
-
-
-def _tensor(name: str, array: NDArray[np.generic] | np.generic) -> bytes:
-    array = np.asarray(array)
-    dims = b"".join(_int(1, length) for length in array.shape)
-    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return dims + _int(2, _ELEMENT[array.dtype.name]) + _bytes(8, name) + _bytes(9, little_endian.tobytes())
-
-
-def _value(name: str, dtype: str, shape: Iterable[str | int]) -> bytes:
-    dims = b"".join(
-        _bytes(1, _bytes(2, length) if isinstance(length, str) else _int(1, length)) for length in shape
-    )
-    tensor = _int(1, _ELEMENT[dtype]) + _bytes(2, dims)
-    return _bytes(1, name) + _bytes(2, _bytes(1, tensor))
+    opsets = [helper.make_opsetid("", OPSET)]
+    model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    serialised: bytes = model.SerializeToString()
+    return serialised

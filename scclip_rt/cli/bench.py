@@ -1,6 +1,7 @@
 """`scclip bench`: how fast bundles, precisions and backends are here, and how near to the machine's limit."""
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot(args.plot)
     targets = _targets(args)
-    plan = Plan(warmup=args.warmup, iterations=args.iterations, limit=not args.no_limit)
+    plan = Plan(warmup=args.warmup, iterations=args.iterations, limit=_limit(args))
     groups = sweep(
         targets,
         sizes=[None]
@@ -141,6 +142,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         print(table(report))
     return 0
+
+
+def _limit(args: argparse.Namespace) -> bool:
+    """Whether the limit of matrix products is measured: it needs the package onnx, and says so where that lacks."""
+    if args.no_limit or importlib.util.find_spec("onnx") is not None:
+        return not args.no_limit
+    print(
+        "note: the machine's limit is left out; it needs onnx: pip install 'scclip-rt[bench]'",
+        file=sys.stderr,
+    )
+    return False
 
 
 def _check(args: argparse.Namespace) -> None:

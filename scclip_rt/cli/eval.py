@@ -195,6 +195,10 @@ def _check(args: argparse.Namespace) -> None:
         for option, value in (("--resume", args.resume), ("--plot", args.plot)):
             if value is not None:
                 raise OptionError(f"{option} goes with one bundle, not with --compare")
+    if args.plot is not None:
+        from scclip_rt.evaluation.chart import check_chart
+
+        check_chart()
     check_json_target(args.json, force=args.force)
     for path in (args.plot, args.sheet):
         if path is not None:
@@ -258,15 +262,12 @@ def _bundle_and_precision(name: str, default: str) -> tuple[str, str]:
 
 
 def _plot(result: "Evaluation", path: Path, *, force: bool) -> None:
-    from PIL import Image
-
     from scclip_rt.evaluation.chart import bar_chart
 
     scores = result.scores
     title = f"IoU per class, percent: {result.setup['bundle']['name']} on {result.dataset.title}"
-    picture = bar_chart(result.dataset.classes, scores.iou, scores.miou, title)
     with atomic_path(path, force=force) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        bar_chart(temporary, result.dataset.classes, scores.iou, scores.miou, title)
 
 
 def _write_text(text: str, path: Path, *, force: bool) -> None:

@@ -197,22 +197,6 @@ def check_windows(
         )
 
 
-def check_limits(
-    height: int,
-    width: int,
-    shape: tuple[int, int],
-    *,
-    window: int | tuple[int, int],
-    stride: int,
-    max_pixels: int = MAX_PIXELS,
-    max_windows: int = MAX_WINDOWS,
-    name: str = "the image",
-) -> None:
-    """Both limits: pixels of the source image (height, width), windows of the resized one (`shape`)."""
-    check_pixels(height, width, max_pixels=max_pixels, name=name)
-    check_windows(shape, window=window, stride=stride, max_windows=max_windows, name=name)
-
-
 def _check_image(image: NDArray[np.uint8]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(

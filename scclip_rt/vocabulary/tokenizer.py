@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     import tokenizers
 
 CONTEXT_LENGTH = 77
-
-
-class TextEncoder(Protocol):
-    """The bundle's text encoder."""
-
-    def __call__(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Tokens (B, T) int64 → unit embeddings (B, E) float32."""
-        ...
 
 
 def clean(text: str) -> str:

@@ -54,14 +54,14 @@ def test_every_kernel_fits_every_target(capsys) -> None:
 
 
 def test_what_is_written_is_what_the_runtime_reads(tmp_path: Path, monkeypatch) -> None:
-    few = [v for v in runtime_variants() if v.title in ("windows", "decode_rows_u8_soft")]
+    few = [v for v in runtime_variants() if v.title in ("finite", "decode_rows_u8_soft")]
     monkeypatch.setattr("scclip_kernels.aot.variants.runtime_variants", lambda: iter(few))
     written = write_kernels(tmp_path, (80, 89), jobs=1)
     assert written[-1] == "kernels/kernels.json"
     assert sorted(written) == sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     listing = json.loads((tmp_path / "kernels/kernels.json").read_text())
     assert [(item["name"], item["compute_capability"]) for item in listing] == [
-        ("decode_rows", "8.0"), ("decode_rows", "8.9"), ("windows", "8.0"), ("windows", "8.9"),
+        ("decode_rows", "8.0"), ("decode_rows", "8.9"), ("finite", "8.0"), ("finite", "8.9"),
     ]  # fmt: skip
     for item in listing:
         data = (tmp_path / item["file"]).read_bytes()
@@ -89,10 +89,10 @@ def test_every_runtime_kernel_says_how_it_is_launched() -> None:
 
 
 def test_spills_and_too_much_shared_memory_are_refused() -> None:
-    small = next(v for v in runtime_variants() if v.name == "windows")
+    small = next(v for v in runtime_variants() if v.name == "finite")
     item = next(compile_all([small], [86], jobs=1))
     item.check()
-    with pytest.raises(CompileError, match="windows for sm_86 spills 8 bytes"):
+    with pytest.raises(CompileError, match="finite for sm_86 spills 8 bytes"):
         dataclasses.replace(item, spill_bytes=8).check()
     with pytest.raises(
         CompileError, match="needs 102,400 bytes of shared memory; a block has at most 101,376"
@@ -135,7 +135,6 @@ def test_interpreted_kernels_are_not_compiled() -> None:
         "--targets",
         "80",
         "--only",
-        "windows",
         "--jobs",
         "1",
     ]

@@ -87,7 +87,3 @@ def test_torch_compile_takes_the_calibration_as_one_graph(dynamic: bool) -> None
 def test_tensors_on_the_cpu_are_refused_without_the_interpreter() -> None:
     with pytest.raises(ValueError, match="needs tensors on an NVIDIA GPU; got cpu"):
         operations.anomaly_scores(torch.randn(1, 49, 8))
-    with pytest.raises(ValueError, match="needs an image on an NVIDIA GPU; got cpu"):
-        operations.cut_windows(
-            torch.zeros(8, 8, 3, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]), (4, 4)
-        )

@@ -17,7 +17,6 @@ from scclip_kernels.triton import (
     outlier_repair,
     resizing,
     similarity,
-    windows,
 )
 from scclip_kernels.triton import areas as _areas
 from scclip_kernels.triton import decode as decoding
@@ -34,7 +33,6 @@ GRIDS = {
     "keep": "x: ceil(num_queries / BLOCK)",
     "finite": "x: ceil(count / BLOCK)",
     "resize_windows": "x: ceil(3 * window_height * window_width / BLOCK), y: number of windows",
-    "windows": "x: ceil(3 * window_width / BLOCK), y: window_height, z: number of windows",
 }
 
 
@@ -77,8 +75,6 @@ def runtime_variants() -> Iterator[Variant]:
         yield _variant("count", _areas._count_kernel, types, count, notes={"labels": labels})
     types = {"counts": "*i32", "area_threshold": "*fp64", "query_class": "*i32", "query_keep": "*u8"}
     yield _variant("keep", _areas._keep_kernel, types, {"BLOCK": _areas.KEEP_BLOCK})
-    types = {"image": "*u8", "out": "*u8", "tops": "*i32", "lefts": "*i32"}
-    yield _variant("windows", windows._windows_kernel, types, {"BLOCK": windows.BLOCK})
     types = {"values": "*fp32", "flag": "*i32", "count": "i64"}
     yield _variant("finite", finite._finite_kernel, types, {"BLOCK": finite.BLOCK})
     types = {

@@ -7,7 +7,6 @@ from scclip_kernels.triton.finite import is_broken
 from scclip_kernels.triton.outlier_repair import repair_outliers
 from scclip_kernels.triton.resizing import resize_windows
 from scclip_kernels.triton.similarity import Similarity, aggregate, similarity
-from scclip_kernels.triton.windows import cut_windows
 
 __all__ = [
     "AxisTables",
@@ -15,7 +14,6 @@ __all__ = [
     "aggregate",
     "anomaly_scores",
     "calibrated_attention",
-    "cut_windows",
     "decode",
     "is_broken",
     "repair_outliers",
