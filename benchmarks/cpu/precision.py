@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.environment import environment
 from scclip_export.onnx.runners import Runner
-from scclip_export.writers import PRECISIONS
+from scclip_export.writers import WRITERS
 from scclip_rt import Bundle
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.plan import decode_plan
@@ -105,7 +105,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--encoders", nargs="+", choices=list(PRECISIONS), help="beside fp32 (all)")
+    parser.add_argument("--encoders", nargs="+", choices=list(WRITERS), help="beside fp32 (all)")
     parser.add_argument("--scenes", type=int, default=TEST_SCENES)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -113,10 +113,10 @@ def main() -> int:
     setup = Setup(args.bundle)
     files = [encoder.file for encoder in setup.bundle.encoders_for("window")]
     runs = {
-        name: PRECISIONS[name].open(args.bundle / file)
+        name: WRITERS[name].open(args.bundle / file)
         for file in files
-        if (name := file.removeprefix("encoder.").removesuffix(".onnx")) in PRECISIONS
-        and name in ("fp32", *(args.encoders or PRECISIONS))
+        if (name := file.removeprefix("encoder.").removesuffix(".onnx")) in WRITERS
+        and name in ("fp32", *(args.encoders or WRITERS))
     }
     tallies = {name: Tally(name) for name in runs}
     for index in range(args.first, args.first + args.scenes):

@@ -14,13 +14,12 @@ from benchmarks.gpu.contenders import Contender, Subject, compiled_contenders, e
 from benchmarks.gpu.models import ARCHITECTURES, DTYPES, flops, gemm_shapes, naive
 from benchmarks.gpu.run import ContextLostError, OutOfTimeError, Row, Run, reason
 from benchmarks.gpu.torch_models import DenseDecode, Encoder, Photo, TorchSegmenter, triton_decode, windows_of
+from scclip_rt.precisions import PRECISIONS
 from synthetic import scene
 
 ROOT = Path(__file__).parents[2]
-# Share of pixels on which labels may differ from float32's; random queries are the hardest case there is. On a CPU,
-# fp16 keeps 99.6 % and bf16 94.9 % at least (docs/precision.md).
-# fp8: ViT-L/14 on synthetic weights keeps 76 % for 150 random queries (docs/precision.md).
-AGREEMENT = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.90, "fp8": 0.6}
+AGREEMENT = {name: spec.pixels for name, spec in PRECISIONS.items()}
+"""Share of pixels that must have float32's label."""
 SAME_LABELS = 0.9999
 """Share of pixels on which two ways to decode the same logits must agree; the rest are ties."""
 

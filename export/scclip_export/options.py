@@ -29,7 +29,7 @@ class ExportConfig:
     stride: int | None = None
     short_side: int = 336
     opset: int = 20
-    precisions: tuple[str, ...] = ()  # beside fp32, each a key of `writers.PRECISIONS`
+    precisions: tuple[str, ...] = ()  # beside fp32, each a key of `writers.WRITERS`
     int8: Int8Options = field(default_factory=Int8Options)
     dynamic_grid: bool = False
     image_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) in pixels

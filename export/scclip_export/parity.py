@@ -22,6 +22,7 @@ from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.runners import Runner, open_session
 from scclip_kernels import anomaly_scores, cosine_similarity, neighbor_weights, outlier_indices, repair
+from scclip_rt.precisions import PRECISIONS
 
 _TIE = 1e-6  # similarities; outlier scores are compared relative to their size
 _QUERIES = (1, 8, 150)
@@ -54,15 +55,15 @@ class Thresholds:
 
 
 # fp32 is compared where no decision is tied (below); the mean difference holds everywhere: one flipped decision moves
-# few patches. Narrow arithmetic flips decisions by itself, so a largest difference would say nothing about it.
+# few patches.
 THRESHOLDS: dict[str, Thresholds] = {
-    "fp32": Thresholds(max_abs=2e-5, mean_abs=1e-3, outliers=1.0),
-    "fp16": Thresholds(mean_abs=2e-3, labels=0.97, outliers=0.95),
-    "bf16": Thresholds(mean_abs=1e-2, labels=0.85, outliers=0.8),
-    # Random queries are the hardest labels: a real vocabulary's classes lie further apart (docs/quantisation.md).
-    "int8": Thresholds(mean_abs=1e-2, labels=0.85),
-    # Three bits of mantissa: of these labels 24 blocks of synthetic weights keep 76 %, 12 blocks 90 %, the demo 96 %.
-    "fp8": Thresholds(mean_abs=1e-2, labels=0.7, outliers=0.8),
+    name: Thresholds(
+        max_abs=spec.max_abs,
+        mean_abs=spec.mean_abs,
+        labels=0.0 if spec.max_abs is not None else spec.labels,  # max_abs says more
+        outliers=spec.outliers,
+    )
+    for name, spec in PRECISIONS.items()
 }
 
 

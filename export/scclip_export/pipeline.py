@@ -39,7 +39,7 @@ from scclip_export.parity import (
 )
 from scclip_export.quantize import CALIBRATION_OPTION
 from scclip_export.verification import image_files, verification_images, verification_windows
-from scclip_export.writers import PRECISIONS, EncoderJob, GridPlan
+from scclip_export.writers import WRITERS, EncoderJob, GridPlan
 from scclip_rt.bundle.bundle import is_bundle
 from scclip_rt.files import atomic_directory, check_replaceable_folder
 from scclip_rt.image.geometry import MIN_PATCHES, resize
@@ -221,8 +221,8 @@ def _encoders(
                     parity=parity.to_json(),
                     precision=name.split(".")[0],
                     grid=grid.to_json(),
-                    runs_on=PRECISIONS[name].runs_on,
-                    facts=PRECISIONS[name].facts(job),
+                    runs_on=WRITERS[name].runs_on,
+                    facts=WRITERS[name].facts(job),
                 )
             )
     progress(parity_table(parities))
@@ -252,7 +252,7 @@ def _plugin_forms(config: ExportConfig, grid: GridPlan) -> tuple[str, ...]:
 
 def _write_encoder(name: str, job: EncoderJob, references: list[Reference], progress: Progress) -> Parity:
     """Write the file of one grid in one precision, share its weights with the windows' file, measure parity."""
-    precision, path = PRECISIONS[name], job.path(name)
+    precision, path = WRITERS[name], job.path(name)
     started = time.monotonic()
     progress(f"writing {path.name}")
     precision.write(job, progress)

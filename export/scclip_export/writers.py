@@ -30,6 +30,7 @@ from scclip_export.quantize import (
 )
 from scclip_kernels import Attention, scaled_attention
 from scclip_kernels.operations import Operations
+from scclip_rt.precisions import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +94,12 @@ class EncoderJob:
         ).eval()
 
     def path(self, name: str) -> Path:
-        """Return where the file of a key of `PRECISIONS` goes; its weights are beside it, in `NAME.data`."""
+        """Return where the file of a key of `WRITERS` goes; its weights are beside it, in `NAME.data`."""
         return self.directory / f"encoder.{name}{self.grid.name}.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
+class PrecisionWriter:
     """How a precision is written and checked.
 
     Attributes:
@@ -145,9 +146,11 @@ def _write_plugins(precision: str, job: EncoderJob) -> None:
     share_weights(path, job.path(precision))
 
 
-def _plugins(precision: str, runner: Callable[[Path], Runner]) -> Precision:
+def _plugins(precision: str, runner: Callable[[Path], Runner]) -> PrecisionWriter:
     """Only to build engines from, with the plug-ins registered."""
-    return Precision(runs_on=("tensorrt",), write=lambda job, _: _write_plugins(precision, job), open=runner)
+    return PrecisionWriter(
+        runs_on=("tensorrt",), write=lambda job, _: _write_plugins(precision, job), open=runner
+    )
 
 
 def _write_int8(job: EncoderJob, progress: Progress) -> None:
@@ -183,28 +186,36 @@ def _fp8_plan(job: EncoderJob) -> Fp8Plan:
     return plan
 
 
-# A precision has a line here, its limits in `parity.THRESHOLDS`, and its flag in `precision_arguments.PRECISION_FLAGS`.
-PRECISIONS: Mapping[str, Precision] = {
-    "fp32": Precision(runs_on=("cpu", "cuda"), write=lambda job, _: _write_traced("fp32", job)),
-    "fp16": Precision(
-        runs_on=("cuda",), write=lambda job, _: _write_traced("fp16", job), open=float16_runner
+# A precision has a line here and a row in `scclip_rt.precisions`; some have a second form, for engines alone.
+WRITERS: Mapping[str, PrecisionWriter] = {
+    "fp32": PrecisionWriter(
+        runs_on=PRECISIONS["fp32"].runs_on, write=lambda job, _: _write_traced("fp32", job)
+    ),
+    "fp16": PrecisionWriter(
+        runs_on=PRECISIONS["fp16"].runs_on,
+        write=lambda job, _: _write_traced("fp16", job),
+        open=float16_runner,
     ),
     # Only to build engines from: the runtime never chooses it.
-    "fp16.opset23": Precision(runs_on=("tensorrt",), write=_write_attention_operator, open=float16_runner),
-    "bf16": Precision(
-        runs_on=("cuda",), write=lambda job, _: _write_traced("bf16", job), open=rounding_runner
+    "fp16.opset23": PrecisionWriter(
+        runs_on=("tensorrt",), write=_write_attention_operator, open=float16_runner
+    ),
+    "bf16": PrecisionWriter(
+        runs_on=PRECISIONS["bf16"].runs_on,
+        write=lambda job, _: _write_traced("bf16", job),
+        open=rounding_runner,
     ),
     "fp32.plugins": _plugins("fp32", onnx_runner),
     "fp16.plugins": _plugins("fp16", float16_runner),
     "bf16.plugins": _plugins("bf16", rounding_runner),
-    "int8": Precision(
-        runs_on=("cpu",),
+    "int8": PrecisionWriter(
+        runs_on=PRECISIONS["int8"].runs_on,
         write=_write_int8,
         facts=lambda job: {"quantization": _int8_plan(job).to_json()},
     ),
     # Only to build engines from: nothing else multiplies in float8.
-    "fp8": Precision(
-        runs_on=("tensorrt",),
+    "fp8": PrecisionWriter(
+        runs_on=PRECISIONS["fp8"].runs_on,
         write=_write_fp8,
         open=float16_runner,
         facts=lambda job: {

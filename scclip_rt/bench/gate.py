@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scclip_rt.bench.errors import BenchError
 from scclip_rt.bench.inputs import random_queries
+from scclip_rt.precisions import PRECISIONS
 
 UNIT_TOLERANCE = 1e-3
 """Of a feature's length: float32 sums of 512 squares stay under 1e-6, a bf16 norm that was not redone does not."""
@@ -42,25 +43,19 @@ class Limits:
     batch_mean_abs: float
 
 
-# For bundles that state no thresholds (docs/bundle.md, `parity`), and for what runs narrower than its file says.
-_DEFAULTS: dict[str, tuple[float, float]] = {
-    "fp32": (1e-3, 0.99),
-    "fp16": (2e-3, 0.97),
-    "bf16": (4e-3, 0.9),
-    "int8": (1e-2, 0.7),
-    "fp8": (1e-2, 0.7),
-}
-
-
 def limits_for(precision: str, file_precision: str, parity: Mapping[str, object]) -> Limits:
     """The limits of a precision: the bundle's own thresholds with `SLACK`, if it states them for that precision.
+
+    Else those of `scclip_rt.precisions`: for bundles that state none (docs/bundle.md, `parity`), and for what runs
+    narrower than its file says.
 
     Args:
         precision: what runs, as `describe()` tells.
         file_precision: the ONNX file's; a backend may run a float32 file in bf16.
         parity: the encoder's, from bundle.json.
     """
-    mean_abs, labels = _DEFAULTS.get(precision, _DEFAULTS["int8"])
+    spec = PRECISIONS.get(precision, PRECISIONS["int8"])
+    mean_abs, labels = spec.mean_abs, spec.labels
     stated = parity.get("thresholds")
     if precision == file_precision and isinstance(stated, Mapping):
         mean_abs = SLACK * float(stated.get("mean_abs", mean_abs / SLACK))

@@ -5,15 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from scclip_export.errors import ExportError
+from scclip_rt.precisions import PRECISIONS
 
-# Precisions beside fp32, in the order of bundle.json: name in `writers.PRECISIONS`, help of the flag.
-PRECISION_FLAGS = {
-    "fp16": "float16 products and weights, float32 norms, softmax, similarities and anomaly detection; for GPUs",
-    "bf16": "the same with bfloat16, whose range is float32's",
-    "int8": "8-bit integer products on CPUs, calibrated on images (docs/quantisation.md)",
-    "fp8": "with --fp16: 8-bit float products (e4m3), to build TensorRT engines from for compute capability 8.9 and "
-    "later; used only where --precision fp8 is asked for (docs/precision.md)",
-}
+PRECISION_FLAGS = {name: spec.help for name, spec in PRECISIONS.items() if name != "fp32"}
+"""Precisions beside fp32, in the order of bundle.json: name in `writers.WRITERS`, help of the flag."""
 # Options of int8 that have a flag: name in Int8Options → destination of the flag.
 _INT8 = {
     "images": "calibration_images",
@@ -75,7 +70,7 @@ def _add_int8(group: Any) -> None:
 
 
 def precisions_from(args: argparse.Namespace) -> tuple[str, ...]:
-    """The encoders asked for beside fp32, by their keys in `writers.PRECISIONS`.
+    """The encoders asked for beside fp32, by their keys in `writers.WRITERS`.
 
     Raises:
         ExportError: a form of the float16 encoder without it.
