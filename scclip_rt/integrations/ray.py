@@ -206,7 +206,7 @@ class RayEngine:
         count = min(plan.actors, max(1, len(shards)))
         actor_class = ray.remote(ShardActor).options(num_cpus=plan.cpus, num_gpus=plan.gpus)
         try:
-            yield from _Run(ray, lambda: actor_class.remote(setup, overrides), count, shards).events()
+            yield from ShardRun(ray, lambda: actor_class.remote(setup, overrides), count, shards).events()
         finally:
             if started:
                 ray.shutdown()
@@ -250,7 +250,7 @@ class ShardActor:
             yield error
 
 
-class _Run:
+class ShardRun:
     """Shards over actors, one at a time each; an actor that died is replaced, and its shard done again."""
 
     def __init__(

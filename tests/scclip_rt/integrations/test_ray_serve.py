@@ -1,19 +1,24 @@
 """Ray Serve: arguments, replicas that begin with a warm bundle, and Serve itself where it is installed."""
 
 import io
+import shlex
 import socket
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from scclip_rt import BackendError, OptionError, Segmenter
-from scclip_rt.integrations.ray_serve import build, ready_app, settings_from
+from scclip_rt.cli import build_parser
+from scclip_rt.integrations.ray_serve import NAME, build, ready_app, settings_from
 from tiny_bundle import blocks_image
 
 testclient = pytest.importorskip("starlette.testclient")
+yaml = pytest.importorskip("yaml")
+DOCS = Path(__file__).parents[3] / "docs" / "ray"
 
 
 def test_arguments_come_as_texts_or_values(bundle_path: Path) -> None:
@@ -63,10 +68,17 @@ def test_a_replica_that_can_not_load_its_bundle_does_not_start(bundle_path: Path
         ready_app(settings)
 
 
-def test_serve_answers_as_scclip_serve_does(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    serve = pytest.importorskip(
+@pytest.fixture(scope="module")
+def serve() -> Any:
+    """Imported once: after an import that failed, the next one finds half of it."""
+    return pytest.importorskip(
         "ray.serve", reason="Ray Serve is not installed: tests/engines.sh", exc_type=ImportError
     )
+
+
+def test_serve_answers_as_scclip_serve_does(
+    serve: Any, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -93,3 +105,25 @@ def test_serve_answers_as_scclip_serve_does(bundle_path: Path, monkeypatch: pyte
         ray.shutdown()
     expected = Segmenter(bundle_path, classes="cat; dog, puppy; sky", templates="none")(pixels).labels
     assert np.array_equal(labels, expected)
+
+
+def test_the_sample_config_is_one_that_serve_and_the_builder_take() -> None:
+    config = yaml.safe_load((DOCS / "serve.yaml").read_text())
+    (application,) = config["applications"]
+    assert application["import_path"] == f"{build.__module__}:{build.__name__}"
+    assert application["deployments"][0]["name"] == NAME
+    settings = settings_from(application["args"] | {"bundle": "demo"})
+    assert (settings.threads, settings.limits.queue) == (2, 16)
+
+
+def test_serve_takes_the_sample_config(serve: Any) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    ServeDeploySchema.model_validate(yaml.safe_load((DOCS / "serve.yaml").read_text()))
+
+
+def test_the_sample_job_is_a_command_that_scclip_takes() -> None:
+    job = yaml.safe_load((DOCS / "kuberay.yaml").read_text())
+    program, *arguments = shlex.split(job["spec"]["entrypoint"])
+    parsed = build_parser().parse_args(arguments)
+    assert (program, parsed.engine, parsed.resume) == ("scclip", "ray", True)
