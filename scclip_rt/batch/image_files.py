@@ -30,7 +30,7 @@ class FileShard:
     def items(self) -> Iterator[Item]:
         """See `Shard`."""
         for key, path in self.files:
-            yield Item(key=key, source=path, image=Path(path))
+            yield Item(key=key, source=path, image=Path(path), suffix=Path(path).suffix)
 
 
 def plan_files(paths: Sequence[Path], options: InputOptions, *, root: Path | None) -> list[FileShard]:

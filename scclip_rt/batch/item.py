@@ -15,12 +15,19 @@ class Item:
         source: where it lies: a path, or container and row.
         image: the file, or the bytes of one; None if the input has none, and then `error` says why.
         error: why there is no image.
+        suffix: of its file, with the dot; empty where that is not known.
     """
 
     key: str
     source: str
     image: Path | bytes | None
     error: str = ""
+    suffix: str = ""
+
+    @property
+    def file(self) -> str:
+        """What other tools are to call the image."""
+        return self.key if self.key.endswith(self.suffix) else self.key + self.suffix
 
 
 class Shard(Protocol):

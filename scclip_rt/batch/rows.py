@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from scclip_rt.batch.item import Item
 from scclip_rt.errors import ImageError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
     from scclip_rt.segmentation import Segmentation
     from scclip_rt.segmenter import Segmenter
+
+_NO_CELLS = ("item", "result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Row:
         labels_png: a grey PNG of 8 or 16 bits that holds the labels themselves; empty if the image could not be read.
         shares: JSON, the share of the pixels of each class that is present, largest first: `{"sky": 0.41}`.
         error: why there are no labels; empty if there are.
+        item: the image itself, and
+        result: its labels in memory, for formats that are made from them; no cells of the row.
     """
 
     key: str
@@ -39,6 +43,14 @@ class Row:
     labels_png: bytes = b""
     shares: str = "{}"
     error: str = ""
+    item: Item | None = None
+    result: Segmentation | None = None
+
+    def cells(self) -> dict[str, Any]:
+        """The row's values by name."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NO_CELLS
+        }
 
     @classmethod
     def of(cls, item: Item, result: Segmentation) -> Row:
@@ -51,6 +63,8 @@ class Row:
             width=width,
             labels_png=encode_png(result.labels),
             shares=shares_json(result),
+            item=item,
+            result=result,
         )
 
 

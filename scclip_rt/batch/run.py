@@ -42,7 +42,7 @@ class BatchJob:
         vocabulary: instead of `classes`.
         templates: as for `Segmenter`.
         background: as for `Segmenter`.
-        format: `parquet`, `webdataset` or `png`.
+        format: `parquet`, `webdataset`, `png`, or one of docs/formats.md, a folder a shard.
         reading: size of shards, columns.
         resume: go on with the run that the output holds.
         options: further options of `Segmenter`: `short_side`, `precision`, `refine`, …

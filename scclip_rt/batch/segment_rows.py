@@ -77,8 +77,10 @@ class SegmentRows:
         for name in kept:
             if name not in names:
                 raise OptionError(f"no column {name!r} to keep; there are {', '.join(names)}")
-        rows = list(segment_items(self._segmenter, _items(batch[column], column)))
-        added = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+        added: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        for row in segment_items(self._segmenter, _items(batch[column], column)):
+            for name, values in added.items():
+                values.append(getattr(row, name))
         return {name: batch[name] for name in kept} | added
 
     def _find(self, names: Sequence[str]) -> str:

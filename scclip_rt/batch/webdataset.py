@@ -53,7 +53,8 @@ class TarShard:
             if not data:
                 data, error = None, "the image has no bytes"
         source = f"{self.path}#{key}" + (f".{name}" if name else "")
-        return Item(key=self.prefix + key, source=source, image=data, error=error)
+        suffix = f".{name}" if name else ""
+        return Item(key=self.prefix + key, source=source, image=data, error=error, suffix=suffix)
 
 
 def plan_tars(paths: Sequence[Path], options: InputOptions) -> list[TarShard]:

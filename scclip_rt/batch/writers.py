@@ -1,4 +1,4 @@
-"""What a shard's rows are written as: Parquet, a WebDataset tar, or a folder of PNGs."""
+"""What a shard's rows are written as: Parquet, a WebDataset tar, a folder of PNGs, or a format of another tool."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scclip_rt.batch.rows import Row
-from scclip_rt.files import atomic_path
+from scclip_rt.files import atomic_directory, atomic_path
+from scclip_rt.formats import FORMATS, ClassTable, ImageName, open_writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +56,7 @@ def _parquet(folder: Path, index: int, labelling: Labelling) -> Iterator[AddRow]
     import pyarrow.parquet as pq
 
     schema = _schema(labelling)
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []  # cells, without the image and its labels in memory
     with (
         atomic_path(folder / f"{_part(index)}.parquet", force=True) as temporary,
         # A PNG is compressed already.
@@ -64,11 +66,11 @@ def _parquet(folder: Path, index: int, labelling: Labelling) -> Iterator[AddRow]
     ):
 
         def flush() -> None:
-            writer.write_batch(pa.RecordBatch.from_pylist([asdict(row) for row in rows], schema=schema))
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
             rows.clear()
 
         def add(row: Row) -> None:
-            rows.append(row)
+            rows.append(row.cells())
             if len(rows) == _ROWS_AT_ONCE:
                 flush()
 
@@ -131,10 +133,30 @@ def _folder(folder: Path, index: int, _labelling: Labelling) -> Iterator[AddRow]
         yield add
 
 
+@contextmanager
+def _tool_format(name: str, folder: Path, index: int, labelling: Labelling) -> Iterator[AddRow]:
+    """`part-00012/` with a shard in the format of another tool, and `rows.jsonl`, a line an image."""
+    table = ClassTable(names=labelling.classes, background=labelling.background)
+    with (
+        atomic_directory(folder / _part(index), force=True) as temporary,
+        open_writer(name, temporary, table) as writer,
+        (temporary / "rows.jsonl").open("w", encoding="utf-8") as lines,
+    ):
+
+        def add(row: Row) -> None:
+            if row.item is not None and row.result is not None:
+                path = row.item.image if isinstance(row.item.image, Path) else None
+                writer.add(row.result, ImageName(stem=_path_key(row.key), file=row.item.file, path=path))
+            lines.write(_description(row) + "\n")
+
+        yield add
+
+
 WRITERS: dict[str, Callable[[Path, int, Labelling], AbstractContextManager[AddRow]]] = {
     "parquet": _parquet,
     "webdataset": _webdataset,
     "png": _folder,
+    **{name: partial(_tool_format, name) for name in FORMATS if name != "png"},
 }
 """By the name of `--format`: opens the output of shard `index` in a folder, which appears whole or, for PNGs, image by
 image. What an interrupted run left of it is replaced."""
@@ -146,7 +168,7 @@ def _part(index: int) -> str:
 
 def _description(row: Row) -> str:
     """All of a row but the labels, as a line of JSON."""
-    entry = asdict(row) | {"shares": json.loads(row.shares)}
+    entry = row.cells() | {"shares": json.loads(row.shares)}
     del entry["labels_png"]
     return json.dumps(entry, ensure_ascii=False)
 

@@ -37,6 +37,7 @@ The output has one part for each shard of the input, as
   parquet     key, source, height, width, labels_png, shares, error: a row an image
   webdataset  KEY.labels.png and KEY.json
   png         KEY.labels.png, and rows/*.jsonl with shares and errors
+  coco, …     what `scclip segment --format` knows (docs/formats.md), a folder a shard
 An image that can't be read is a row with its error; they are counted at the end.
 """
 
@@ -77,7 +78,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--resume", action="store_true", help="go on with the run that the output holds")
     group.add_argument(
-        "--format", choices=["parquet", "webdataset", "png"], default="parquet", help="(default: parquet)"
+        "--format",
+        metavar="NAME",
+        default="parquet",
+        help="parquet, webdataset, png, or one of docs/formats.md, a folder a shard (default: parquet)",
     )
     group.add_argument(
         "--shard-size",

@@ -84,6 +84,34 @@ def test_labels_are_those_of_single_images(
     assert classes["unlabelled"] == 255
 
 
+@pytest.mark.parametrize("kind", ["coco", "labelme", "npz"])
+def test_shards_in_the_format_of_other_tools(
+    bundle_path: Path, folder: Path, tmp_path: Path, kind: str
+) -> None:
+    report = run_batch(job(bundle_path, tmp_path / "out", folder, format=kind, size=4), ONE)
+    assert (report.images, report.errors) == (6, 1)
+    parts = sorted(path for path in (tmp_path / "out").iterdir() if path.name != FOLDER)
+    assert [path.name for path in parts] == ["part-00000", "part-00001"]
+    lines = [json.loads(line) for part in parts for line in (part / "rows.jsonl").read_text().splitlines()]
+    assert [bool(line["error"]) for line in lines] == [number == BAD for number in range(6)]
+    if kind == "coco":
+        images = [
+            image["file_name"]
+            for part in parts
+            for image in json.loads((part / "coco.json").read_text())["images"]
+        ]
+        assert images == ["000.jpg", "001.jpg", "002.jpg", "sub/003.jpg", "sub/005.jpg"]
+        return
+    files = [
+        path for part in parts for path in sorted(part.rglob(f"*.{'json' if kind == 'labelme' else 'npz'}"))
+    ]
+    assert len(files) == 5
+    if kind == "labelme":
+        # Written in a temporary folder beside its place: the way from there to the image is the same.
+        reference = json.loads(files[0].read_text())["imagePath"]
+        assert (files[0].parent / reference).resolve() == (folder / "000.jpg").resolve()
+
+
 def test_two_processes_write_what_one_writes(bundle_path: Path, tar: Path, tmp_path: Path) -> None:
     run_batch(job(bundle_path, tmp_path / "one", tar), ONE)
     report = run_batch(job(bundle_path, tmp_path / "two", tar), LocalEngine(workers=2))
