@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzz the readers of bundle.json, vocabularies, ONNX files, engine sidecars and kernels.json, with address and
-# undefined-behaviour sanitizers.
+# Fuzz the readers of bundle.json, vocabularies, ONNX files, engine sidecars, kernels.json, class names and tokenizers,
+# with address and undefined-behaviour sanitizers.
 #
 #     cpp/fuzz.sh [SECONDS ["NAME…"]]        (default 60, all at the same time; needs clang and its sanitizer runtime)
 #
@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 build=${SCCLIP_CPP_BUILD:-$PWD/build/cpp}/fuzz
-targets=(${2:-manifest vocabulary onnx engine kernels})
+targets=(${2:-manifest vocabulary onnx engine kernels names tokenizer})
 mkdir -p "$build"
 tar -xJf cpp/fuzz/corpus.tar.xz -C "$build"
 command -v clang++ >/dev/null || { echo "fuzz.sh: install clang and libclang-rt-dev first" >&2; exit 1; }

@@ -5,7 +5,10 @@
 #include "bundle/manifest.hpp"
 #include "bundle/onnx_weights.hpp"
 #include "errors.hpp"
+#include "vocabulary/classes.hpp"
+#include "vocabulary/clean.hpp"
 #include "vocabulary/file.hpp"
+#include "vocabulary/tokenizer.hpp"
 
 namespace {
 
@@ -29,11 +32,17 @@ const std::map<std::string, Reader>& Readers() {
          }},
         {"kernels", [](const std::string& bytes) { Refusing([&] { (void)scclip::ParseKernelList(bytes); }); }},
         {"manifest", [](const std::string& bytes) { Refusing([&] { (void)scclip::ParseManifest(bytes); }); }},
+        {"names",
+         [](const std::string& bytes) {
+             Refusing([&] { (void)scclip::ParseClasses(bytes); });
+             Refusing([&] { (void)scclip::Clean(bytes); });
+         }},
         {"onnx",
          [](const std::string& bytes) {
              const auto* data = reinterpret_cast<const unsigned char*>(bytes.data());
              Refusing([&] { (void)scclip::ExternalLocationsIn(data, bytes.size(), "fuzz"); });
          }},
+        {"tokenizer", [](const std::string& bytes) { Refusing([&] { (void)scclip::Tokenizer::Parse(bytes); }); }},
         {"vocabulary", [](const std::string& bytes) { Refusing([&] { (void)scclip::ParseVocabulary(bytes); }); }},
     };
     return readers;

@@ -1,4 +1,6 @@
 // The way through a GPU, on a driver that works on host memory and an engine that averages colours.
+#include <filesystem>
+
 #include <atomic>
 #include <cmath>
 #include <thread>
@@ -300,6 +302,15 @@ TEST_CASE("an image decoded in strips of columns is the whole") {
     CHECK(kernels.Missing(5).empty());
     const Bundle none = Bundle::Open(FixturePath("bundles/sound"), false);
     CHECK(KernelSet(none, *device.gpu).Missing(5) == "the bundle holds no compiled kernels");
+    const std::string damaged = FixturePath("damaged_kernels.scclip");
+    for (const char* text : {"[1", "[{\"name\": 1}]"}) {
+        std::filesystem::remove_all(damaged);
+        std::filesystem::copy(Fixtures()["kernels"].get<std::string>(), damaged,
+                              std::filesystem::copy_options::recursive);
+        std::ofstream(damaged + "/kernels/kernels.json") << text;
+        CHECK(KernelSet(Bundle::Open(damaged, false), *device.gpu).Missing(5).find("kernels.json") !=
+              std::string::npos);
+    }
     const Bundle earlier = Bundle::Open(Fixtures()["earlier_kernels"], false);
     CHECK(KernelSet(earlier, *device.gpu).Missing(5) == "the bundle has no 'decode_columns' kernel");
 }

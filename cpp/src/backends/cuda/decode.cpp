@@ -51,11 +51,20 @@ int BlocksPerStrip(int blocks, std::size_t block_bytes, std::size_t strip_bytes)
 
 }  // namespace
 
-KernelSet::KernelSet(const Bundle& bundle, const Gpu& gpu) : choice_(ChooseKernels(bundle, gpu.major(), gpu.minor())) {
-    for (const KernelSpec& spec : choice_.kernels) {
-        static const std::set<std::string> used = {"decode_columns", "decode_rows", "count", "keep", "finite"};
-        if (used.count(spec.name) == 0) continue;
-        loaded_[&spec] = std::make_unique<Kernel>(gpu, spec, ReadFile(bundle.CheckedPath(spec.file)));
+KernelSet::KernelSet(const Bundle& bundle, const Gpu& gpu) {
+    try {
+        choice_ = ChooseKernels(bundle, gpu.major(), gpu.minor());
+        for (const KernelSpec& spec : choice_.kernels) {
+            static const std::set<std::string> used = {"decode_columns", "decode_rows", "count", "keep", "finite"};
+            if (used.count(spec.name) == 0) continue;
+            loaded_[&spec] = std::make_unique<Kernel>(gpu, spec, ReadFile(bundle.CheckedPath(spec.file)));
+            if (spec.name == "decode_columns") (void)spec.Constant("BLOCK_X");
+            if (spec.name == "decode_rows") (void)spec.Constant("BLOCK_Y");
+        }
+    } catch (const Error& error) {
+        if (error.code != ErrorCode::kBundle) throw;
+        loaded_.clear();
+        choice_ = {{}, error.what()};  // docs/bundle.md: what lies under kernels/ keeps nothing else from working
     }
 }
 

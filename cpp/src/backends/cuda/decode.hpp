@@ -12,7 +12,8 @@
 
 namespace scclip {
 
-/// The bundle's kernels for this GPU that decoding uses, loaded.
+/// The bundle's kernels for this GPU that decoding uses, loaded. Where they are damaged, Missing says so: labels are
+/// then decoded on the host.
 class KernelSet {
   public:
     KernelSet(const Bundle& bundle, const Gpu& gpu);
