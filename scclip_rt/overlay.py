@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.image.png import encode_indexed_png, encode_png
 from scclip_rt.vocabulary.classes import shorten
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _UNLABELLED = (24, 24, 24)
 _PANEL = (250, 250, 248)
 _INK = (34, 34, 34)
 _FAINT = (110, 110, 110)
+_SAMPLED = 100_000
+"""Pixels looked at for the colours of the legend."""
 _SMALLEST = 256
 """Images with a shorter long side are enlarged when a legend goes with them."""
 _NARROWEST = 240
@@ -71,6 +74,37 @@ def class_colours(labels: Sequence[int], *, background: int | None, unlabelled: 
         elif label == background:
             colours[row] = _BACKGROUND
     return colours
+
+
+def labels_png(labels: Labels, *, background: int | None, unlabelled: int) -> bytes:
+    """A label map as PNG: 8 bits with the classes' colours as palette, 16 bits as grey.
+
+    Either way what Pillow reads are the labels themselves.
+    """
+    if labels.dtype != np.uint8:
+        return encode_png(labels)
+    colours = class_colours(range(256), background=background, unlabelled=unlabelled)
+    return encode_indexed_png(labels.astype(np.uint8, copy=False), colours)
+
+
+def shown_colours(
+    painted: NDArray[np.uint8], labels: Labels, present: Sequence[int], colours: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """What each class looks like in an overlay, (len(present), 3) uint8: the mean of its pixels there.
+
+    A legend in the pure colours would not match what is seen over a coloured texture.
+    """
+    step = max(1, int((labels.size / _SAMPLED) ** 0.5))
+    part, pixels = labels[::step, ::step].ravel(), painted[::step, ::step].reshape(-1, 3)
+    size = int(max(present)) + 1
+    counts = np.bincount(part, minlength=size)[list(present)]
+    sums = np.stack(
+        [np.bincount(part, pixels[:, channel], minlength=size)[list(present)] for channel in range(3)], axis=1
+    )
+    out = np.array(colours)
+    seen = counts > 0
+    out[seen] = np.round(sums[seen] / counts[seen, None])
+    return out
 
 
 def paint(

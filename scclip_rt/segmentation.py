@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import ImageError, OptionError
+from scclip_rt.errors import ImageError, OptionError, printable
 from scclip_rt.files import atomic_path
 from scclip_rt.image.png import encode_png
+from scclip_rt.vocabulary.classes import shorten
 
 if TYPE_CHECKING:
     from scclip_rt.decode.best import Labels
@@ -33,7 +34,7 @@ class Segmentation:
         unlabelled: the label of pixels without a class, 255 or 65535.
         confidence: (H, W) float32, probability of the best class before the threshold; None unless asked for.
         background: index of the background class, or None.
-        image: (H, W, 3) uint8, what was segmented, for overlays; may be None.
+        image: (H, W, 3) uint8, what was segmented, for overlays; may be None. Copies and pickles leave it out.
         name: of the image, for file names; may be None.
     """
 
@@ -87,7 +88,7 @@ class Segmentation:
         Returns:
             (H', W', 3) uint8 RGB.
         """
-        from scclip_rt.overlay import LegendEntry, add_legend, class_colours, paint
+        from scclip_rt.overlay import LegendEntry, add_legend, class_colours, paint, shown_colours
 
         image = self.image if image is None else image
         if image is None:
@@ -105,6 +106,7 @@ class Segmentation:
         painted = paint(image, self.labels, present, colours, alpha)
         if not legend:
             return painted
+        colours = shown_colours(painted, self.labels, present, colours)
         entries = [
             LegendEntry(self._name(label), share, tuple(colour))
             for (label, share), colour in zip(shares, colours.tolist(), strict=True)
@@ -119,7 +121,7 @@ class Segmentation:
         overlay: bool = True,
         force: bool = False,
     ) -> list[Path]:
-        """Write `STEM.labels.png` (grey, 8 or 16 bits: the labels themselves) and `STEM.overlay.png`.
+        """Write `STEM.labels.png` (the labels, 8 bits with a palette or 16 grey) and `STEM.overlay.png`.
 
         Args:
             directory: made if it doesn't exist.
@@ -138,16 +140,43 @@ class Segmentation:
         labels = folder / f"{stem}.labels.png"
         if not overlay or self.image is None:
             with atomic_path(labels, force=force) as temporary:
-                temporary.write_bytes(encode_png(self.labels))
+                temporary.write_bytes(self._labels_png())
             return [labels]
         picture = folder / f"{stem}.overlay.png"
         with (
             atomic_path(labels, force=force) as labels_temporary,
             atomic_path(picture, force=force) as picture_temporary,
         ):
-            labels_temporary.write_bytes(encode_png(self.labels))
+            labels_temporary.write_bytes(self._labels_png())
             picture_temporary.write_bytes(encode_png(self.overlay()))
         return [labels, picture]
+
+    def _labels_png(self) -> bytes:
+        from scclip_rt.overlay import labels_png
+
+        return labels_png(self.labels, background=self.background, unlabelled=self.unlabelled)
+
+    def __repr__(self) -> str:
+        """One line: name, size, and the five largest classes."""
+        shares = list(self.shares().items())
+        listed = ", ".join(f"{shorten(name)} {100 * share:.0f} %" for name, share in shares[:5])
+        more = f", {len(shares) - 5} more" if len(shares) > 5 else ""
+        name = f"{Path(self.name).name} " if self.name else ""
+        return (
+            f"<Segmentation {printable(name)}{self.labels.shape[1]}×{self.labels.shape[0]}: {listed}{more}>"
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """The overlay, for notebooks; of a result without its image, the labels in colour."""
+        return self._labels_png() if self.image is None else encode_png(self.overlay())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the image: what is sent or kept is the labels (and the confidence, if it was asked for)."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "image"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in (state | {"image": None}).items():
+            object.__setattr__(self, name, value)
 
     def _name(self, label: int) -> str:
         return UNLABELLED if label == self.unlabelled else self.classes[label]

@@ -30,9 +30,10 @@ from benchmarks.models import add_model_options
 from benchmarks.models import bundle as exported
 from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import METHODS, Int8Options, calibration_windows, make_plan, write_int8
-from scclip_rt.backends.onnxruntime.session import default_threads, load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.bench.environment import environment
 from scclip_rt.cli.options import write_json
+from scclip_rt.cpus import default_threads
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeSettings

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tables.summary import profile_table
-from scclip_rt.backends.onnxruntime.session import default_threads, load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.bench.case import Workload
 from scclip_rt.bench.environment import environment
 from scclip_rt.bench.inputs import bench_image
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.cli.options import write_json
+from scclip_rt.cpus import default_threads
 from scclip_rt.errors import ScclipError
 
 WARM_UP = 2

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from benchmarks.harness import measure, parser
 from benchmarks.models import add_model_options, bundle
-from scclip_rt.backends.onnxruntime.session import default_threads
 from scclip_rt.bench import Case, Entry, Workload, entries, parse_target
+from scclip_rt.cpus import default_threads
 
 QUERIES = (1, 5, 20, 50, 150, 500, 1000)
 SIZES = ((224, 224), (375, 500), (720, 1280), (1080, 1920), (2160, 3840))

@@ -13,7 +13,6 @@ from scclip_rt.backends.base import BackendInfo, EncoderRequest
 from scclip_rt.backends.choose import batch_size, engine_for_grids, engine_machine
 from scclip_rt.backends.cuda import Device, DeviceBuffer, Ledger, Stream, load_driver
 from scclip_rt.backends.cuda.encoder import DeviceEncoder
-from scclip_rt.backends.processor import default_threads
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
     Engine,
@@ -23,6 +22,7 @@ from scclip_rt.bundle.engine_fit import (
     library_module,
     rebuild_command,
 )
+from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError, OutputError
 from scclip_rt.files import atomic_path, cache_for_libraries
 

@@ -18,7 +18,7 @@ from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.item import Shard
 from scclip_rt.batch.ledger import Finished
 from scclip_rt.batch.worker import Setup, Worker
-from scclip_rt.decode.threads import worker_threads
+from scclip_rt.cpus import worker_threads
 from scclip_rt.errors import OptionError, ScclipError
 
 _CPUS_PER_WORKER = 4

@@ -12,6 +12,8 @@ from typing import Any, get_args
 from scclip_rt.backends import BACKENDS
 from scclip_rt.bundle.manifest import Precision
 from scclip_rt.errors import OptionError
+from scclip_rt.image.geometry import MAX_PIXELS
+from scclip_rt.limits import in_range
 
 DEFAULT_SIZE = (375, 500)
 """Height and width of a PASCAL VOC photo."""
@@ -151,7 +153,13 @@ def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text.strip())
     if match is None:
         raise OptionError(f"--image-size takes HEIGHTxWIDTH, for example 375x500; got {text!r}")
-    return int(match[1]), int(match[2])
+    height, width = int(match[1]), int(match[2])
+    if not 0 < height * width <= MAX_PIXELS:
+        raise OptionError(
+            f"--image-size must be from 1 to {MAX_PIXELS / 1e6:.0f} million pixels; got {text!r}",
+            field="image_size",
+        )
+    return height, width
 
 
 def parse_counts(option: str, text: str) -> list[int]:
@@ -166,7 +174,7 @@ def parse_counts(option: str, text: str) -> list[int]:
             raise OptionError(
                 f"{option} takes whole numbers of at least 1, separated by commas; got {text!r}"
             )
-        counts.append(int(part))
+        counts.append(int(in_range(option.removeprefix("--"), int(part))))
     return list(dict.fromkeys(counts))
 
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.decode.threads import usable_cpus
+from scclip_rt.cpus import usable_cpus
 
 PACKAGES = (
     "scclip-rt",

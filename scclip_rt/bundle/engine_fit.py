@@ -53,8 +53,6 @@ PREFERENCE: Mapping[str, tuple[Precision, ...]] = {
 }
 # What TensorRT-RTX's portable engine runs on: its 1.7.1 refuses an H100 (9.0), and names these.
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0+")
-# What `command` of a sidecar says in place of the bundle's path.
-BUNDLE_PLACEHOLDER = "BUNDLE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +164,22 @@ def damage(bundle: Bundle, engine: Engine) -> str | None:
 
 
 def rebuild_command(bundle: Bundle, engine: Engine) -> str:
-    """The line that builds an engine of this bundle again."""
-    return re.sub(rf"\b{BUNDLE_PLACEHOLDER}\b", lambda _: shlex.quote(str(bundle.path)), engine.command)
+    """The line that builds an engine like this one into its bundle.
+
+    Made from what the sidecar says about the engine. The sidecar's own `command` is text from whoever made the bundle,
+    and nobody should be advised to run that.
+    """
+    line = f"scclip-export --bundle {shlex.quote(str(bundle.path))} --{engine.library}"
+    if engine.precision != "fp16":
+        line += f" --engine-precision {engine.precision}"
+    if engine.library == "tensorrt-rtx" and all(
+        re.fullmatch(r"\d+\.\d+", c) for c in engine.compute_capabilities
+    ):
+        line += f" --compute-capability {','.join(engine.compute_capabilities)}"
+    for axis, default in (("batch", 16), ("queries", 1024)):
+        most = engine.profile[axis][2]
+        line += f" --max-{axis} {most}" if most != default else ""
+    return line
 
 
 def supports(capabilities: tuple[str, ...], capability: str) -> bool:
@@ -182,7 +194,10 @@ def supports(capabilities: tuple[str, ...], capability: str) -> bool:
 def _stale(bundle: Bundle, engine: Engine) -> str | None:
     if engine.source not in bundle.manifest.files:
         return f"was built from {engine.source}, which this bundle does not hold"
-    expected = source_sha256(bundle, engine.source)
+    try:
+        expected = source_sha256(bundle, engine.source)
+    except BundleError as error:
+        return f"was built from {engine.source}, whose weights can't be told: {error}"
     if engine.source_sha256 != expected:
         return (
             f"was built from another {engine.source} "

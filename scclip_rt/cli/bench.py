@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
 from scclip_rt.errors import OptionError
 from scclip_rt.files import atomic_path, check_replaceable
@@ -68,7 +69,9 @@ def _add_workload_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--queries", metavar="N,…", help="random unit queries, a class each (default: 20)")
     group.add_argument("--vocabulary", metavar="FILE", help="instead of --queries, what `scclip embed` wrote")
-    group.add_argument("--short-side", metavar="PIXELS", type=int, help="as for scclip segment")
+    group.add_argument(
+        "--short-side", metavar="PIXELS", type=number("short_side"), help="as for scclip segment"
+    )
     group.add_argument(
         "--whole-image", action="store_true", help="for all targets: encode the image in one pass"
     )
@@ -91,15 +94,19 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measurement")
     group.add_argument(
-        "--warmup", metavar="N", type=int, default=3, help="images first (default: %(default)s)"
+        "--warmup", metavar="N", type=number("warmup"), default=3, help="images first (default: %(default)s)"
     )
     group.add_argument(
-        "--iterations", metavar="N", type=int, default=20, help="rounds (default: %(default)s)"
+        "--iterations",
+        metavar="N",
+        type=number("iterations"),
+        default=20,
+        help="rounds (default: %(default)s)",
     )
     group.add_argument(
         "--stream",
         metavar="N",
-        type=int,
+        type=number("stream"),
         default=0,
         help="also N images as a folder goes: batched and overlapped",
     )

@@ -19,7 +19,7 @@ from scclip_rt.bundle.engine_fit import (
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GraphSpec
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, printable
 
 _DESCRIPTION = """\
 Show what a bundle holds, and check all of it: the manifest, every file's SHA-256, and that the
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(_document(bundle, checked, engines), args.json, force=args.force)
     if args.json != "-":
-        print("\n".join(_lines(bundle, checked, engines)))
+        # Names and reasons come out of files: none may hold what a terminal would obey.
+        print("\n".join(map(printable, _lines(bundle, checked, engines))))
     return 0
 
 

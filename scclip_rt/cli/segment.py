@@ -218,11 +218,11 @@ def _tell(
     segmenter: "Segmenter", rows: list[dict[str, Any]], work: Work, args: argparse.Namespace, seconds: float
 ) -> int:
     """Write the report and say what was done, last in one sentence; the exit code."""
-    if len(rows) == 1 and "error" not in rows[0] and args.json != "-":
-        _print_one(rows[0])
     if args.json is not None:
         write_json(_report(segmenter, rows, work), args.json, force=args.force)
     if args.json != "-":
+        if len(rows) == 1 and "error" not in rows[0]:
+            _print_one(rows[0])
         for skipped, reason in work.skipped if args.list_skipped else ():
             print(f"skipped {printable(str(skipped))}: {reason}")
         print(_sentence(work, rows, segmenter.backend.describe(), args, seconds))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.cpus import worker_threads
 from scclip_rt.decode.best import Best, Labels, reduce_tile
 from scclip_rt.decode.plan import DecodePlan
-from scclip_rt.decode.threads import parallel, worker_threads
+from scclip_rt.decode.threads import parallel
 
 LOGIT_BYTES = 64 << 20
 """Most memory for the patches' logits of one chunk of queries."""

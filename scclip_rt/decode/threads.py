@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from scclip_rt.errors import OptionError
+from scclip_rt.cpus import worker_threads
 
 _Item = TypeVar("_Item")
 
@@ -30,18 +30,6 @@ MAX_HELPERS = 64
 _lock = threading.Lock()
 _users = 0
 _before = 1
-
-
-def usable_cpus() -> set[int]:
-    """Numbers of the CPUs this process may use; all there are where the system doesn't say (macOS, Windows)."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
-def worker_threads(threads: int | None) -> int:
-    """The number asked for, else the CPUs this process may use."""
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be at least 1; got {threads}")
-    return threads or len(usable_cpus())
 
 
 def parallel(function: Callable[[_Item], None], items: Sequence[_Item], threads: int | None) -> None:
@@ -82,8 +70,15 @@ def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="helper")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
-    os.register_at_fork(after_in_child=_helpers.cache_clear)
+def _after_fork() -> None:
+    """A forked child has none of its parent's threads, and a lock that one of them held would never be released."""
+    global _lock, _users
+    _helpers.cache_clear()
+    _lock, _users = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

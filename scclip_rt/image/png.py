@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,3 +25,23 @@ def encode_png(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     if not done:
         raise ValueError(f"OpenCV made no PNG of {array.dtype} {array.shape}")
     return bytes(data)
+
+
+def encode_indexed_png(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
+    """A PNG whose values are indices into a palette: readers of labels get them as they are, viewers show colours.
+
+    Args:
+        indices: (H, W) uint8.
+        colours: (256, 3) uint8, the colour of each.
+
+    Returns:
+        The file.
+    """
+    grey = encode_png(indices)
+    header, end = bytearray(grey[16:29]), 33  # signature, length, "IHDR", 13 bytes, checksum
+    header[9] = 3  # the same bits a pixel, looked up
+    return grey[:8] + _chunk(b"IHDR", bytes(header)) + _chunk(b"PLTE", colours.tobytes()) + grey[end:]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

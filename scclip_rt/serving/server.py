@@ -237,7 +237,7 @@ def _serve_in_workers(settings: ServeSettings, options: ServerOptions, listener:
 
 def threads_of_each(threads: int | None, workers: int) -> int:
     """The threads that each of several processes gets: those asked for, or the processor's, divided."""
-    from scclip_rt.decode.threads import worker_threads
+    from scclip_rt.cpus import worker_threads
 
     return max(1, worker_threads(threads) // workers)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.decode.threads import worker_threads
+from scclip_rt.cpus import worker_threads
 from scclip_rt.encoded import Encoded
 from scclip_rt.errors import OptionError, ScclipError
 from scclip_rt.segmentation import Segmentation

@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 import scclip_rt
-from scclip_rt.backends import open_backend, open_text_backend, processor
+from scclip_rt import cpus
+from scclip_rt.backends import open_backend, open_text_backend
 from scclip_rt.backends.choose import choose_encoder
 from scclip_rt.backends.onnxruntime import session as ort_session
 from scclip_rt.bundle.bundle import Bundle
@@ -305,9 +306,42 @@ def test_text_encoder(bundle: Bundle) -> None:
 
 
 def test_default_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "_cgroup_cpus", lambda: None)
+    monkeypatch.setattr(cpus, "cpu_quota", lambda: None)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(processor, "_physical_core", lambda cpu: str(cpu // 2))
-    assert processor.default_threads() == 4
-    monkeypatch.setattr(processor, "_cgroup_cpus", lambda: 1.5)
-    assert processor.default_threads() == 2
+    monkeypatch.setattr(cpus, "physical_core", lambda cpu: str(cpu // 2))
+    assert cpus.default_threads() == cpus.worker_threads(None) == 4
+    monkeypatch.setattr(cpus, "cpu_quota", lambda: 1.5)
+    assert cpus.default_threads() == cpus.worker_threads(None) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/system.slice/app\n",
+                "sys/fs/cgroup/system.slice/app/cpu.max": "400000 100000",
+                "sys/fs/cgroup/system.slice/cpu.max": "200000 100000",
+            },
+            2.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "50000",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+            },
+            0.5,
+        ),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"sys/fs/cgroup/cpu.max": "nonsense"}, None),
+    ],
+)
+def test_quotas_of_containers(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpus.cpu_quota(tmp_path) == quota

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from scclip_export.errors import ExportError
-from scclip_rt.bundle.engine_fit import BUNDLE_PLACEHOLDER, Library
+from scclip_rt.bundle.engine_fit import Library
 from scclip_rt.bundle.manifest import GridSpec
 
 Progress = Callable[[str], None]
@@ -123,7 +123,7 @@ def rebuild_command(
 ) -> str:
     """The command that builds one engine of a request again; BUNDLE stands for the bundle's path."""
     batch, queries = profile["batch"], profile["queries"]
-    words = ["scclip-export", "--bundle", BUNDLE_PLACEHOLDER, f"--{request.library}"]
+    words = ["scclip-export", "--bundle", "BUNDLE", f"--{request.library}"]
     if request.compute_capabilities:
         words += ["--compute-capability", ",".join(request.compute_capabilities)]
     words += ["--engine-precision", precision, "--engine-grid", grid]

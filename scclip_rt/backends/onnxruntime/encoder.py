@@ -18,9 +18,9 @@ from scclip_rt.backends.onnxruntime.session import (
     load_onnxruntime,
     nodes_on_the_cpu,
 )
-from scclip_rt.backends.processor import default_threads
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec, TextEncoderSpec
+from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError
 
 _AUTO_PRECISIONS: dict[DeviceKind, tuple[str, ...]] = {"cpu": ("fp32",), "cuda": ("fp16", "fp32")}

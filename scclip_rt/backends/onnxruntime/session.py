@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from scclip_rt.backends.graph_check import GraphTensors, check_graph
-from scclip_rt.backends.processor import default_threads
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GraphSpec
+from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError, BundleError
 from scclip_rt.files import cache_for_libraries
 

@@ -15,9 +15,10 @@ from scclip_rt.backends.choose import batch_size, choose_encoder
 from scclip_rt.backends.graph_check import GraphTensors, check_graph
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, inference_error
 from scclip_rt.backends.openvino.split import narrow_nodes, split_encoder
-from scclip_rt.backends.processor import BF16_FLAGS, default_threads, processor_flags
+from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
+from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError, BundleError
 
 PRECISIONS = ("fp32", "bf16", "int8")

@@ -1,0 +1,46 @@
+"""Every numeric option at its ends, past them, and at what is no number."""
+
+import math
+
+import pytest
+
+from scclip_rt.errors import OptionError
+from scclip_rt.limits import LIMITS, in_range, parse_number
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_ends_are_allowed_and_what_lies_past_them_is_not(name: str) -> None:
+    limit = LIMITS[name]
+    kind = int if limit.whole else float
+    for value in (kind(limit.least), kind(limit.most)):
+        assert in_range(name, value) == parse_number(name, repr(value)) == value
+    step = 1 if limit.whole else 1e-9
+    past = [kind(limit.least) - step, kind(limit.most) * 2, -1, math.nan, math.inf, -math.inf, 1e308, 10**400]
+    for value in past:
+        with pytest.raises(OptionError, match=name) as caught:
+            in_range(name, value)
+        assert caught.value.field == name
+        assert len(str(caught.value)) < 160
+        if not isinstance(value, int) or value < 10**300:
+            with pytest.raises(OptionError, match=name):
+                parse_number(name, repr(value))
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_zero_is_allowed_only_where_the_table_says_so(name: str) -> None:
+    if LIMITS[name].least > 0:
+        with pytest.raises(OptionError):
+            in_range(name, 0)
+    else:
+        assert in_range(name, 0) == 0
+
+
+@pytest.mark.parametrize("text", ["", "many", "0x10", "1e3", "١٢x", "9" * 5000])
+def test_what_is_no_whole_number_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="threads must be a whole number"):
+        parse_number("threads", text)
+
+
+def test_a_flag_is_no_number() -> None:
+    with pytest.raises(OptionError):
+        in_range("threads", True)
