@@ -4,7 +4,9 @@
 
 All segment the same folder into PNGs, in turn, each in a process of its own, kept to two CPUs. The clock runs from the
 first label map on disk to the last, so that starting (of Ray: seconds) is told apart. First the gate: all label maps
-are the same. Memory is the most that each worker's process had of its own (USS) and in all (PSS, shared pages divided).
+are the same. Other processes disturb the wall clock, so the processor's time per image is told beside it: of the
+command and all its descendants, Ray's own included, between the same two moments. Memory is the most that a worker's
+process had of its own (USS) and in all (PSS, shared pages divided).
 """
 
 import argparse
@@ -38,21 +40,22 @@ CONTENDERS: dict[str, list[str]] = {
 
 @dataclass
 class Run:
-    """One run: seconds until the first label map, images per second after it, MB of its largest worker."""
+    """One run: seconds until the first label map, images and processor time after it, MB of its largest worker."""
 
     start_seconds: float
     images_per_second: float
+    cpu_seconds_per_image: float
     worker_pss: float
     worker_uss: float
 
 
 def command(name: str, images: Path, output: Path) -> list[str]:
-    """The command line of a contender; shards of a quarter of the images, so that two workers have work to the end."""
+    """The command line of a contender; shards of half of the images, so that two workers have work to the end."""
     count = len(list(images.iterdir()))
     if not CONTENDERS[name]:
         arguments = ["segment", "demo", images, "--output", output]
     else:
-        size = max(1, count // 4)
+        size = -(-count // 2)
         arguments = [
             "batch",
             images,
@@ -80,41 +83,58 @@ def run(name: str, images: Path, output: Path) -> Run:
         env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
         preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CPUS]),
     )
-    first: tuple[float, int] | None = None
-    last = begun
+    first: tuple[float, int, float] | None = None
+    last = (begun, 0.0)
     seen = memory_at = 0
     memory = (0.0, 0.0)
     while seen < count and process.poll() is None:
         found = sum(1 for path in output.rglob("*.labels.png") if not path.name.startswith("."))
         now = time.perf_counter()
         if found > seen:
-            seen, last = found, now
-            first = first or (now, found)
+            processor = processor_seconds(process.pid)
+            seen, last = found, (now, max(last[1], processor))  # workers that ended are no longer counted
+            first = first or (now, found, processor)
         if now - memory_at > 1:
             memory_at = now
             memory = max(memory, largest_worker(process.pid, name))
         time.sleep(0.02)
     if process.wait() != 0 or first is None:
         sys.exit(f"error: {name} failed")
-    return Run(first[0] - begun, (count - first[1]) / (last - first[0]), *memory)
+    images = count - first[1]
+    return Run(first[0] - begun, images / (last[0] - first[0]), (last[1] - first[2]) / images, *memory)
 
 
-def largest_worker(pid: int, name: str) -> tuple[float, float]:
-    """PSS and USS in MB of the worker with most memory: the process itself, a child, or a Ray actor."""
-    family = {pid}
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
     parents = {}
     for entry in Path("/proc").iterdir():
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
-    grown = True
-    while grown:
-        more = {child for child, parent in parents.items() if parent in family} - family
-        family |= more
-        grown = bool(more)
+    found, news = {pid}, {pid}
+    while news:
+        news = {child for child, parent in parents.items() if parent in news} - found
+        found |= news
+    return sorted(found)
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process and its descendants that are alive."""
+    ticks = 0
+    for member in family(pid):
+        try:
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def largest_worker(pid: int, name: str) -> tuple[float, float]:
+    """PSS and USS in MB of the worker with most memory: the process itself, a child, or a Ray actor."""
     best = (0.0, 0.0)
-    for member in family:
+    for member in family(pid):
         try:
             line = Path(f"/proc/{member}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             rollup = Path(f"/proc/{member}/smaps_rollup").read_text()
@@ -168,14 +188,20 @@ def main() -> None:
             "images_per_second": statistics.median(run.images_per_second for run in own),
             "ratio": statistics.median(ratios),
             "ratios": ratios,
+            "cpu_seconds_per_image": statistics.median(run.cpu_seconds_per_image for run in own),
+            "cpu_ratio": statistics.median(
+                theirs.cpu_seconds_per_image / mine.cpu_seconds_per_image
+                for mine, theirs in zip(own, base, strict=True)
+            ),
             "start_seconds": statistics.median(run.start_seconds for run in own),
             "worker_pss_mb": max(run.worker_pss for run in own),
             "worker_uss_mb": max(run.worker_uss for run in own),
         }
         rows.append(row)
+        spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
         print(
-            f"{contender:18} {row['images_per_second']:6.2f} images/s, {row['ratio']:.2f} of segment "
-            f"({min(ratios):.2f}–{max(ratios):.2f}), first after {row['start_seconds']:.1f} s, "
+            f"{contender:18} {row['images_per_second']:6.2f} images/s, {row['ratio']:.2f} of segment ({spread}), "
+            f"by processor time {row['cpu_ratio']:.2f}, first after {row['start_seconds']:.1f} s, "
             f"{row['worker_pss_mb']:.0f} MB a worker"
         )
     if args.json is not None:
