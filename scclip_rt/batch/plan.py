@@ -12,7 +12,7 @@ from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import plan_files
 from scclip_rt.batch.item import InputOptions, Shard
 from scclip_rt.errors import OptionError
-from scclip_rt.image.load import IMAGE_SUFFIXES
+from scclip_rt.image.files import IMAGE_SUFFIXES, images_below
 
 _CONTAINERS = {".parquet": "Parquet files", ".tar": "WebDataset tars", ".lance": "Lance datasets"}
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -120,23 +120,24 @@ def _listed(path: Path) -> Iterator[Path]:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """Containers and images of a folder and those below it, sorted; nothing hidden."""
-    found = sorted(_walk(folder))
-    if not found:
+    """Containers and images of a folder and those below it, sorted; nothing hidden, and no outputs of ours."""
+    found = images_below(folder)
+    containers = {_container(folder, path) for path, _ in found.skipped} - {None}
+    paths = sorted([*found.images, *(path for path in containers if path is not None)])
+    if not paths:
         known = " ".join(sorted(IMAGE_SUFFIXES | set(_CONTAINERS)))
         raise BatchError(f"{folder}: no images in this folder (looked for {known})")
-    yield from found
+    yield from paths
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a million of them)
-        if suffix in _CONTAINERS or (suffix in IMAGE_SUFFIXES and entry.is_file()):
-            yield Path(entry.path)
-        elif entry.is_dir(follow_symlinks=False):  # a link may lead back up
-            yield from _walk(Path(entry.path))
+def _container(folder: Path, path: Path) -> Path | None:
+    """The container that a file below a folder is or, for a Lance dataset, lies in."""
+    inner = folder
+    for part in path.relative_to(folder).parts:
+        inner /= part
+        if inner.suffix.lower() in _CONTAINERS:
+            return inner
+    return None
 
 
 def _named_folder(inputs: Sequence[str | os.PathLike[str]]) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import common_folder
 from scclip_rt.batch.item import InputOptions, Item
-from scclip_rt.image.load import IMAGE_SUFFIXES
+from scclip_rt.image.files import IMAGE_SUFFIXES
 
 _FIRST = ("jpg", "jpeg", "webp")
 SUFFIXES = (*_FIRST, *sorted({suffix[1:] for suffix in IMAGE_SUFFIXES} - set(_FIRST)))

@@ -59,6 +59,14 @@ def test_images_of_one_stem_keep_their_suffix(tmp_path: Path) -> None:
     assert [item.key for item in items(plan(tmp_path))] == ["a.jpg", "a.png", "b"]
 
 
+def test_a_folder_may_hold_containers_instead(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    write_tar(tmp_path / "b.tar", {"1.jpg": b"1"})
+    write_tar(tmp_path / "deep" / "a.tar", {"2.jpg": b"2"})
+    (tmp_path / "README.md").touch()
+    assert [item.key for item in items(plan(tmp_path))] == ["1", "2"]
+
+
 def test_a_list_names_files_relative_to_its_folder(folder: Path) -> None:
     listing = folder.parent / "list.txt"
     listing.write_text("photos/sub/005.jpg\n\nphotos/000.jpg\n")
@@ -132,7 +140,7 @@ def test_lance(tmp_path: Path, encoded: list[bytes]) -> None:
     pa = pytest.importorskip("pyarrow")
     lance.write_dataset(pa.table({"image": encoded, "id": list(range(6))}), tmp_path / "six.lance")
     assert [content(item) for item in items(plan(tmp_path / "six.lance"))] == encoded
-    assert [item.key for item in items(plan(tmp_path / "six.lance", key="id"))] == list("012345")
+    assert [item.key for item in items(plan(tmp_path, key="id"))] == list("012345")
 
 
 def test_a_cut_off_tar_is_refused_before_any_work(tar: Path, tmp_path: Path) -> None:
