@@ -83,6 +83,8 @@ def check(args: argparse.Namespace) -> None:
 
     if args.format != "png" or args.confidence:
         raise OptionError("rasters become GeoTIFFs and polygons; leave out --format and --confidence")
+    if args.skip_existing:
+        raise OptionError("--skip-existing is for images; a raster's run goes on by itself")
     if args.area_threshold:
         raise OptionError("the area rule needs the whole raster at once; leave out --area-threshold")
     if args.polygons is not None and len(args.images) > 1:

@@ -79,6 +79,10 @@ def check(args: argparse.Namespace) -> None:
         raise OptionError(f"--frames must be at least 1; got {args.frames}")
     if args.every < 1:
         raise OptionError(f"--every must be at least 1; got {args.every}")
+    if args.skip_existing:
+        raise OptionError("--skip-existing is for images; a video is written whole or not at all")
+    if args.confidence and args.format != "npz":
+        raise OptionError("--confidence of a video goes with --format npz")
     _reuse(args)
     if args.overlay is not None:
         if args.overlay.suffix.lower() not in _OVERLAY_SUFFIXES:

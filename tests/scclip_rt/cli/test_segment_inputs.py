@@ -152,6 +152,9 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_was_written(film, tmp_path, monkeyp
     ("options", "message"),
     [
         (("film.mkv", "other.mp4"), "one video at a time"),
+        (("film.mkv", "--skip-existing"), "--skip-existing is for images"),
+        (("film.mkv", "--confidence"), "goes with --format npz"),
+        (("big.tif", "--bands", "1,2,3", "--skip-existing"), "--skip-existing is for images"),
         (("film.mkv", "--every", "0"), "--every must be at least 1"),
         (("film.mkv", "--frames", "0"), "--frames must be at least 1"),
         (("film.mkv", "--reuse", "300"), "--reuse is exact, off or a number"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -90,6 +91,13 @@ def test_the_output_is_a_cog_with_place_classes_and_colours(done):
         assert len({dataset.colormap(1)[label] for label in range(4)}) == 4
         assert dataset.colormap(1)[255][3] == 0
         assert json.loads(dataset.tags(1)["CLASSES"]) == CLASSES
+
+
+def test_the_categories_lie_where_gdal_looks(done):
+    document = ET.parse(f"{done[0].labels}.aux.xml")
+    assert [
+        node.text for node in document.iterfind("PAMRasterBand[@band='1']/CategoryNames/Category")
+    ] == CLASSES
 
 
 @pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdalinfo is not installed (Debian: gdal-bin)")
