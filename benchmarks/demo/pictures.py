@@ -100,7 +100,7 @@ def rasters(segment: Segmenter, path: Path) -> None:
                 np.where((mosaic == 0).all(-1, keepdims=True), 0, np.maximum(mosaic, 1)).transpose(2, 0, 1)
             )
         polygons = PolygonOptions(path=Path(folder) / "p.gpkg", simplify=2, min_area=60)
-        segment_raster(segment, source, labels, options=RasterOptions(tile=300), polygons=polygons)
+        segment_raster(segment, source, labels, options=RasterOptions(tile=336), polygons=polygons)
         with rasterio.open(labels) as dataset:
             found = dataset.read(1)
         meta, _, shapes, values = read_vectors(polygons.path)
@@ -112,7 +112,7 @@ def rasters(segment: Segmenter, path: Path) -> None:
     colours[: len(segment.vocabulary.classes)] = palette(range(len(segment.vocabulary.classes)))
     colours[255] = 255
     axes[1].imshow(colours[found], interpolation="nearest")
-    for place_of_tile in range(300, 1200, 300):
+    for place_of_tile in range(336, 1200, 336):
         axes[1].axvline(place_of_tile, color="black", linewidth=0.6, linestyle=":")
         axes[1].axhline(place_of_tile, color="black", linewidth=0.6, linestyle=":")
     axes[1].set_xlim(0, 1200)

@@ -44,7 +44,7 @@ class RasterOptions:
         value_range: values that become 0 and 255; None takes bytes as they are, and of other types the percentiles.
         percentiles: of valid values, for each band by itself, taken from samples of the whole raster.
         resolution: metres a pixel to work at and to write; None takes the raster's.
-        tile: side of the tiles that are worked on and can be resumed, pixels.
+        tile: largest side of the tiles that are worked on and can be resumed, pixels.
     """
 
     bands: tuple[int, int, int] | None = None

@@ -101,7 +101,7 @@ def segment_raster(
         check_replaceable(path, force=force)
     with gdal_settings(), open_raster(raster, options) as source:
         tiling = _tiling(segmenter, source.grid, raster)
-        tiles = cut_tiles(tiling, options.tile)
+        tiles = cut_tiles(tiling, options.tile, segmenter.preparation.stride)
         store = TileStore.open(target, _fingerprint(segmenter, raster, options), force=force)
         labeller = TileLabeller(segmenter, source, tiling, tiles)
         resumed = _label_all(tiles, labeller, store, progress)

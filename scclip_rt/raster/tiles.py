@@ -51,8 +51,12 @@ class Tile:
     columns: tuple[int, int]
 
 
-def cut_tiles(tiling: Tiling, side: int) -> list[list[Tile]]:
-    """Tiles of `side` pixels, row by row; the last ones are smaller."""
+def cut_tiles(tiling: Tiling, side: int, stride: int) -> list[list[Tile]]:
+    """Tiles of at most `side` pixels, row by row; the last ones are smaller.
+
+    Others are whole strides, so that windows lie alike in all of them and one decode plan serves.
+    """
+    side = max(side // stride, 1) * stride
     window_h, window_w = tiling.window
     bands = [(top, min(side, tiling.height - top)) for top in range(0, tiling.height, side)]
     stripes = [(left, min(side, tiling.width - left)) for left in range(0, tiling.width, side)]

@@ -1,6 +1,9 @@
 """Video files: read as they are shown, written whole or not at all."""
 
+import threading
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import numpy as np
@@ -61,6 +64,17 @@ def test_frames_come_in_order_with_their_times(film):
     ]
     for frame, image in zip(frames, pictures(), strict=True):
         np.testing.assert_array_equal(frame.image, image)
+
+
+def test_an_address_is_read_and_counts_from_its_first_frame(film):
+    handler = partial(SimpleHTTPRequestHandler, directory=film.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        frames = list(read_frames(f"http://127.0.0.1:{server.server_port}/film.mkv"))
+        server.shutdown()
+    for frame, image in zip(frames, pictures(), strict=True):
+        np.testing.assert_array_equal(frame.image, image)
+    assert frames[0].time == 0
 
 
 def test_every_takes_each_so_many_th(film):
