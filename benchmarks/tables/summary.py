@@ -22,7 +22,7 @@ DOCUMENTS = tuple(
     ROOT / name
     for name in (
         "README.md",
-        *(f"docs/{name}.md" for name in ("precision", "quantisation", "gpu", "gpu-measurements")),
+        *(f"docs/{name}.md" for name in ("precision", "int8-methods", "gpu", "gpu-measurements")),
     )
 )
 MEASUREMENTS = ROOT / "docs/measurements.md"
@@ -332,7 +332,8 @@ def measurements(made: dict[str, str]) -> str | None:
         return None
     parts = [
         "# Measurements",
-        "Made by `python -m benchmarks.tables.summary` from benchmarks/results; performance.md says how to read it.",
+        "`python -m benchmarks.tables.summary` writes this page from benchmarks/results. [Benchmark](performance.md) "
+        "says how to read it. The model is a ViT-B/16 with synthetic weights, unless a heading or a row names another.",
     ]
     parts += [made["machine"]] if "machine" in made else []
     for title, name, image in shown:
