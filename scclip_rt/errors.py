@@ -61,13 +61,13 @@ def not_finite(what: str) -> BackendError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'demo'?`, or nothing where no known word is close."""
+    """`; did you mean 'demo'`, or nothing where no known word is close."""
     import difflib
 
     folded = {name.lower().replace("-", "").replace("/", "").replace("_", ""): name for name in known}
     key = word.lower().replace("-", "").replace("/", "").replace("_", "")
     close = difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+    return f"; did you mean {folded[close[0]]!r}" if close else ""
 
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

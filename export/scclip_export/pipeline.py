@@ -128,9 +128,11 @@ class _Plan:
 def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
     a = model.architecture
     try:
-        window = config.window or a.image_size
+        window = a.image_size if config.window is None else config.window
         geometry = Geometry(
-            window=window, stride=config.stride or max(window // 2, 1), short_side=config.short_side
+            window=window,
+            stride=max(window // 2, 1) if config.stride is None else config.stride,
+            short_side=config.short_side,
         )
         geometry.check(a.patch_size)
         calibration = _calibration(config, model)

@@ -1,6 +1,10 @@
 """Opening a bundle: docs/bundle.md's rules of reading, before a single graph is loaded."""
 
+import contextlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -139,6 +143,31 @@ class Bundle:
         for location in sorted(self.data_files(name)):
             self.checked_path(location)
         return path
+
+    @contextlib.contextmanager
+    def graph_without_links(self, name: str) -> Iterator[Path]:
+        """As `checked_graph`, for a library that refuses symbolic links (OpenVINO 2026.4, in a Hugging Face cache).
+
+        Yields:
+            The path itself, or that of hard links, else copies, in a temporary folder that goes at the end.
+
+        Raises:
+            BundleError: as `checked_graph`.
+        """
+        path = self.checked_graph(name)
+        names = [name, *sorted(self.data_files(name))]
+        if not any((self.path / part).is_symlink() for part in names):
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="scclip-rt-") as folder:
+            for part in names:
+                source, target = (self.path / part).resolve(), Path(folder) / part
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(source, target)
+                except OSError:  # another file system
+                    shutil.copyfile(source, target)
+            yield Path(folder) / name
 
     def data_files(self, name: str) -> set[str]:
         """The weight files that an ONNX file refers to, as names inside the bundle.

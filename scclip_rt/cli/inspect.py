@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from scclip_rt.backends.choose import choose, engine_machine
@@ -18,8 +19,10 @@ from scclip_rt.bundle.engine_fit import (
     rebuild_command,
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GraphSpec
+from scclip_rt.bundle.model_card import model_card
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
 from scclip_rt.errors import BackendError, printable
+from scclip_rt.files import atomic_path, check_replaceable
 
 _DESCRIPTION = """\
 Show what a bundle holds, and check all of it: the manifest, every file's SHA-256, and that the
@@ -44,6 +47,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
+    parser.add_argument(
+        "--model-card",
+        metavar="FILE",
+        type=Path,
+        help="also write a model card for the Hugging Face Hub, made from bundle.json (docs/hub.md)",
+    )
     add_output_options(parser, force=True)
     parser.set_defaults(run=run)
 
@@ -51,9 +60,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and print it."""
     check_json_target(args.json, force=args.force)
+    if args.model_card is not None:
+        check_replaceable(args.model_card, force=args.force)
     bundle = Bundle.open(args.bundle)
     bundle.verify_all()
     checked, engines = _check_graphs(bundle), _engines(bundle)
+    if args.model_card is not None:
+        with atomic_path(args.model_card, force=args.force) as temporary:
+            temporary.write_text(model_card(bundle), "utf-8")
     if args.json is not None:
         write_json(_document(bundle, checked, engines), args.json, force=args.force)
     if args.json != "-":

@@ -111,8 +111,8 @@ class Tiling:
         return cls(
             height=height,
             width=width,
-            rows=window_starts(height, window_h, stride or window_h // 2),
-            columns=window_starts(width, window_w, stride or window_w // 2),
+            rows=window_starts(height, window_h, window_h // 2 if stride is None else stride),
+            columns=window_starts(width, window_w, window_w // 2 if stride is None else stride),
             window=(window_h, window_w),
         )
 

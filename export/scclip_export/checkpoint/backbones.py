@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scclip_export.errors import ExportError
+from scclip_rt.errors import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,9 @@ def backbone(name: str) -> Backbone:
     row = BACKBONES.get(name.lower())
     if row is None:
         raise ExportError(
-            f"unknown backbone {name!r}. Known: {', '.join(BACKBONES)}. "
-            "Any other open_clip ViT: --model NAME --pretrained TAG"
+            f"unknown backbone {name!r}{did_you_mean(name, BACKBONES)}. Known: {', '.join(BACKBONES)}. "
+            "Any other open_clip ViT: --model NAME --pretrained TAG",
+            field="backbone",
         )
     return row
 

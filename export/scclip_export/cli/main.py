@@ -14,6 +14,8 @@ from scclip_export.cli.precisions import add_precision_arguments, int8_from, pre
 from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
 from scclip_export.errors import ExportError
 from scclip_rt import __version__
+from scclip_rt.cli.guard import Parser
+from scclip_rt.cli.image_options import number
 
 _EXAMPLES = """\
 examples:
@@ -65,14 +67,14 @@ def _size(text: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `scclip-export`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scclip-export",
         description="Export a CLIP ViT, calibrated by SC-CLIP, to a bundle that scclip-rt serves without torch.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"scclip-export {__version__}")
+    parser.add_argument("--version", "-V", action="version", version=f"scclip-export {__version__}")
     _add_source(parser)
     _add_calibration(parser)
     _add_geometry(parser)
@@ -136,11 +138,20 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 def _add_geometry(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("geometry, in pixels of the resized image")
     group.add_argument(
-        "--window", type=int, metavar="N", help="window side (default: the model's training size)"
+        "--window",
+        type=number("window"),
+        metavar="N",
+        help="window side (default: the model's training size)",
     )
-    group.add_argument("--stride", type=int, metavar="N", help="window stride (default: half the window)")
     group.add_argument(
-        "--short-side", type=int, default=336, metavar="N", help="short side of a resized image (336)"
+        "--stride", type=number("stride"), metavar="N", help="window stride (default: half the window)"
+    )
+    group.add_argument(
+        "--short-side",
+        type=number("short_side"),
+        default=336,
+        metavar="N",
+        help="short side of a resized image (336)",
     )
     group.add_argument(
         "--dynamic-grid", action="store_true", help="add an encoder for whole images of any size"
@@ -158,7 +169,7 @@ def _add_geometry(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--output", type=Path, metavar="NAME.scclip", help="the bundle (default: the model's name)"
+        "--output", "-o", type=Path, metavar="NAME.scclip", help="the bundle (default: the model's name)"
     )
     group.add_argument("--force", action="store_true", help="replace an existing bundle or repository")
     group.add_argument(
@@ -197,7 +208,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C."""
-    from scclip_rt.cli import guard
+    from scclip_rt.cli.guard import guard
 
     args = build_parser().parse_args(argv)
     return guard("scclip-export", lambda: _run(args))
@@ -205,7 +216,7 @@ def run(argv: list[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """Entry point of the `scclip-export` script."""
-    from scclip_rt.cli import leave
+    from scclip_rt.cli.guard import leave
 
     leave(run())
 

@@ -148,18 +148,20 @@ def _check_request(request: EncoderRequest) -> str:
 
 
 def _open(openvino: Any, bundle: Bundle, spec: EncoderSpec, precision: str, threads: int) -> _Session:
-    path = bundle.checked_graph(spec.file)
     core = openvino.Core()
     try:
-        model = core.read_model(os.fspath(path))
-        _check_model(spec, model)
-        if precision == "bf16":
-            return _open_bf16(core, model, spec, threads)
-        # Said outright: where the processor has bf16, the plugin takes it by default.
-        return _WholeSession(_compile(core, model, threads, "f32"))
+        with bundle.graph_without_links(spec.file) as path:
+            model = core.read_model(os.fspath(path))
+            _check_model(spec, model)
+            if precision == "bf16":
+                return _open_bf16(core, model, spec, threads)
+            # Said outright: where the processor has bf16, the plugin takes it by default.
+            return _WholeSession(_compile(core, model, threads, "f32"))
     except RuntimeError as error:  # all that OpenVINO raises
         reason = " ".join(str(error).split())[:300]
-        raise BundleError(f"{path}: OpenVINO can't load it: {reason}") from error
+        raise BundleError(
+            f"{bundle.path / spec.file}: OpenVINO can't load it: {reason}", field=spec.file
+        ) from error
 
 
 def _open_bf16(core: Any, model: Any, spec: EncoderSpec, threads: int) -> _Session:
