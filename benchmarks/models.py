@@ -9,8 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from synthetic import clip_state_dict
 
 ROOT = Path(__file__).parents[1]

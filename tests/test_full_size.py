@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 from skimage import data
 
-from benchmarks.naive_scclip import NaiveScclip
+from oracles.scclip import NaiveScclip
 from scclip_rt import Segmenter
 from synthetic import clip_state_dict
 

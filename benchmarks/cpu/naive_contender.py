@@ -1,4 +1,4 @@
-"""The naive eager baseline (naive_scclip.py) as a contender of the harness: torch, one window at a time."""
+"""The naive eager baseline (tests/oracles/scclip.py) as a contender of the harness: torch, one window at a time."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.models import checkpoint
-from benchmarks.naive_scclip import NaiveScclip
+from oracles.scclip import NaiveScclip
 from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 from scclip_export.checkpoint.read import load_checkpoint
 from scclip_export.model.calibration import calibration_for
@@ -79,7 +79,7 @@ class NaiveContender:
     @torch.no_grad()
     def check(self, reference: NDArray[np.float32]) -> Gate:
         """The harness's gate; batch 1 is all there is."""
-        from benchmarks.naive_scclip import MEAN, STD
+        from oracles.scclip import MEAN, STD
 
         mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
         pixels = [(torch.from_numpy(w).float().permute(2, 0, 1) - mean) / std for w in self._windows]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo.stages [--scene 8] [--output docs/images/stages]
 
-The numbers come from `benchmarks.naive_scclip`, which states the method one window at a time.
+The numbers come from `oracles.scclip`, which states the method one window at a time.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.naive_scclip import MEAN, STD, NaiveScclip
+from oracles.scclip import MEAN, STD, NaiveScclip
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import test_scene
 

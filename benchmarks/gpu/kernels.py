@@ -8,15 +8,25 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.models import ARCHITECTURES, DTYPES, calibration, heads
+from benchmarks.gpu.models import (  # which lets tests/oracles be found
+    ARCHITECTURES,
+    DTYPES,
+    calibration,
+    heads,
+)
+from oracles.kernels import (
+    FACTOR,
+    FLOOR,
+    aggregate_oracle,
+    anomaly_oracle,
+    attention_oracle,
+    decided_by_distance,
+    decided_by_similarity,
+    repair_oracle,
+)
 
-# STYLE: a path may be twice as far from a float64 oracle as plain torch in its dtype, plus a floor.
-FACTOR = 2.0
-FLOOR = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
-# Two sums of the same numbers in another order may fall on either side of a threshold that is so near. Patches with
+# Two sums of the same numbers in another order may fall on either side of a threshold that is near. Patches with
 # such a tie are not compared: one similarity more or less is far more than rounding.
-SIMILARITY_TIE = 1e-5
-DISTANCE_TIE = 3e-6  # of the distance
 Oracle = tuple[Tensor, Tensor]
 """Values of one window in float64, and which of its patches (1, N) are decided."""
 
@@ -69,7 +79,7 @@ def kernel_row(clock: Clock, kernel: str, arch: str, size: Size, *, copy_rate: f
     """
     case = _CASES[kernel](_Tensors.of(arch, size, clock.device))
     error, reference_error, compared = _distances(case, size.windows)
-    allowed = FACTOR * reference_error + FLOOR[size.precision]
+    allowed = FACTOR * reference_error + FLOOR[DTYPES[size.precision]]
     row: dict[str, Any] = {"error": error, "reference_error": reference_error, "allowed": allowed}
     row["patches_compared"] = compared
     row["sound"] = error <= allowed  # never for NaN
@@ -178,7 +188,10 @@ def _anomaly(t: _Tensors) -> Case:
     return Case(
         triton=lambda: anomaly.anomaly_scores(t.tokens, near),
         reference=lambda: anomaly.anomaly_scores_reference(t.tokens, near),
-        oracle=lambda window: _scores64(t.wide(window)[0], near),
+        oracle=lambda window: (
+            anomaly_oracle(t.wide(window)[0], near),
+            decided_by_distance(t.wide(window)[0], near),
+        ),
         moved=t.wide_bytes + 4 * t.tokens.shape[0] * t.tokens.shape[1],
     )
 
@@ -196,8 +209,9 @@ def _outlier_repair(t: _Tensors) -> Case:
 
     def oracle(window: int) -> Oracle:
         tokens, guide, *_ = t.wide(window)
-        own = scores[window : window + 1].double()
-        repaired = torch.cat(outlier_repair.repair_outliers_reference(tokens, guide, own, **options))
+        own = scores[window : window + 1]
+        outliers = {int(index) for index in own[0].topk(options["num_outliers"]).indices}
+        repaired = torch.stack([repair_oracle(x[0], outliers, options["columns"]) for x in (tokens, guide)])
         return repaired, torch.ones_like(own, dtype=torch.bool)  # both sides rank the same scores
 
     return Case(
@@ -218,7 +232,10 @@ def _aggregate(t: _Tensors) -> Case:
     return Case(
         triton=lambda: by_similarity.aggregate(t.features, by_similarity.similarity(t.guide), floor),
         reference=lambda: by_similarity.aggregate_reference(t.features, factors, floor),
-        oracle=lambda window: _aggregate64(t.averaged(window), t.wide(window)[1], floor),
+        oracle=lambda window: (
+            aggregate_oracle(t.averaged(window), t.wide(window)[1], floor)[0],
+            decided_by_similarity(t.wide(window)[1], floor),
+        ),
         moved=2 * t.bytes + t.wide_bytes,
     )
 
@@ -231,7 +248,7 @@ def _attention(t: _Tensors) -> Case:
 
     def oracle(window: int) -> Oracle:
         _, guide, key, value = t.wide(window)
-        return _attention64(key, value, guide, t.heads)
+        return attention_oracle(key, value, guide, t.heads)[0], decided_by_similarity(guide, None)
 
     return Case(
         triton=lambda: attention.calibrated_attention(t.key, t.value, factors, t.heads),
@@ -255,43 +272,6 @@ def _columns(patches: int) -> int:
     while patches % side:
         side -= 1
     return patches // side
-
-
-def _scores64(x: Tensor, near: int) -> Oracle:
-    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    distances.diagonal(dim1=1, dim2=2).fill_(float("inf"))
-    nearest = distances.topk(near + 1, largest=False)
-    reach, beyond = nearest.values[..., near - 1], nearest.values[..., near]
-    neighbors = nearest.indices[..., :near]
-    density = torch.gather(1 / reach, 1, neighbors.flatten(1)).view(neighbors.shape)
-    return reach * density.mean(dim=-1), beyond - reach > DISTANCE_TIE * reach
-
-
-def _cosines64(guide: Tensor) -> Tensor:
-    unit = guide / guide.norm(dim=-1, keepdim=True)
-    return unit @ unit.transpose(1, 2)
-
-
-def _decided(cosines: Tensor, threshold: Tensor | float) -> Tensor:
-    return ((cosines - threshold).abs() > SIMILARITY_TIE).all(dim=-1)
-
-
-def _aggregate64(x: Tensor, guide: Tensor, floor: float) -> Oracle:
-    cosines = _cosines64(guide)
-    kept = torch.where(cosines >= floor, cosines, 0.0)
-    return (kept / (kept.sum(dim=-1, keepdim=True) + 1e-6)) @ x, _decided(cosines, floor)
-
-
-def _attention64(keys: Tensor, values: Tensor, guide: Tensor, count: int) -> Oracle:
-    cosines = _cosines64(guide)
-    mean = cosines.mean(dim=(1, 2), keepdim=True)
-    common = torch.where(cosines >= mean, 3 * (cosines - mean), float("-inf")).softmax(dim=-1)
-    total = torch.zeros_like(guide)
-    for key, value in zip(keys, values, strict=True):
-        k, v = (part.unflatten(-1, (count, -1)).transpose(1, 2) for part in (key, value))
-        own = (k @ k.transpose(2, 3) / k.shape[-1] ** 0.5).softmax(dim=-1) @ v
-        total += 0.5 * (common @ value + own.transpose(1, 2).flatten(2))
-    return total, _decided(cosines, mean)
 
 
 def choice_table(rows: list[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:

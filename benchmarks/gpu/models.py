@@ -3,18 +3,14 @@
 Weights are synthetic (tests/synthetic.py): the time of a matrix product does not depend on its numbers.
 """
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.naive_scclip import NaiveScclip
+from oracles.scclip import NaiveScclip
 from scclip_export.model.calibration import CalibrationConfig, calibration_for
 from scclip_export.model.dtypes import POLICIES
 from scclip_export.model.encoder import CalibratedEncoder
@@ -137,7 +133,7 @@ def encoder(
 class EagerScclip(NaiveScclip):
     """The naive baseline on a GPU: window by window, everything in its dtype, anomalies in float32.
 
-    benchmarks/naive_scclip.py walks through outliers and classes in Python, which no implementation for GPUs does and
+    tests/oracles/scclip.py walks through outliers and classes in Python, which no implementation for GPUs does and
     which would flatter whatever it is compared with; here detection and repair are METHOD §2's matrix form, and
     classes of one query cost nothing. The tests compare the two.
     """

@@ -57,15 +57,17 @@ def triton_decode(plan: DecodePlan, queries: int, device: torch.device) -> Decod
     try:
         from scclip_kernels.triton.decode import BLOCK_X, ROWS, AxisTables, decode
         from scclip_rt.decode.bands import band_plan
+        from scclip_rt.decode.settings import DecodeSettings
     except ImportError:
         return None
     rows, columns = (
         AxisTables.of(axis, device) for axis in band_plan(plan, rows=ROWS["BLOCK_Y"], columns=BLOCK_X)
     )
     classes = torch.arange(queries, dtype=torch.int32, device=device)
+    settings = DecodeSettings(query_class=np.arange(queries), num_classes=queries)
 
     def run(logits: Tensor) -> Tensor:
-        return decode(logits, rows, columns, query_class=classes, num_classes=queries)[0]
+        return decode(logits, rows, columns, classes, settings)[0]
 
     return run
 

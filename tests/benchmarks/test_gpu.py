@@ -15,7 +15,7 @@ from benchmarks.gpu.clock import Clock, statistics
 from benchmarks.gpu.kernels import choice_table
 from benchmarks.gpu.models import calibration, encoder, flops, naive, visual
 from benchmarks.gpu.report import goals, tables
-from benchmarks.naive_scclip import NaiveScclip
+from oracles.scclip import NaiveScclip
 from scclip_rt.image.geometry import Tiling, cut_windows
 from synthetic import scene
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FACTOR = 2.0
+"""A path may be so many times as far from the oracle as plain torch in its dtype, plus a floor."""
 FLOOR = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -17,13 +19,32 @@ def assert_within_budget(got: Tensor, plain: Tensor, oracle: Tensor, slack: Tens
     assert got.shape == oracle.shape
     error, plain_error = ((x.double() - oracle).abs() for x in (got, plain))
     assert torch.isfinite(got).all()
-    budget = 2 * plain_error.max() + FLOOR[got.dtype] * oracle.abs().max()
+    budget = FACTOR * plain_error.max() + FLOOR[got.dtype] * oracle.abs().max()
     assert (error <= budget + slack).all(), f"{(error - slack).max():.3g} over a budget of {budget:.3g}"
 
 
 def similarities(guide: Tensor) -> Tensor:
     unit = F.normalize(guide.double(), dim=-1)
     return unit @ unit.transpose(1, 2)
+
+
+def decided_by_similarity(guide: Tensor, floor: float | None, tie: float = 1e-5) -> Tensor:
+    """(B, N) bool: patches none of whose similarities is so near the threshold that rounding decides.
+
+    Args:
+        guide: (B, N, D).
+        floor: the threshold; None for the mean of all similarities.
+        tie: what is near.
+    """
+    s = similarities(guide)
+    threshold = s.mean(dim=(1, 2), keepdim=True) if floor is None else floor
+    return ((s - threshold).abs() > tie).all(dim=-1)
+
+
+def decided_by_distance(features: Tensor, k: int, tie: float = 3e-6) -> Tensor:
+    """(B, N) bool: patches whose k-th and next neighbour differ by more than `tie` of the distance."""
+    nearest = _distances(features.double()).topk(k + 1, largest=False).values
+    return nearest[..., k] - nearest[..., k - 1] > tie * nearest[..., k - 1]
 
 
 def _near(s: Tensor, threshold: Tensor | float) -> Tensor:
@@ -44,13 +65,17 @@ def aggregate_oracle(features: Tensor, guide: Tensor, floor: float) -> tuple[Ten
 def anomaly_oracle(features: Tensor, k: int) -> Tensor:
     """Equal distances go to the lower index."""
     x = features.double()
-    distance = (x.unsqueeze(2) - x.unsqueeze(1)).square().sum(dim=-1).clamp_min(1e-30)
-    distance.diagonal(dim1=1, dim2=2).fill_(float("inf"))
-    order = distance.sort(dim=-1, stable=True)
+    order = _distances(x).sort(dim=-1, stable=True)
     k_distance = order.values[..., k - 1]
     neighbors = order.indices[..., :k].flatten(1)
     density = k_distance.reciprocal().gather(1, neighbors).reshape(*x.shape[:2], k)
     return k_distance * density.mean(dim=-1)
+
+
+def _distances(x: Tensor) -> Tensor:
+    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square().clamp_min(1e-30)
+    distance.diagonal(dim1=1, dim2=2).fill_(float("inf"))
+    return distance
 
 
 def repair_oracle(x: Tensor, outliers: set[int], columns: int) -> Tensor:
@@ -69,7 +94,7 @@ def repair_oracle(x: Tensor, outliers: set[int], columns: int) -> Tensor:
 def attention_oracle(key: Tensor, value: Tensor, guide: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     s = similarities(guide)
     mean = s.mean(dim=(1, 2), keepdim=True)
-    diagonal = torch.eye(s.shape[-1], dtype=torch.bool)
+    diagonal = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
     weight = torch.where((s >= mean) | diagonal, (3 * (s - mean)).exp(), 0.0)
     total = weight.sum(dim=-1, keepdim=True)
     by_similarity = weight @ value.double().sum(dim=0) / total

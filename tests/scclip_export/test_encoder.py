@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.naive_scclip import MEAN, STD, NaiveScclip
+from oracles.scclip import MEAN, STD, NaiveScclip
 from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder

@@ -15,7 +15,7 @@ rule is the second kernel run twice: pixels are counted per class in between, an
 of small classes.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import triton
@@ -33,6 +33,25 @@ BLOCK_Q = 32
 ROWS = {"BLOCK_X": BLOCK_X, "BLOCK_Y": 4, "SLICES": 4, "FEW": 3, "MANY": 6, "UNROLL": 4}
 COLUMN_WARPS = 1
 STRIP_BYTES = 64 << 20
+
+
+class DecodeSettings(Protocol):
+    """What is read of `scclip_rt.decode.settings.DecodeSettings`: one description of a decode, on host and device."""
+
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+    @property
+    def logit_scale(self) -> float: ...  # noqa: D102
+    @property
+    def prob_threshold(self) -> float: ...  # noqa: D102
+    @property
+    def area_threshold(self) -> float: ...  # noqa: D102
+    @property
+    def background(self) -> int | None: ...  # noqa: D102
+    @property
+    def with_confidence(self) -> bool: ...  # noqa: D102
+    @property
+    def soft(self) -> bool: ...  # noqa: D102
 
 
 class AxisTables(NamedTuple):
@@ -278,14 +297,8 @@ def decode(
     logits: Tensor,
     rows: AxisTables,
     columns: AxisTables,
-    *,
     query_class: Tensor,
-    num_classes: int,
-    logit_scale: float = 40.0,
-    prob_threshold: float = 0.0,
-    area_threshold: float = 0.0,
-    background: int | None = None,
-    with_confidence: bool = False,
+    settings: DecodeSettings,
 ) -> tuple[Tensor, Tensor | None]:
     """Label every pixel of one image, on the device.
 
@@ -293,13 +306,8 @@ def decode(
         logits: (windows, N, Q) cosines, fp32, fp16 or bf16.
         rows: of `scclip_rt.decode.bands.band_plan` with blocks of BLOCK_Y and BLOCK_X.
         columns: the same.
-        query_class: (Q,) int32, class of each query; all below `num_classes`.
-        num_classes: at most 65,534.
-        logit_scale: factor on the cosines before the soft-max.
-        prob_threshold: see `scclip_rt.decode.decode.decode`, as for the next two.
-        area_threshold: 0 removes no class.
-        background: a class or None.
-        with_confidence: also return the probability of the best query.
+        query_class: (Q,) int32 on the device, class of each query; all below `num_classes`.
+        settings: number of classes (at most 65,534), scale and thresholds; its classes of the queries are not read.
 
     Returns:
         labels (H, W) uint8, or uint16 above 254 classes; confidence (H, W) float32 or None.
@@ -307,54 +315,49 @@ def decode(
     Raises:
         ValueError: shapes, dtypes or devices don't fit.
     """
-    _check(logits, rows, columns, query_class, num_classes)
-    soft = with_confidence or prob_threshold > 0
+    _check(logits, rows, columns, query_class, settings.num_classes)
+    background = -1 if settings.background is None else settings.background
     with on_device_of(logits):
         labels, confidence = _decode(
-            logits.contiguous(), *rows, *columns, query_class.contiguous(), num_classes, float(logit_scale),
-            float(prob_threshold), float(area_threshold), -1 if background is None else background, soft,
+            logits.contiguous(), *rows, *columns, query_class.contiguous(), settings.num_classes,
+            float(settings.logit_scale), float(settings.prob_threshold), float(settings.area_threshold),
+            background, settings.soft,
         )  # fmt: skip
-    return labels, confidence if with_confidence else None
+    return labels, confidence if settings.with_confidence else None
 
 
 def decode_reference(
     logits: Tensor,
     rows: AxisTables,
     columns: AxisTables,
-    *,
     query_class: Tensor,
-    num_classes: int,
-    logit_scale: float = 40.0,
-    prob_threshold: float = 0.0,
-    area_threshold: float = 0.0,
-    background: int | None = None,
-    with_confidence: bool = False,
+    settings: DecodeSettings,
 ) -> tuple[Tensor, Tensor | None]:
     """The same in plain torch, with a (H, W, Q) tensor; float64 throughout if the logits are, else float32."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     patches = logits.flatten(0, 1).to(dtype)[rows.cells.long()[:, None] + columns.cells.long()[None, :]]
     across = torch.einsum("xb,abq->xaq", columns.matrix().to(dtype), patches)
-    values = torch.einsum("ya,xaq->yxq", rows.matrix().to(dtype), across) * logit_scale
+    values = torch.einsum("ya,xaq->yxq", rows.matrix().to(dtype), across) * settings.logit_scale
     probabilities, classes = values.softmax(dim=-1), query_class.long()
-    unlabelled = 255 if num_classes <= 254 else 65535
+    unlabelled = 255 if settings.num_classes <= 254 else 65535
     labels = classes[values.argmax(dim=-1)]
     confidence = probabilities.amax(dim=-1)
-    if area_threshold > 0:
-        counts = torch.bincount(labels.flatten(), minlength=num_classes).double()
-        if background is not None:
-            counts[background] = 0
-        removed = counts <= area_threshold * counts.sum()
-        if background is not None:
-            removed[background] = False
+    if settings.area_threshold > 0:
+        counts = torch.bincount(labels.flatten(), minlength=settings.num_classes).double()
+        if settings.background is not None:
+            counts[settings.background] = 0
+        removed = counts <= settings.area_threshold * counts.sum()
+        if settings.background is not None:
+            removed[settings.background] = False
         left_out = removed[classes]
         labels = classes[values.masked_fill(left_out, float("-inf")).argmax(dim=-1)]
         labels = torch.full_like(labels, unlabelled) if bool(left_out.all()) else labels
         confidence = probabilities.masked_fill(left_out, 0.0).amax(dim=-1)
-    fallback = unlabelled if background is None else background
-    if prob_threshold > 0:
-        labels = torch.where(confidence < prob_threshold, fallback, labels)
-    labels = labels.to(torch.uint8 if num_classes <= 254 else torch.uint16)
-    return labels, confidence.float() if with_confidence else None
+    fallback = unlabelled if settings.background is None else settings.background
+    if settings.prob_threshold > 0:
+        labels = torch.where(confidence < settings.prob_threshold, fallback, labels)
+    labels = labels.to(torch.uint8 if settings.num_classes <= 254 else torch.uint16)
+    return labels, confidence.float() if settings.with_confidence else None
 
 
 def _check(

@@ -9,6 +9,7 @@ from scclip_kernels.triton import decode as decoding
 from scclip_kernels.triton.decode import BLOCK_X, ROWS, AxisTables, decode, decode_reference
 from scclip_rt.decode.bands import band_plan
 from scclip_rt.decode.decode import decode as decode_on_host
+from scclip_rt.decode.settings import DecodeSettings
 
 GEOMETRY = [
     pytest.param((48, 64), (11, 40), 32, 16, (4, 4), id="overlapping"),
@@ -22,11 +23,15 @@ def tables(plan) -> tuple[AxisTables, AxisTables]:
     return AxisTables.of(rows, "cpu"), AxisTables.of(columns, "cpu")
 
 
+def settings(num_classes, query_class=(), **options) -> DecodeSettings:
+    return DecodeSettings(query_class=query_class, num_classes=num_classes, **options)
+
+
 def run(arguments, query_class, num_classes, function=decode, **options):
     features, text, _, plan = arguments
     logits = torch.from_numpy(features) @ torch.from_numpy(text).T
     classes = torch.as_tensor(query_class, dtype=torch.int32)
-    return function(logits, *tables(plan), query_class=classes, num_classes=num_classes, **options)
+    return function(logits, *tables(plan), classes, settings(num_classes, **options))
 
 
 @pytest.mark.parametrize(("size", "shape", "window", "stride", "grid"), GEOMETRY)
@@ -53,9 +58,8 @@ def test_thresholds_are_those_of_the_runtime(background, prob, area) -> None:
     classes = np.arange(12) % 5
     options = {"prob_threshold": prob, "area_threshold": area, "background": background, "logit_scale": 10.0}
     labels, confidence = run(arguments, classes, 5, with_confidence=True, **options)
-    expected = decode_on_host(
-        features, text, plan, query_class=classes, num_classes=5, with_confidence=True, threads=1, **options
-    )
+    asked = settings(5, classes, with_confidence=True, **options)
+    expected = decode_on_host(features, text, plan, asked, threads=1)
     assert len(np.unique(expected.labels)) > 1 or area == 1.0
     assert (labels.numpy() == expected.labels).mean() > 0.999
     np.testing.assert_allclose(confidence.numpy(), expected.confidence, rtol=1e-4, atol=1e-7)
@@ -92,10 +96,10 @@ def test_a_query_that_is_no_number_wins_nowhere() -> None:
     broken[..., 4] = float("nan")
     logits[..., 4] = -1e3
     classes = torch.arange(10, dtype=torch.int32)
-    expected, _ = decode(logits, *tables(plan), query_class=classes, num_classes=10)
-    assert torch.equal(decode(broken, *tables(plan), query_class=classes, num_classes=10)[0], expected)
+    expected, _ = decode(logits, *tables(plan), classes, settings(10))
+    assert torch.equal(decode(broken, *tables(plan), classes, settings(10))[0], expected)
     all_broken = torch.full_like(logits, float("nan"))
-    assert (decode(all_broken, *tables(plan), query_class=classes, num_classes=10)[0] == 255).all()
+    assert (decode(all_broken, *tables(plan), classes, settings(10))[0] == 255).all()
 
 
 def test_without_soft_max_labels_are_the_same() -> None:
@@ -112,7 +116,7 @@ def test_equal_queries_go_to_the_first() -> None:
     logits = torch.from_numpy(features) @ torch.from_numpy(text).T
     logits[..., [20, 35]] = logits[..., [3]]  # in the same block of queries, and in the next
     classes = torch.arange(40, dtype=torch.int32)
-    labels, _ = decode(logits, *tables(plan), query_class=classes, num_classes=40)
+    labels, _ = decode(logits, *tables(plan), classes, settings(40))
     assert 3 in labels
     assert 20 not in labels
     assert 35 not in labels
@@ -123,16 +127,8 @@ def test_many_classes_have_labels_of_16_bits() -> None:
     classes = np.array([5, 300, 299, 254, 255, 256])
     labels, _ = run(arguments, classes, 301, prob_threshold=0.5, area_threshold=0.3)
     features, text, _, plan = arguments
-    expected = decode_on_host(
-        features,
-        text,
-        plan,
-        query_class=classes,
-        num_classes=301,
-        prob_threshold=0.5,
-        area_threshold=0.3,
-        threads=1,
-    )
+    asked = settings(301, classes, prob_threshold=0.5, area_threshold=0.3)
+    expected = decode_on_host(features, text, plan, asked, threads=1)
     assert labels.dtype == torch.uint16
     assert expected.unlabelled in expected.labels
     assert (labels.numpy() == expected.labels).mean() > 0.999
@@ -143,9 +139,9 @@ def test_narrow_logits_are_read_as_they_are(dtype) -> None:
     features, text, _, plan = case(11, (40, 40), (9, 35), 40, 40, (5, 5), 6)
     logits = (torch.from_numpy(features) @ torch.from_numpy(text).T).to(dtype)
     classes = torch.arange(6, dtype=torch.int32)
-    options = {"query_class": classes, "num_classes": 6, "with_confidence": True}
-    labels, confidence = decode(logits, *tables(plan), **options)
-    wide_labels, wide = decode(logits.float(), *tables(plan), **options)
+    asked = settings(6, with_confidence=True)
+    labels, confidence = decode(logits, *tables(plan), classes, asked)
+    wide_labels, wide = decode(logits.float(), *tables(plan), classes, asked)
     assert torch.equal(labels, wide_labels)
     assert torch.equal(confidence, wide)
 
@@ -157,7 +153,7 @@ def test_strided_logits_are_taken() -> None:
     strided = torch.stack([logits, logits], dim=-1)[..., 0]
     assert not strided.is_contiguous()
     classes = torch.arange(6, dtype=torch.int32)
-    got, _ = decode(strided, *tables(plan), query_class=classes, num_classes=6)
+    got, _ = decode(strided, *tables(plan), classes, settings(6))
     assert torch.equal(got, run(arguments, np.arange(6), 6)[0])
 
 
@@ -166,15 +162,15 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     logits = torch.from_numpy(features) @ torch.from_numpy(text).T
     classes = torch.arange(6, dtype=torch.int32)
     with pytest.raises(ValueError, match="query_class must have shape"):
-        decode(logits, *tables(plan), query_class=classes[:5], num_classes=6)
+        decode(logits, *tables(plan), classes[:5], settings(6))
     with pytest.raises(ValueError, match="query_class must be int32 on cpu"):
-        decode(logits, *tables(plan), query_class=classes.long(), num_classes=6)
+        decode(logits, *tables(plan), classes.long(), settings(6))
     with pytest.raises(ValueError, match=r"tables are for 5×5 patches; the logits have 1 windows of 20$"):
-        decode(logits[:, :20], *tables(plan), query_class=classes, num_classes=6)
+        decode(logits[:, :20], *tables(plan), classes, settings(6))
     rows, _ = tables(plan)
     with pytest.raises(ValueError, match=r"columns\.band must have shape \(2, any, 32\); got \(3, 4, 4\)"):
-        decode(logits, rows, rows._replace(length=35), query_class=classes, num_classes=6)
+        decode(logits, rows, rows._replace(length=35), classes, settings(6))
     with pytest.raises(ValueError, match="labels hold 1 to 65,534 classes"):
-        decode(logits, *tables(plan), query_class=classes, num_classes=70_000)
+        decode(logits, *tables(plan), classes, settings(70_000))
     with pytest.raises(ValueError, match=r"logits is torch\.float64"):
-        decode(logits.double(), *tables(plan), query_class=classes, num_classes=6)
+        decode(logits.double(), *tables(plan), classes, settings(6))
