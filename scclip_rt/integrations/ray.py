@@ -141,7 +141,7 @@ def segment_dataset(
 
     Example:
         >>> photos = ray.data.read_binary_files("s3://bucket/photos", include_paths=True)
-        >>> segment_dataset(photos, "/mnt/vitb16.scclip", "voc.txt").write_parquet("s3://bucket/labels")
+        >>> segment_dataset(photos, "/mnt/vitb16.scclip", ["sky", "dog, puppy"]).write_parquet("s3://bucket/labels")
     """
     from ray.data import ActorPoolStrategy
 
