@@ -158,18 +158,20 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=48, help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--only", action="append", choices=CONTENDERS, help="beside segment; again for each")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
-    runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
+    names = [name for name in CONTENDERS if not CONTENDERS[name] or args.only is None or name in args.only]
+    runs: dict[str, list[Run]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as name:
         images, output = Path(name) / "images", Path(name) / "out"
         images.mkdir()
         for index in range(args.images):
             Image.fromarray(test_scene(index).image).save(images / f"{index:03}.jpg", quality=92)
         for number in range(args.rounds):
-            for contender in CONTENDERS:
+            for contender in names:
                 runs[contender].append(run(contender, images, output))
-                if number == 0 and contender == next(iter(CONTENDERS)):
+                if number == 0 and contender == names[0]:
                     expected = labels(output)
                 elif number == 0:
                     found = labels(output)

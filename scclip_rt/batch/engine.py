@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.item import Shard
 from scclip_rt.batch.ledger import Finished
-from scclip_rt.batch.worker import Progress, Setup
+from scclip_rt.batch.worker import Progress, Setup, Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,23 @@ class Failed:
 
 
 Event: TypeAlias = Progress | Finished | Failed
+
+
+def shard_events(worker: Worker, index: int, shard: Shard) -> Iterator[Event]:
+    """Do one shard; if it can't be read, take back what was told of it.
+
+    Raises:
+        ScclipError: other than of reading; no shard will go well.
+    """
+    images = errors = 0
+    try:
+        for event in worker.run(index, shard):
+            if isinstance(event, Progress):
+                images, errors = images + event.images, errors + event.errors
+            yield event
+    except BatchError as error:
+        yield Progress(images=-images, errors=-errors)
+        yield Failed(shard=index, reason=str(error))
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from scclip_rt.batch.engine import Event, Failed
+from scclip_rt.batch.engine import Event, Failed, shard_events
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.item import Shard
 from scclip_rt.batch.ledger import Finished
@@ -60,20 +60,13 @@ class LocalEngine:
         if len(workers) == 1:
             worker = Worker(setup, **workers[0])
             for index, shard in shards:
-                yield from _events(worker, index, shard)
+                yield from shard_events(worker, index, shard)
             return
         pool = _Pool(setup, workers, deque(shards))
         try:
             yield from pool.run()
         finally:
             pool.stop()
-
-
-def _events(worker: Worker, index: int, shard: Shard) -> Iterator[Event]:
-    try:
-        yield from worker.run(index, shard)
-    except BatchError as error:
-        yield Failed(shard=index, reason=str(error))
 
 
 @dataclass(slots=True)
@@ -157,7 +150,7 @@ def _work(connection: Connection, setup: Setup, options: dict[str, Any]) -> None
     try:
         worker = Worker(setup, **options)
         while True:
-            for event in _events(worker, *connection.recv()):
+            for event in shard_events(worker, *connection.recv()):
                 connection.send(event)
     except (EOFError, BrokenPipeError):
         return

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.batch.engine import Event, Failed
+from scclip_rt.batch.engine import Event, Failed, shard_events
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.item import Shard
-from scclip_rt.batch.ledger import Finished
 from scclip_rt.batch.segment_rows import SegmentRows
 from scclip_rt.batch.worker import Progress, Setup, Worker
 from scclip_rt.bundle.bundle import Bundle
@@ -236,16 +235,14 @@ class ShardActor:
         images = errors = 0
         told = time.monotonic()
         try:
-            for event in self._worker.run(index, shard):
+            for event in shard_events(self._worker, index, shard):
                 if isinstance(event, Progress):
                     images, errors = images + event.images, errors + event.errors
-                if images and (isinstance(event, Finished) or time.monotonic() - told >= 1):
+                if images and (not isinstance(event, Progress) or time.monotonic() - told >= 1):
                     yield Progress(images=images, errors=errors)
                     images, errors, told = 0, 0, time.monotonic()
-                if isinstance(event, Finished):
+                if not isinstance(event, Progress):
                     yield event
-        except BatchError as error:
-            yield Failed(shard=index, reason=str(error))
         except ScclipError as error:
             yield error
 
