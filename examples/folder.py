@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("bundle", help="bundle directory, or demo for the packaged one")
     parser.add_argument("images", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--classes", help='"sky; grass, lawn", or a file; default: the bundle\'s own')
+    parser.add_argument("--classes", help='names: "sky; grass, lawn"; default: those of the bundle')
     args = parser.parse_args()
 
     segment = Segmenter(args.bundle, classes=args.classes)

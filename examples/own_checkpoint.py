@@ -25,9 +25,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help=".pt or .safetensors, see docs/export.md")
     parser.add_argument("image", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument(
-        "--classes", default="scclip_rt/demo/classes.txt", help='"sky; grass, lawn", or a file'
-    )
+    parser.add_argument("--classes", default="grass; giraffe; tartan; sky; sand; wood")
     args = parser.parse_args()
 
     args.output.mkdir(parents=True, exist_ok=True)

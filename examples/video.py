@@ -35,7 +35,7 @@ def main() -> int:
     )
     parser.add_argument("bundle", help="bundle directory, or demo for the packaged one")
     parser.add_argument("source", help="a video file, a camera's device file, or an address")
-    parser.add_argument("--classes", help='"sky; grass, lawn", or a file; default: the bundle\'s own')
+    parser.add_argument("--classes", help='names: "sky; grass, lawn"; default: those of the bundle')
     parser.add_argument("--frames", type=int, help="stop after so many")
     parser.add_argument("--output", type=Path, help="write the overlays as a video")
     args = parser.parse_args()
