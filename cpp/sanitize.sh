@@ -22,6 +22,7 @@ export TBB_ENABLE_SANITIZERS=1 # it would load libraries with RTLD_DEEPBIND, whi
 printf 'leak:%s\n' ov::threading::CPUStreamsExecutor __TBB_internal_allocate_binding_handler tbb::detail::r1::observe \
     >"$build/lsan.supp"
 export LSAN_OPTIONS=suppressions=$build/lsan.supp:print_suppressions=0
+export SCCLIP_THREAD_IMAGES=200
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS="suppressions=$build/tsan.supp ignore_noninstrumented_modules=1 halt_on_error=1"
 # -O1: at -O2 GCC 12 takes minutes for each file that includes the JSON library.

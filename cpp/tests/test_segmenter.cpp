@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -65,7 +66,7 @@ void CheckOpenVino(const nlohmann::json& item, const ImageView& image, const Seg
         REQUIRE_MESSAGE(encoded.ok(), encoded.status().message());
         const float features = LargestGap(encoded->values, Array<float>(python["features"]));
         CHECK(features < 1e-5F);
-        const auto result = segmenter.Segment(image, options);
+        const auto result = segmenter.Decode(*encoded, options);
         REQUIRE_MESSAGE(result.ok(), result.status().message());
         const double agreement = Agreement(result->labels, Array<std::uint8_t>(python["labels"]));
         CHECK(agreement >= 0.9999);
@@ -140,7 +141,7 @@ TEST_CASE("golden cases: features, logits, confidence and labels are Python's") 
 
         SegmentOptions options = Decoding(item["options"]);
         if (item["refine"].get<bool>()) options.refine = Refinement::kPamr;
-        const auto result = segmenter.Segment(image, options);
+        const auto result = segmenter.Decode(*encoded, options);
         REQUIRE_MESSAGE(result.ok(), result.status().message());
         const double agreement = Agreement(result->labels, Array<std::uint8_t>(item["labels"]));
         CHECK(agreement >= 0.9999);
@@ -148,9 +149,11 @@ TEST_CASE("golden cases: features, logits, confidence and labels are Python's") 
         CHECK(confidence < 1e-4F);
         MESSAGE(item["name"].get<std::string>() << ": features " << features << ", logits " << logit_gap
                                                 << ", confidence " << confidence << ", labels equal " << agreement);
-        const auto again = segmenter.Decode(*encoded, options);
-        REQUIRE(again.ok());
-        CHECK(again->labels == result->labels);
+        if (options.refine == Refinement::kPamr || item["whole"].get<bool>()) {  // encoding again is most of the time
+            const auto again = segmenter.Segment(image, options);
+            REQUIRE(again.ok());
+            CHECK(again->labels == result->labels);
+        }
         CheckOpenVino(item, image, *result, options);
         if (!item.contains("official")) continue;
         const auto official = Array<std::uint8_t>(item["official"]), tied = Array<std::uint8_t>(item["tied"]);
@@ -330,7 +333,13 @@ TEST_CASE("whole images of several sizes in a batch") {
     }
 }
 
-TEST_CASE("eight threads, two hundred images each, one segmenter: the same labels") {
+/// Images of each thread; sanitize.sh asks for more.
+int ThreadImages() {
+    const char* asked = std::getenv("SCCLIP_THREAD_IMAGES");
+    return asked == nullptr ? 50 : std::atoi(asked);
+}
+
+TEST_CASE("eight threads on one segmenter give the same labels while classes change") {
     OpenOptions options;
     SUBCASE("onnxruntime") { options.backend = "onnxruntime"; }
 #if defined(SCCLIP_TEST_OPENVINO)
@@ -346,7 +355,7 @@ TEST_CASE("eight threads, two hundred images each, one segmenter: the same label
     std::vector<std::thread> threads;
     for (int t = 0; t < 8; ++t) {
         threads.emplace_back([&, t] {
-            for (int i = 0; i < 200; ++i) {
+            for (int i = 0; i < ThreadImages(); ++i) {
                 const auto result = segmenter.Segment(view(i + t));
                 wrong += !result || result->labels != expected[static_cast<std::size_t>((i + t) % 5)];
                 if (t == 0 && i % 20 == 0) wrong += !segmenter.SetVocabulary(FixturePath("small.safetensors"));

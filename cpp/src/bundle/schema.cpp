@@ -40,16 +40,16 @@ std::string Shown(const Json& value) {
 
 /// Why a value breaks one keyword that looks at nothing below it; empty if it does not.
 std::string Violates(const std::string& keyword, const Json& rule, const Json& value) {
-    const std::string got = "; got " + Shown(value);
+    const auto got = [&] { return "; got " + Shown(value); };
     if (keyword == "type") {
         const Json types = rule.is_array() ? rule : Json::array({rule});
         const bool fits =
             std::any_of(types.begin(), types.end(), [&](const Json& type) { return IsType(value, type); });
-        return fits ? "" : "must be of type " + Shown(rule) + got;
+        return fits ? "" : "must be of type " + Shown(rule) + got();
     }
-    if (keyword == "const") return value == rule ? "" : "must be " + Shown(rule) + got;
+    if (keyword == "const") return value == rule ? "" : "must be " + Shown(rule) + got();
     if (keyword == "enum") {
-        return std::find(rule.begin(), rule.end(), value) != rule.end() ? "" : "must be one of " + rule.dump() + got;
+        return std::find(rule.begin(), rule.end(), value) != rule.end() ? "" : "must be one of " + rule.dump() + got();
     }
     if (keyword == "required" && value.is_object()) {
         for (const Json& name : rule) {
@@ -57,7 +57,7 @@ std::string Violates(const std::string& keyword, const Json& rule, const Json& v
         }
     }
     if (keyword == "pattern" && value.is_string()) {
-        return Matches(value.get_ref<const std::string&>(), rule) ? "" : "must match " + Shown(rule) + got;
+        return Matches(value.get_ref<const std::string&>(), rule) ? "" : "must match " + Shown(rule) + got();
     }
     const bool sized = value.is_string() ? keyword == "minLength"
                                          : value.is_array() && (keyword == "minItems" || keyword == "maxItems");
@@ -65,57 +65,65 @@ std::string Violates(const std::string& keyword, const Json& rule, const Json& v
         const bool fits = keyword == "maxItems" ? Length(value) <= rule : Length(value) >= rule;
         return fits ? ""
                     : "must have a length of at " + std::string(keyword == "maxItems" ? "most " : "least ") +
-                          rule.dump() + got;
+                          rule.dump() + got();
     }
     if (!value.is_number()) return "";
     const double number = value, bound = rule.is_number() ? rule.get<double>() : 0;
-    if (keyword == "minimum") return number >= bound ? "" : "must be at least " + rule.dump() + got;
-    if (keyword == "maximum") return number <= bound ? "" : "must be at most " + rule.dump() + got;
-    if (keyword == "exclusiveMinimum") return number > bound ? "" : "must be above " + rule.dump() + got;
-    if (keyword == "exclusiveMaximum") return number < bound ? "" : "must be below " + rule.dump() + got;
+    if (keyword == "minimum") return number >= bound ? "" : "must be at least " + rule.dump() + got();
+    if (keyword == "maximum") return number <= bound ? "" : "must be at most " + rule.dump() + got();
+    if (keyword == "exclusiveMinimum") return number > bound ? "" : "must be above " + rule.dump() + got();
+    if (keyword == "exclusiveMaximum") return number < bound ? "" : "must be below " + rule.dump() + got();
     return "";
 }
 
-/// As JSON paths are written: a.b, and a['b.c'] for what is no plain name.
-std::string Member(const std::string& place, const std::string& name) {
+/// A member's name as JSON paths write it: b, and ['b.c'] for what is no plain name.
+std::string Step(const std::string& name) {
     static const std::regex plain("[A-Za-z][A-Za-z0-9_]*");
-    if (name.size() > 80 || !std::regex_match(name, plain)) return place + "['" + name + "']";
-    return place.empty() ? name : place + "." + name;
+    return name.size() <= 80 && std::regex_match(name, plain) ? name : "['" + name + "']";
+}
+
+/// A violation below a member or an item, seen from above.
+SchemaError Below(const std::string& step, SchemaError error) {
+    const bool joined = error.place.empty() || error.place[0] == '[';
+    error.place = step + (joined ? "" : ".") + error.place;
+    return error;
 }
 
 class Validator {
   public:
     explicit Validator(const char* schema) : root_(Json::parse(schema)) {}
 
-    std::optional<SchemaError> Check(const Json& document) const { return Check(root_, document, ""); }
+    std::optional<SchemaError> Check(const Json& document) const { return Check(root_, document); }
 
   private:
     Json root_;
 
-    std::optional<SchemaError> Check(const Json& schema, const Json& value, const std::string& place) const {
+    std::optional<SchemaError> Check(const Json& schema, const Json& value) const {
         for (const auto& [keyword, rule] : schema.items()) {
             if (std::string message = Violates(keyword, rule, value); !message.empty()) {
-                return SchemaError{place, std::move(message)};
+                return SchemaError{"", std::move(message)};
             }
         }
         if (const auto target = schema.find("$ref"); target != schema.end()) {  // "#/$defs/name"
             const Json::json_pointer pointer(target->get<std::string>().substr(1));
-            if (auto error = Check(root_.at(pointer), value, place)) return error;
+            if (auto error = Check(root_.at(pointer), value)) return error;
         }
         if (const auto choices = schema.find("oneOf"); choices != schema.end()) {
             std::optional<SchemaError> error;
             for (const Json& choice : *choices) {
-                if (!(error = Check(choice, value, place))) return std::nullopt;
+                if (!(error = Check(choice, value))) return std::nullopt;
             }
-            return SchemaError{place, "has none of the known forms; got " + Shown(value)};
+            return SchemaError{"", "has none of the known forms; got " + Shown(value)};
         }
-        return CheckParts(schema, value, place);
+        return CheckParts(schema, value);
     }
 
-    std::optional<SchemaError> CheckParts(const Json& schema, const Json& value, const std::string& place) const {
+    std::optional<SchemaError> CheckParts(const Json& schema, const Json& value) const {
         if (value.is_array() && schema.contains("items")) {
             for (std::size_t i = 0; i < value.size(); ++i) {
-                if (auto error = Check(schema["items"], value[i], place + "[" + std::to_string(i) + "]")) return error;
+                if (auto error = Check(schema["items"], value[i])) {
+                    return Below("[" + std::to_string(i) + "]", std::move(*error));
+                }
             }
         }
         if (!value.is_object()) return std::nullopt;
@@ -124,8 +132,8 @@ class Validator {
             const Json* rule = others != schema.end() ? &*others : nullptr;
             if (known != schema.end() && known->contains(name)) rule = &known->at(name);
             if (rule == nullptr) continue;
-            if (*rule == false) return SchemaError{place, "must not have " + Quote(name)};
-            if (auto error = Check(*rule, member, Member(place, name))) return error;
+            if (*rule == false) return SchemaError{"", "must not have " + Quote(name)};
+            if (auto error = Check(*rule, member)) return Below(Step(name), std::move(*error));
         }
         return std::nullopt;
     }

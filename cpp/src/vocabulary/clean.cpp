@@ -151,7 +151,7 @@ std::string Repair(const std::string& text) {
         } else if (c == 0x1B) {
             out.push_back(c);  // may begin a terminal's escape
         } else if (!IsDropped(c)) {
-            out.push_back(IsSpace(c) ? (c == 0x3000 ? U' ' : c) : c);
+            out.push_back(c);
         }
     }
     CodePoints plain;
