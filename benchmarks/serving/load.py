@@ -4,8 +4,8 @@
     python benchmarks/serving/load.py --bundle vitb16.scclip --images 12 --rounds 2
 
 In each round every contender gets the same images in turn: `Segmenter` called for one after the other, its `stream`,
-`scclip serve`, and an endpoint that handles one request at a time (benchmarks/serving/naive.py; LitServe with
-`--litserve`). Caches are off. Before the clock, every label map that comes over the wire is compared with Python's.
+`scclip serve`, and an endpoint that handles one request at a time (benchmarks/serving/naive.py). Caches are off.
+Before the clock, every label map that comes over the wire is compared with Python's.
 Ratios are of medians over rounds; on a busy machine only they mean something.
 """
 
@@ -95,30 +95,23 @@ async def post_all(to: Server, bodies: Sequence[bytes], *, clients: int) -> list
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
         for index in left:
-            replies[index] = await post(reader, writer, bodies[index], form=to.name == "litserve")
+            replies[index] = await post(reader, writer, bodies[index])
         writer.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return [reply for reply in replies if reply is not None]
 
 
-async def post(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, *, form: bool = False
-) -> Reply:
+async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> Reply:
     """One request on an open connection. A client of few lines: it must not take the cores that the server needs."""
     start = time.perf_counter()
-    kind = "image/jpeg"
-    if form:
-        kind = "multipart/form-data; boundary=--b"
-        part = b'Content-Disposition: form-data; name="image"; filename="a.jpg"'
-        body = b"----b\r\n" + part + b"\r\n\r\n" + body + b"\r\n----b--\r\n"
-    head = (
-        f"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    length = f"Content-Length: {len(body)}"
+    head = f"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n{length}\r\n\r\n"
     writer.write(head.encode() + body)
     lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-    answer = await reader.readexactly(length)
+    answer = await reader.readexactly(
+        next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+    )
     return Reply(int(lines[0].split()[1]), time.perf_counter() - start, answer)
 
 
@@ -228,7 +221,6 @@ def main() -> None:
     parser.add_argument(
         "--overload", type=float, default=8.0, help="seconds of overload, 0: none (%(default)s)"
     )
-    parser.add_argument("--litserve", action="store_true", help="LitServe, too (pip install litserve)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     files = pictures(args.images, tuple(args.size))
@@ -240,11 +232,9 @@ def main() -> None:
         command = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes, "--port", str(port)]
         command += ["--cache-mb", "0", "--no-access-log"]
         servers.append(stack.enter_context(server("serve", command, port, files[0])))
-        for name in ("fastapi", *(["litserve"] if args.litserve else [])):
-            port = free_port()
-            file = "naive.py" if name == "fastapi" else f"naive_{name}.py"
-            script = [sys.executable, str(HERE / file), args.bundle, str(port)]
-            servers.append(stack.enter_context(server(name, script, port, files[0])))
+        port = free_port()
+        script = [sys.executable, str(HERE / "naive.py"), args.bundle, str(port)]
+        servers.append(stack.enter_context(server("fastapi", script, port, files[0])))
         for each in servers:
             check(segment, each, files)
         found = rates(args, segment, servers, files)

@@ -61,7 +61,7 @@ def labels_png(result: Segmentation) -> bytes:
 
 def overlay_png(result: Segmentation, *, legend: bool = True) -> bytes:
     """The picture under the classes' colours."""
-    return _png(Image.fromarray(result.overlay(legend=legend)))
+    return _png(Image.fromarray(result.overlay(legend=legend)), compress_type=zlib.Z_DEFAULT_STRATEGY)
 
 
 def confidence_png(confidence: NDArray[np.float32]) -> bytes:

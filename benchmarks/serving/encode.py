@@ -1,0 +1,111 @@
+"""What writing a label map costs: PNG by several settings, run lengths, raw; beside the decoding that made it.
+
+    python benchmarks/serving/encode.py [--size 4000 3000] [--json table.json]
+
+The map is the demo model's of a rendered scene, at the size of a 12-megapixel photo; a noisy map (every tenth pixel of
+another class) stands for the worst case. Times are medians, in turn; the gate is that every PNG reads back equal.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from scclip_rt import Segmenter
+from scclip_rt.demo.scenes import test_scene
+from scclip_rt.formats.rle import coco_masks
+from scclip_rt.segmentation import Segmentation
+from scclip_rt.serving.render import json_bytes, labels_png, segments
+
+
+def pillow(labels: NDArray[np.uint8], level: int, strategy: int) -> bytes:
+    stream = io.BytesIO()
+    image = Image.fromarray(labels)
+    image.putpalette(bytes(768))
+    image.save(stream, format="PNG", compress_level=level, compress_type=strategy)
+    return stream.getvalue()
+
+
+def opencv(labels: NDArray[np.uint8], level: int, strategy: int) -> bytes:
+    options = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_STRATEGY, strategy]
+    return bytes(cv2.imencode(".png", labels, options)[1])
+
+
+def writers(result: Segmentation) -> dict[str, Callable[[], bytes]]:
+    """Name → what makes the bytes."""
+    labels = result.labels
+    return {
+        "served PNG": lambda: labels_png(result),
+        "Pillow, level 6 (its default)": lambda: pillow(labels, 6, zlib.Z_DEFAULT_STRATEGY),
+        "Pillow, level 1": lambda: pillow(labels, 1, zlib.Z_DEFAULT_STRATEGY),
+        "Pillow, level 1, run lengths": lambda: pillow(labels, 1, zlib.Z_RLE),
+        "Pillow, level 1, Huffman only": lambda: pillow(labels, 1, zlib.Z_HUFFMAN_ONLY),
+        "OpenCV, level 1, run lengths (grey)": lambda: opencv(labels, 1, cv2.IMWRITE_PNG_STRATEGY_RLE),
+        "COCO run lengths, all classes": lambda: "".join(mask.counts for mask in coco_masks(labels)).encode(),
+        "served JSON": lambda: json_bytes({"segments": segments(result, boxes=True)}),
+        "raw": labels.tobytes,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(4000, 3000), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    segment = Segmenter("demo")
+    picture = np.array(Image.fromarray(test_scene(0).image).resize(tuple(args.size)))
+    encoded = segment.encode(picture)
+    smooth = segment.decode(encoded)
+    noisy = smooth.labels.copy()
+    rng = np.random.default_rng(0)
+    noisy[rng.random(noisy.shape) < 0.1] = rng.integers(0, 24)
+    decode = statistics.median(timed(lambda: segment.decode(encoded)) for _ in range(args.rounds))
+    table = {"decode": {"seconds": decode}}
+    for kind, result in (
+        ("model's map", smooth),
+        ("noisy map", Segmentation(labels=noisy, classes=smooth.classes, unlabelled=smooth.unlabelled)),
+    ):
+        made = writers(result)
+        for name, write in made.items():
+            if "PNG" in name or "Pillow" in name or "OpenCV" in name:
+                read = np.array(Image.open(io.BytesIO(write())))
+                if not np.array_equal(read, result.labels):
+                    sys.exit(f"{name} does not read back")
+        times: dict[str, list[float]] = {name: [] for name in made}
+        for _ in range(args.rounds):
+            for name, write in made.items():
+                times[name].append(timed(write))
+        for name, write in made.items():
+            table[f"{kind}: {name}"] = {
+                "seconds": statistics.median(times[name]),
+                "over_decode": statistics.median(times[name]) / decode,
+                "bytes": len(write()),
+            }
+    for name, row in table.items():
+        size = f"{row['bytes'] / 1e6:8.2f} MB" if "bytes" in row else ""
+        print(f"{name:48} {1000 * row['seconds']:8.1f} ms {row.get('over_decode', 1):6.2f} × decode {size}")
+    if args.json is not None:
+        args.json.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
