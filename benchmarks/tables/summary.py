@@ -308,24 +308,26 @@ def tables(results: Path) -> dict[str, str]:
 
 
 SECTIONS = (
-    ("One 375×500 photo, beside the naive eager baseline", "photo", "bench-photo.png"),
-    ("What the libraries multiply at, alone, in the same rounds", "limits", None),
-    ("What calibration costs: the encoder against the plain one, in pairs", "calibration", None),
-    ("Quality against time: the demo model on held-out scenes", "pareto", "bench-pareto.png"),
-    ("Int8: methods compared", "int8", None),
-    ("Growth with queries", "queries", "bench-growth.png"),
-    ("Growth with the image", "images", None),
-    ("Growth with windows", "windows", None),
-    ("10,000 queries on a 4K photo", "large", None),
-    ("Batch", "batch", None),
-    ("Threads", "threads", None),
+    ("ViT-B/16: one 375×500 photo, beside the naive eager baseline", "photo", "bench-photo.png"),
+    ("ViT-B/16: what the libraries multiply its products at, alone, in the same rounds", "limits", None),
+    ("ViT-B/16: what calibration costs, the encoder against the plain one, in pairs", "calibration", None),
+    ("Demo model: quality against time, on held-out scenes", "pareto", "bench-pareto.png"),
+    ("Demo model and ViT-B/16: int8 methods compared", "int8", None),
+    ("ViT-B/16: growth with queries", "queries", "bench-growth.png"),
+    ("ViT-B/16: growth with the image", "images", None),
+    ("ViT-B/16: growth with windows", "windows", None),
+    ("ViT-B/16: 10,000 queries on a 4K photo", "large", None),
+    ("ViT-B/16: batch", "batch", None),
+    ("ViT-B/16: threads", "threads", None),
 )
 
 
 def measurements(made: dict[str, str]) -> str | None:
     """The text of docs/measurements.md: a section for each table, profiles last; None without any."""
     profiles = tuple(
-        (f"Time by operator: {n.removeprefix('profile-')}", n, None) for n in made if n.startswith("profile-")
+        (f"ViT-B/16: time by operator, {n.removeprefix('profile-')}", n, None)
+        for n in made
+        if n.startswith("profile-")
     )
     shown = [section for section in (*SECTIONS, *profiles) if section[1] in made]
     if not shown:
@@ -333,7 +335,7 @@ def measurements(made: dict[str, str]) -> str | None:
     parts = [
         "# Measurements",
         "`python -m benchmarks.tables.summary` writes this page from benchmarks/results. [Benchmark](performance.md) "
-        "says how to read it. The model is a ViT-B/16 with synthetic weights, unless a heading or a row names another.",
+        "says how to read it. The ViT-B/16 has synthetic weights, which cost what real ones do.",
     ]
     parts += [made["machine"]] if "machine" in made else []
     for title, name, image in shown:

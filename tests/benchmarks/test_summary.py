@@ -236,7 +236,7 @@ def test_measurements_have_a_section_for_each_table_and_none_without(results: Pa
     assert text is not None
     for name in ("photo", "limits", "calibration", "pareto", "queries", "windows"):
         assert made[name] in text
-    assert "## Threads" not in text
+    assert "threads" not in text
     assert "a processor, 2 cores" in text
     assert summary.measurements({}) is None
 
