@@ -36,7 +36,10 @@ def plan_shards(inputs: Sequence[str | os.PathLike[str]], options: InputOptions)
     """
     if options.shard_size < 1:
         raise OptionError(f"a shard has at least one image; got {options.shard_size}")
-    found = list(dict.fromkeys(path for argument in inputs for path in _expand(os.fspath(argument))))
+    # Absolute: workers on other machines start in other folders.
+    found = list(
+        dict.fromkeys(path.absolute() for argument in inputs for path in _expand(os.fspath(argument)))
+    )
     kinds = {_CONTAINERS.get(path.suffix.lower(), _IMAGES) for path in found}
     if len(kinds) > 1:
         raise BatchError(f"the input mixes {' and '.join(sorted(kinds))}; run them one after the other")

@@ -15,7 +15,7 @@ from scclip_rt.batch.item import InputOptions, Shard
 from scclip_rt.batch.ledger import FOLDER, Finished, Ledger
 from scclip_rt.batch.local import LocalEngine
 from scclip_rt.batch.plan import plan_shards
-from scclip_rt.batch.worker import Progress, Setup
+from scclip_rt.batch.worker import Progress, Setup, bundle_anywhere
 from scclip_rt.batch.writers import WRITERS, Labelling
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.decode.plan import label_type
@@ -129,7 +129,7 @@ def run_batch(
         with atomic_path(output / FOLDER / "classes.json", force=True) as temporary:
             temporary.write_text(labelling.json() + "\n", "utf-8")
         setup = Setup(
-            bundle=os.fspath(job.bundle),
+            bundle=bundle_anywhere(job.bundle),
             vocabulary=vocabulary,
             output=output.absolute(),
             format=job.format,

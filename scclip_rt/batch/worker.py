@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,16 @@ from scclip_rt.batch.item import Shard
 from scclip_rt.batch.ledger import Finished, Ledger
 from scclip_rt.batch.rows import segment_items
 from scclip_rt.batch.writers import WRITERS, Labelling
+from scclip_rt.bundle.bundle import DEMO_NAME
 
 if TYPE_CHECKING:
     from scclip_rt.vocabulary.file import Vocabulary
+
+
+def bundle_anywhere(bundle: str | os.PathLike[str]) -> str:
+    """What a worker that starts in another folder is to open: an absolute path, or a name that is none."""
+    name = os.fspath(bundle)
+    return str(Path(name).absolute()) if name != DEMO_NAME and os.path.lexists(name) else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

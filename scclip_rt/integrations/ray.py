@@ -18,7 +18,7 @@ from scclip_rt.batch.engine import Event, Failed, shard_events
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.item import Shard
 from scclip_rt.batch.segment_rows import SegmentRows
-from scclip_rt.batch.worker import Progress, Setup, Worker
+from scclip_rt.batch.worker import Progress, Setup, Worker, bundle_anywhere
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OptionError, ScclipError
 from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
@@ -162,7 +162,7 @@ def segment_dataset(
     _tell_if_busy(plan)
     return dataset.map_batches(
         SegmentRows,
-        fn_constructor_args=(os.fspath(bundle),),
+        fn_constructor_args=(bundle_anywhere(bundle),),
         fn_constructor_kwargs=arguments,
         batch_size=batch_size,
         compute=ActorPoolStrategy(size=plan.actors),

@@ -67,6 +67,16 @@ def test_a_folder_may_hold_containers_instead(tmp_path: Path) -> None:
     assert [item.key for item in items(plan(tmp_path))] == ["1", "2"]
 
 
+def test_relative_inputs_are_found_from_another_folder(
+    folder: Path, encoded: list[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    shards = plan("photos")
+    monkeypatch.chdir(tmp_path)
+    assert [content(item) for item in items(shards)] == encoded
+    assert [item.key for item in items(shards)][:2] == ["000", "001"]
+
+
 def test_a_list_names_files_relative_to_its_folder(folder: Path) -> None:
     listing = folder.parent / "list.txt"
     listing.write_text("photos/sub/005.jpg\n\nphotos/000.jpg\n")
