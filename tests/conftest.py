@@ -106,7 +106,7 @@ def micro_bundle(
 def _micro_clip(micro_state: dict[str, Tensor]) -> torch.nn.Module:
     from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 
-    architecture, _ = infer_architecture(micro_state, {})
+    architecture, _ = infer_architecture(micro_state)
     return build_clip(architecture, micro_state)
 
 

@@ -47,7 +47,7 @@ def _naive_labels(checkpoint: Path, photo: np.ndarray, segmenter: Segmenter) -> 
     from scclip_export.checkpoint.read import load_checkpoint
 
     state = load_checkpoint(checkpoint).state
-    architecture, _ = infer_architecture(state, {})
+    architecture, _ = infer_architecture(state)
     naive = NaiveScclip(clip=build_clip(architecture, state), pre=8, post=3, multi=(3, 10), res_cls=0.3)
     vocabulary = segmenter.vocabulary
     return naive.segment(photo, torch.from_numpy(vocabulary.embeddings), list(vocabulary.query_class))

@@ -29,7 +29,7 @@ class NaiveContender:
         self._bundle = Bundle.open(case.bundle)
         folder = Path(case.bundle)
         loaded = load_checkpoint(checkpoint(folder.stem, folder.parent))
-        architecture, _ = infer_architecture(loaded.state, loaded.hints)
+        architecture, _ = infer_architecture(loaded.state, loaded.claims)
         c = calibration_for(architecture.layers, architecture.patch_size)
         self._naive = NaiveScclip(
             clip=build_clip(architecture, loaded.state),

@@ -138,6 +138,7 @@ def build_manifest(
             "pretrained": model.pretrained,
             "checkpoint_sha256": model.checkpoint.sha256,
             **{key: value for key, value in asdict(a).items() if key != "layer_scale"},
+            "sources": dict(model.sources),
             "assumptions": list(model.assumptions),
         },
         "calibration": {"method": method, **(asdict(calibration) if method == "scclip" else {})},

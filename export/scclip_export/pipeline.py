@@ -84,6 +84,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     if {"int8", "fp8"} & set(config.precisions) and config.int8.images is not None:
         image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
     model = load_model(config.source, progress)
+    model.require_activation()
     plan = _plan(config, model)
     check_replaceable_folder(plan.output, force=config.force, own=is_bundle)
     with (
@@ -170,7 +171,7 @@ def _calibration(config: ExportConfig, model: LoadedModel) -> CalibrationConfig:
             f"--calibration {config.method} has no parameters; got {', '.join(config.calibration)}"
         )
     base = calibration_for(model.architecture.layers, model.architecture.patch_size)
-    stored = model.checkpoint.hints.get("calibration")
+    stored = model.checkpoint.calibration
     if stored:
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()

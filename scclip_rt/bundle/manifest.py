@@ -84,7 +84,8 @@ class TextEncoderSpec(GraphSpec):
 class ModelSpec:
     """The checkpoint a bundle was exported from. `assumptions` lists what no tensor of it told.
 
-    `mlp_width` is None in bundles that don't tell it.
+    `mlp_width` is None in bundles that don't tell it. `sources` says of heads, activation, mean, std and others who told
+    it; a guess begins with "assumed". It is None in bundles from before that was recorded.
     """
 
     backbone: str | None
@@ -100,6 +101,7 @@ class ModelSpec:
     activation: str
     assumptions: tuple[str, ...]
     mlp_width: int | None = None
+    sources: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

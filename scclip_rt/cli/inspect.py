@@ -180,6 +180,7 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
                 f"{model.layers} blocks, {model.heads} heads, width {model.width}, embeddings {model.embed_dim}",
             ),
             ("checkpoint", f"SHA-256 {model.checkpoint_sha256}"),
+            *_settings(bundle),
             *(("assumed", assumption) for assumption in model.assumptions),
             ("calibration", _pairs(manifest.calibration)),
             ("images", _preprocessing(bundle)),
@@ -199,6 +200,27 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
     yield "files"
     rows = [(name, _size(spec.bytes), spec.sha256[:16]) for name, spec in sorted(manifest.files.items())]
     yield from _table(rows)
+
+
+def _settings(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """What no tensor tells, and who told it; a bundle that does not know is told how to find out."""
+    model, images, sources = bundle.model, bundle.preprocessing, bundle.model.sources
+    values: dict[str, object] = {
+        "mean": images.mean,
+        "std": images.std,
+        "activation": model.activation,
+        "heads": model.heads,
+    }
+    for name, value in values.items():
+        shown = "[" + ", ".join(f"{number:.3f}" for number in value) + "]" if isinstance(value, tuple) else value
+        yield name, f"{shown} ({'not recorded' if sources is None else sources.get(name, 'not recorded')})"
+    if sources is None:
+        yield (
+            "to check",
+            "where these came from was not recorded yet. Export the checkpoint again and compare: with the model's name "
+            "(--backbone, or --model and --pretrained), scclip-export takes them from open_clip's table and refuses what "
+            "contradicts it",
+        )
 
 
 def _choices(bundle: Bundle) -> Iterator[str]:

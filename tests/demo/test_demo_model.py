@@ -50,7 +50,7 @@ def test_the_exporter_reads_the_same_model(path, loaded):
     model, index, calibration = loaded
     exported = load_model(Source(checkpoint=path), progress=lambda _: None)
     assert exported.architecture.heads == model.visual.transformer.resblocks[0].attn.num_heads
-    assert exported.checkpoint.hints["calibration"]["cls_residual"] == calibration["cls_residual"]
+    assert exported.checkpoint.calibration["cls_residual"] == calibration["cls_residual"]
     state = exported.clip.state_dict()
     for name, value in model.state_dict().items():
         if name == "token_embedding.weight":

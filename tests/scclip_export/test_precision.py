@@ -49,7 +49,7 @@ MARK, TARGET, NEURON = 5, 77, 0
 def build_clip(state: dict[str, Tensor]) -> torch.nn.Module:
     from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 
-    return build_clip(infer_architecture(state, {})[0], state)
+    return build_clip(infer_architecture(state)[0], state)
 
 
 def last_norms(state: dict[str, Tensor]) -> Tensor:

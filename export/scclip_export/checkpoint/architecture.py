@@ -2,23 +2,32 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from torch import Tensor
+from open_clip.transformer import QuickGELU
+from torch import Tensor, nn
 
-from scclip_export.checkpoint.backbones import ACTIVATION_BY_WIDTH, HEADS_BY_WIDTH
+from scclip_export.checkpoint.settings import Claim, Value, settle
 from scclip_export.errors import CheckpointError, ExportError
+from scclip_export.model.calibration import CLIP_MEAN, CLIP_STD
 
-Activation = Literal["quickgelu", "gelu"]
+Activation = Literal["quickgelu", "gelu", "gelu_tanh"]
+
+# What has to be assumed where nobody tells: image heads by width, as the known models have them.
+_HEADS_BY_WIDTH = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+_TENSORS = "the tensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """The shape of a CLIP ViT; lengths in tokens, sizes in pixels."""
+    """The shape of a CLIP ViT; lengths in tokens, sizes in pixels.
+
+    What has a default is CLIP's own where no configuration says otherwise.
+    """
 
     width: int
     layers: int
@@ -34,76 +43,66 @@ class Architecture:
     vocab_size: int
     context_length: int
     activation: Activation
-    layer_scale: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What the user or a table says of the things no tensor tells; None leaves it to the checkpoint's hints."""
-
-    heads: int | None = None
-    text_heads: int | None = None
-    activation: Activation | None = None
+    text_activation: Activation
+    norm_eps: float = 1e-5
+    text_norm_eps: float = 1e-5
+    causal: bool = True  # whether a text token sees only those before it
+    text_pool: Literal["argmax", "first", "last"] = "argmax"  # argmax: the end token, whose id is the highest
+    ln_pre: bool = True
+    layer_scale: bool = False
 
 
 def infer_architecture(
-    state: Mapping[str, Tensor], hints: Mapping[str, Any], choices: tuple[Choice, ...] = ()
-) -> tuple[Architecture, list[str]]:
+    state: Mapping[str, Tensor], claims: Iterable[Claim] = ()
+) -> tuple[Architecture, dict[str, Claim]]:
     """Read the architecture off a state dict in OpenAI's layout.
 
     Args:
         state: float32 tensors.
-        hints: what the checkpoint's configuration says, see `Checkpoint.hints`.
-        choices: who decides on heads and activation, the first that has an opinion wins; then come the hints, then the
-            table row of that width, then width / 64 heads and QuickGELU.
+        claims: what is said of the settings that no tensor tells, and of those that tensors do.
 
     Returns:
-        The architecture, and one line for each thing that had to be assumed.
+        The architecture, and for each setting the claim that holds. A source that begins with "assumed" is a guess.
 
     Raises:
         CheckpointError: a tensor is missing or has an impossible shape.
+        ExportError: claims contradict each other or the tensors.
     """
     sizes = read_sizes(state)
-    assumptions: list[str] = []
-    told = [
-        *choices,
-        Choice(
-            heads=hints.get("heads"), text_heads=hints.get("text_heads"), activation=hints.get("activation")
-        ),
-    ]
-    heads = _first(told, "heads")
-    if heads is None:
-        heads, why = _assumed_heads(sizes["width"])
-        assumptions.append(f"image heads: {heads} ({why}); --heads changes it")
-    text_heads = _first(told, "text_heads")
-    if text_heads is None:
-        text_heads = max(sizes["text_width"] // 64, 1)
-        assumptions.append(f"text heads: {text_heads} (width / 64); --text-heads changes it")
-    activation = _first(told, "activation")
-    if activation is None:
-        activation = ACTIVATION_BY_WIDTH.get(sizes["width"], "quickgelu")
-        assumptions.append(f"activation: {activation}; --activation quickgelu|gelu changes it")
-    for flag, count, width in (
-        ("--heads", heads, sizes["width"]),
-        ("--text-heads", text_heads, sizes["text_width"]),
-    ):
-        if count < 1 or width % count:
-            raise ExportError(f"{flag} {count} does not divide the width {width}")
-    layer_scale = "visual.transformer.resblocks.0.ls_1.gamma" in state
-    architecture = Architecture(
-        **sizes, heads=heads, text_heads=text_heads, activation=activation, layer_scale=layer_scale
+    told = {**sizes, "ln_pre": "visual.ln_pre.weight" in state}
+    settled = settle(
+        [
+            *(Claim(setting=name, value=value, source=_TENSORS) for name, value in told.items()),
+            *claims,
+            *_assumptions(sizes),
+        ]
     )
-    return architecture, assumptions
+    # One activation for both towers, unless the text tower's is told.
+    settled.setdefault("text_activation", replace(settled["activation"], setting="text_activation"))
+    for setting, width in (("heads", sizes["width"]), ("text_heads", sizes["text_width"])):
+        claim = settled[setting]
+        if not isinstance(claim.value, int) or claim.value < 1 or width % claim.value:
+            raise ExportError(f"{claim.source}: {claim.value} {setting.replace('_', ' ')} do not divide the width {width}")
+    names = {field.name for field in fields(Architecture)}
+    values: dict[str, Any] = {name: claim.value for name, claim in settled.items() if name in names}
+    layer_scale = "visual.transformer.resblocks.0.ls_1.gamma" in state
+    return Architecture(**values, layer_scale=layer_scale), settled
 
 
-def _first(told: list[Choice], name: str) -> Any:
-    return next((value for choice in told if (value := getattr(choice, name)) is not None), None)
-
-
-def _assumed_heads(width: int) -> tuple[int, str]:
-    if width in HEADS_BY_WIDTH:
-        return HEADS_BY_WIDTH[width], f"as the known models of width {width}"
-    return max(width // 64, 1), "width / 64"
+def _assumptions(sizes: Mapping[str, int]) -> list[Claim]:
+    """What gives way to any claim: CLIP's usual heads, QuickGELU and the normalisation of OpenAI's training."""
+    width = sizes["width"]
+    known = f"assumed, as the known models of width {width}" if width in _HEADS_BY_WIDTH else "assumed, width / 64"
+    values: list[tuple[str, Value, str]] = [
+        ("heads", _HEADS_BY_WIDTH.get(width, max(width // 64, 1)), known),
+        ("text_heads", max(sizes["text_width"] // 64, 1), "assumed, width / 64"),
+        ("activation", "quickgelu", "assumed, as OpenAI's models"),
+        ("mean", CLIP_MEAN, "assumed, as OpenAI's models"),
+        ("std", CLIP_STD, "assumed, as OpenAI's models"),
+    ]
+    return [
+        Claim(setting=setting, value=value, source=source, firm=False) for setting, value, source in values
+    ]
 
 
 def read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -159,27 +158,11 @@ def build_clip(architecture: Architecture, state: Mapping[str, Tensor]) -> CLIP:
         CheckpointError: tensors are missing, left over, or of another shape.
     """
     a = architecture
-    scale = 1.0 if a.layer_scale else None
-    vision = CLIPVisionCfg(
-        layers=a.layers,
-        width=a.width,
-        head_width=a.width // a.heads,
-        mlp_ratio=a.mlp_width / a.width,
-        patch_size=a.patch_size,
-        image_size=a.image_size,
-        ls_init_value=scale,
-    )
-    text = CLIPTextCfg(
-        context_length=a.context_length,
-        vocab_size=a.vocab_size,
-        width=a.text_width,
-        heads=a.text_heads,
-        layers=a.text_layers,
-        mlp_ratio=a.text_mlp_width / a.text_width,
-        ls_init_value=scale if "transformer.resblocks.0.ls_1.gamma" in state else None,
-    )
     with torch.device("meta"):
-        model = CLIP(a.embed_dim, vision, text, quick_gelu=a.activation == "quickgelu")
+        model = CLIP(a.embed_dim, _vision_config(a), _text_config(a, state))
+    for tower, activation in ((model.visual.transformer, a.activation), (model.transformer, a.text_activation)):
+        for block in tower.resblocks:
+            block.mlp.gelu = _activation(activation)
     weights = dict(state)
     weights.setdefault("logit_scale", torch.tensor(100.0).log())
     weights["logit_scale"] = weights["logit_scale"].reshape(())
@@ -189,8 +172,45 @@ def build_clip(architecture: Architecture, state: Mapping[str, Tensor]) -> CLIP:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the checkpoint's tensors do not fit a CLIP ViT: {' '.join(lines)}") from error
-    model.register_buffer("attn_mask", None, persistent=False)  # the meta mask; the text graph builds its own
+    # Off the meta device; the text graph builds its own.
+    mask = torch.full((a.context_length, a.context_length), float("-inf")).triu_(1) if a.causal else None
+    model.register_buffer("attn_mask", mask, persistent=False)
     return model.eval().requires_grad_(False)
+
+
+def _vision_config(a: Architecture) -> CLIPVisionCfg:
+    return CLIPVisionCfg(
+        layers=a.layers,
+        width=a.width,
+        head_width=a.width // a.heads,
+        mlp_ratio=a.mlp_width / a.width,
+        patch_size=a.patch_size,
+        image_size=a.image_size,
+        no_ln_pre=not a.ln_pre,
+        ls_init_value=1.0 if a.layer_scale else None,
+        norm_kwargs={"eps": a.norm_eps},
+    )
+
+
+def _text_config(a: Architecture, state: Mapping[str, Tensor]) -> CLIPTextCfg:
+    return CLIPTextCfg(
+        context_length=a.context_length,
+        vocab_size=a.vocab_size,
+        width=a.text_width,
+        heads=a.text_heads,
+        layers=a.text_layers,
+        mlp_ratio=a.text_mlp_width / a.text_width,
+        ls_init_value=1.0 if "transformer.resblocks.0.ls_1.gamma" in state else None,
+        no_causal_mask=not a.causal,
+        pool_type=a.text_pool,
+        norm_kwargs={"eps": a.text_norm_eps},
+    )
+
+
+def _activation(name: Activation) -> nn.Module:
+    if name == "quickgelu":
+        return QuickGELU()
+    return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
 
 
 def _check_names(model: CLIP, state: Mapping[str, Tensor]) -> None:

@@ -32,17 +32,6 @@ BACKBONES: dict[str, Backbone] = {
     "vitbigg14": Backbone("ViT-bigG-14", "laion2b_s39b_b160k"),
 }
 
-# What no tensor tells, by the width of the image tower, for a checkpoint that comes without a configuration.
-HEADS_BY_WIDTH: dict[int, int] = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-ACTIVATION_BY_WIDTH: dict[int, str] = {
-    768: "quickgelu",
-    1024: "quickgelu",
-    1280: "gelu",
-    1408: "gelu",
-    1664: "gelu",
-}
-
-
 def backbone(name: str) -> Backbone:
     """Return the row of `name`.
 
@@ -60,10 +49,10 @@ def backbone(name: str) -> Backbone:
 
 
 def model_config(architecture: str) -> dict[str, Any]:
-    """Return open_clip's configuration of a plain CLIP ViT.
+    """Return open_clip's configuration of a model.
 
     Raises:
-        ExportError: open_clip has no such architecture, or it is not CLIP's own ViT and text transformer.
+        ExportError: open_clip has no such architecture.
     """
     import open_clip
 
@@ -74,16 +63,42 @@ def model_config(architecture: str) -> dict[str, Any]:
         ]
         hint = f" Similar: {', '.join(similar[:8])}" if similar else ""
         raise ExportError(f"open_clip has no model {architecture!r}.{hint}")
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if vision.get("timm_model_name"):
-        raise ExportError(
-            f"{architecture!r} is a timm model ({vision['timm_model_name']}); SC-CLIP calibrates CLIP's own ViT. "
-            f"Use one of --backbone {', '.join(BACKBONES)}"
-        )
-    if not isinstance(vision["layers"], int):
-        raise ExportError(f"{architecture!r} is a ResNet; SC-CLIP needs a ViT")
-    if text.get("hf_model_name") or text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs"):
-        raise ExportError(
-            f"{architecture!r} does not use CLIP's own text transformer and tokenizer; the bundle carries only these"
-        )
+    return dict(config)
+
+
+def is_published_width(width: int) -> bool:
+    """Whether open_clip has a plain ViT of this width: then its weights exist with either activation."""
+    import open_clip
+
+    configs = (open_clip.get_model_config(name) for name in open_clip.list_models())
+    towers = (config["vision_cfg"] for config in configs if config)
+    return any(tower.get("width") == width and isinstance(tower.get("layers"), int) for tower in towers)
+
+
+def pretrained_config(architecture: str, tag: str) -> dict[str, Any]:
+    """Return open_clip's description of trained weights: where they are, mean, std, perhaps `quick_gelu`.
+
+    Raises:
+        ExportError: open_clip has no such weights of this architecture.
+    """
+    import open_clip
+
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
+    if not config:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise ExportError(f"open_clip has no weights {tag!r} for {architecture}; it has: {tags}")
     return config
+
+
+def weights_with_hash(sha256: str) -> tuple[str, str] | None:
+    """Return the open_clip names (architecture, tag) of a file with this SHA-256, if its address tells it.
+
+    OpenAI's addresses hold the whole hash, open_clip's own releases the first eight digits.
+    """
+    from open_clip import get_pretrained_url, list_pretrained
+
+    for architecture, tag in list_pretrained():
+        address = get_pretrained_url(architecture, tag)
+        if f"/{sha256}/" in address or address.endswith(f"-{sha256[:8]}.pt"):
+            return architecture, tag
+    return None

@@ -24,7 +24,7 @@ examples:
   scclip-export --backbone vitl14 --checkpoint ViT-L-14.pt --output large.scclip
       the same from a file, without a download
   scclip-export --checkpoint model.safetensors --output mine.scclip
-      sizes from the tensors; heads and activation from config.json or the file's metadata
+      sizes from the tensors; heads, activation, mean and std from the configurations beside it or its metadata
   scclip-export --backbone vitb16 --dynamic-grid --image-size 336x448
       add encoders for whole images (scclip segment --whole-image)
   scclip-export --bundle vitb16.scclip --tensorrt-rtx --compute-capability 8.6,8.9
@@ -55,6 +55,14 @@ def _layer_range(text: str) -> tuple[int, int]:
             f"expected A:B, two block indices (B exclusive); got {text!r}"
         ) from None
     return start, end
+
+
+def _colour(text: str) -> tuple[float, ...]:
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected R,G,B, such as 0.5,0.5,0.5; got {text!r}") from None
+    return red, green, blue
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -93,12 +101,21 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="read the weights from FILE, no download: OpenAI's .pt, a state dict (.pt, .safetensors) in OpenAI's or "
-        "open_clip's layout, or a Hugging Face CLIP model.safetensors",
+        help="read the weights from FILE, no download: OpenAI's .pt, a state dict (.pt, .safetensors) in OpenAI's, "
+        "open_clip's or Hugging Face's layout, an index of shards, or a folder (docs/checkpoints.md)",
     )
     group.add_argument("--heads", type=int, metavar="N", help="attention heads of the image tower")
     group.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
-    group.add_argument("--activation", choices=("quickgelu", "gelu"), help="activation of both towers' MLPs")
+    group.add_argument(
+        "--activation", choices=("quickgelu", "gelu", "gelu_tanh"), help="activation of both towers' MLPs"
+    )
+    for name in ("mean", "std"):
+        group.add_argument(
+            f"--{name}",
+            type=_colour,
+            metavar="R,G,B",
+            help=f"the training's {name} of each channel: fractions, or in 0..255 units",
+        )
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +268,8 @@ def _run(args: argparse.Namespace) -> int:
             heads=args.heads,
             text_heads=args.text_heads,
             activation=args.activation,
+            mean=args.mean,
+            std=args.std,
         ),
         output=args.output,
         force=args.force,

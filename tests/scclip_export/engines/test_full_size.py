@@ -34,7 +34,7 @@ BLOCKS = {"vitb16": 12, "vitl14": 24}
 def write(architecture: str, precision: str, path: Path) -> EncoderSpec:
     """Trace an encoder with synthetic weights, windows of 224 pixels."""
     state = {name: torch.from_numpy(np.array(value)) for name, value in clip_state_dict(architecture).items()}
-    found, _ = infer_architecture(state, {})
+    found, _ = infer_architecture(state)
     side = found.image_size // found.patch_size
     encoder = CalibratedEncoder(
         build_clip(found, state).visual,

@@ -1,6 +1,5 @@
 """Every layout a CLIP checkpoint comes in gives the same tensors; what is not one is refused in one line."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,91 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from stand_ins.layouts import custom_text, hugging_face, save_torchscript
 from scclip_export.checkpoint.read import load_checkpoint
 from scclip_export.errors import CheckpointError
 
 State = dict[str, Tensor]
-
-
-def hugging_face(state: State) -> State:
-    """The micro checkpoint in transformers' CLIPModel layout."""
-    out: State = {
-        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
-        "vision_model.embeddings.position_ids": torch.arange(197)[None],
-        "visual_projection.weight": state["visual.proj"].T.contiguous(),
-        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
-        "text_projection.weight": state["text_projection"].T.contiguous(),
-        "logit_scale": state["logit_scale"],
-    }
-    norms = {
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-        "ln_final": "text_model.final_layer_norm",
-    }
-    names = {
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-        "attn.out_proj": "self_attn.out_proj",
-    }
-    for suffix in ("weight", "bias"):
-        for ours, theirs in norms.items():
-            out[f"{theirs}.{suffix}"] = state[f"{ours}.{suffix}"]
-    for prefix, tower, layers in (
-        ("visual.transformer", "vision_model", 4),
-        ("transformer", "text_model", 1),
-    ):
-        for index in range(layers):
-            block, target = f"{prefix}.resblocks.{index}", f"{tower}.encoder.layers.{index}"
-            for suffix in ("weight", "bias"):
-                for ours, theirs in names.items():
-                    out[f"{target}.{theirs}.{suffix}"] = state[f"{block}.{ours}.{suffix}"]
-                for part, tensor in zip("qkv", state[f"{block}.attn.in_proj_{suffix}"].chunk(3), strict=True):
-                    out[f"{target}.self_attn.{part}_proj.{suffix}"] = tensor.clone()
-    return out
-
-
-class _Holder(nn.Module):
-    """A module whose state dict has the given dotted names, for a TorchScript archive."""
-
-    def __init__(self, state: State) -> None:
-        super().__init__()
-        for name, tensor in state.items():
-            *path, leaf = name.split(".")
-            module: nn.Module = self
-            for part in path:
-                if part not in dict(module.named_children()):
-                    module.add_module(part, nn.Module())
-                module = getattr(module, part)
-            module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def save_torchscript(state: State, path: Path) -> None:
-    buffers = {
-        "input_resolution": torch.tensor(224),
-        "context_length": torch.tensor(77),
-        "vocab_size": torch.tensor(49408),
-    }
-    holder = _Holder(state)
-    for name, value in buffers.items():
-        holder.register_buffer(name, value)
-    torch.jit.save(torch.jit.trace(holder, torch.zeros(1)), str(path))
-
-
-def custom_text(state: State) -> State:
-    return {
-        name if name.startswith("visual.") or name == "logit_scale" else f"text.{name}": t
-        for name, t in state.items()
-    }
 
 
 WRITERS: dict[str, tuple[str, Callable[[State, Path], Any]]] = {
@@ -138,30 +59,6 @@ def test_pruned_token_table_is_expanded(micro_state: State, tmp_path: Path) -> N
     full = load_checkpoint(tmp_path / "pruned.safetensors").state["token_embedding.weight"]
     assert full.shape == (49408, 64)
     assert torch.equal(full[[5, 9, 0, 7]], table[[1, 2, 0, 0]])
-
-
-def test_hints_come_from_metadata_before_config(micro_state: State, tmp_path: Path) -> None:
-    save_file(
-        micro_state,
-        tmp_path / "m.safetensors",
-        metadata={"vision_heads": "4", "calibration": '{"pre_layer": 1}'},
-    )
-    config = {"model_type": "clip", "vision_config": {"num_attention_heads": 8, "hidden_act": "gelu"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    hints = load_checkpoint(tmp_path / "m.safetensors").hints
-    assert hints["heads"] == 4
-    assert hints["calibration"] == {"pre_layer": 1}
-    assert hints["activation"] == "gelu"
-    assert hints["text_heads"] == 8  # transformers' default
-    assert hints["activation_source"] == str(tmp_path / "config.json")
-
-
-def test_open_clip_config_gives_heads_and_activation(micro_state: State, tmp_path: Path) -> None:
-    save_file(micro_state, tmp_path / "open_clip_model.safetensors")
-    model = {"vision_cfg": {"width": 128, "head_width": 32}, "text_cfg": {"heads": 2}, "quick_gelu": True}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
-    hints = load_checkpoint(tmp_path / "open_clip_model.safetensors").hints
-    assert (hints["heads"], hints["text_heads"], hints["activation"]) == (4, 2, "quickgelu")
 
 
 class _Evil:
