@@ -82,7 +82,9 @@ def infer_architecture(
     for setting, width in (("heads", sizes["width"]), ("text_heads", sizes["text_width"])):
         claim = settled[setting]
         if not isinstance(claim.value, int) or claim.value < 1 or width % claim.value:
-            raise ExportError(f"{claim.source}: {claim.value} {setting.replace('_', ' ')} do not divide the width {width}")
+            raise ExportError(
+                f"{claim.source}: {claim.value} {setting.replace('_', ' ')} do not divide the width {width}"
+            )
     names = {field.name for field in fields(Architecture)}
     values: dict[str, Any] = {name: claim.value for name, claim in settled.items() if name in names}
     layer_scale = "visual.transformer.resblocks.0.ls_1.gamma" in state
@@ -92,7 +94,11 @@ def infer_architecture(
 def _assumptions(sizes: Mapping[str, int]) -> list[Claim]:
     """What gives way to any claim: CLIP's usual heads, QuickGELU and the normalisation of OpenAI's training."""
     width = sizes["width"]
-    known = f"assumed, as the known models of width {width}" if width in _HEADS_BY_WIDTH else "assumed, width / 64"
+    known = (
+        f"assumed, as the known models of width {width}"
+        if width in _HEADS_BY_WIDTH
+        else "assumed, width / 64"
+    )
     values: list[tuple[str, Value, str]] = [
         ("heads", _HEADS_BY_WIDTH.get(width, max(width // 64, 1)), known),
         ("text_heads", max(sizes["text_width"] // 64, 1), "assumed, width / 64"),
@@ -160,7 +166,10 @@ def build_clip(architecture: Architecture, state: Mapping[str, Tensor]) -> CLIP:
     a = architecture
     with torch.device("meta"):
         model = CLIP(a.embed_dim, _vision_config(a), _text_config(a, state))
-    for tower, activation in ((model.visual.transformer, a.activation), (model.transformer, a.text_activation)):
+    for tower, activation in (
+        (model.visual.transformer, a.activation),
+        (model.transformer, a.text_activation),
+    ):
         for block in tower.resblocks:
             block.mlp.gelu = _activation(activation)
     weights = dict(state)

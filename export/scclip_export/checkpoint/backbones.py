@@ -32,6 +32,7 @@ BACKBONES: dict[str, Backbone] = {
     "vitbigg14": Backbone("ViT-bigG-14", "laion2b_s39b_b160k"),
 }
 
+
 def backbone(name: str) -> Backbone:
     """Return the row of `name`.
 

@@ -137,7 +137,8 @@ def model_claims(config: Json, source: str, *, firm_activation: bool = True) -> 
         _refuse_unknown(vision, CLIPVisionCfg, _VISION_READ, "vision_cfg", source)
         if _pool(vision, "tok") != "tok":
             raise ExportError(
-                f"{source}: vision_cfg.pool_type {vision['pool_type']!r}: the image tower averages its patches and its class "
+                f"{source}: vision_cfg.pool_type {vision['pool_type']!r}: the image tower averages its patches "
+                "and its class "
                 "token is not trained to say anything; SC-CLIP adds that token to every patch"
             )
         claims += _arithmetic(vision, quick=quick, prefix="")
@@ -190,15 +191,15 @@ def _hugging_face(config: Json, source: str) -> Iterator[Claim]:
         for key, name in names.items():
             if key in tower:
                 yield Claim(setting=name, value=_count(tower, key), source=source)
-        yield Claim(setting=f"{prefix}heads", value=_count(tower, "num_attention_heads", heads), source=source)
+        yield Claim(
+            setting=f"{prefix}heads", value=_count(tower, "num_attention_heads", heads), source=source
+        )
         yield Claim(
             setting=f"{prefix}norm_eps",
             value=_number(tower, "layer_norm_eps", _EPSILON),
             source=source,
         )
-        yield from _activation(
-            str(tower.get("hidden_act", "quick_gelu")), source, (f"{prefix}activation",)
-        )
+        yield from _activation(str(tower.get("hidden_act", "quick_gelu")), source, (f"{prefix}activation",))
         # 2 is what transformers wrote before it knew CLIP's own end token; both pool at it.
         if section == "text_config" and tower.get("eos_token_id", 2) not in (2, END_TOKEN):
             raise CheckpointError(
@@ -249,8 +250,14 @@ def _text_sizes(text: Json) -> list[tuple[str, Any]]:
 def _arithmetic(tower: Json, *, quick: bool, prefix: str) -> list[tuple[str, Any]]:
     """Activation and epsilon, which no tensor shows."""
     act, norm = _section(tower, "act_kwargs"), _section(tower, "norm_kwargs")
-    if set(act) - {"approximate"} or act.get("approximate", "none") not in ("none", "tanh") or (quick and act):
-        raise ExportError(f"act_kwargs {dict(act)} is not supported; known: approximate none or tanh, for GELU")
+    if (
+        set(act) - {"approximate"}
+        or act.get("approximate", "none") not in ("none", "tanh")
+        or (quick and act)
+    ):
+        raise ExportError(
+            f"act_kwargs {dict(act)} is not supported; known: approximate none or tanh, for GELU"
+        )
     if set(norm) - {"eps"}:
         raise ExportError(f"norm_kwargs {dict(norm)} is not supported; known: eps")
     activation = "quickgelu" if quick else "gelu_tanh" if act.get("approximate") == "tanh" else "gelu"
@@ -269,7 +276,8 @@ def _timm_tower(vision: Json, source: str) -> list[tuple[str, Any]]:
     refuse_timm(name, source)
     if vision.get("timm_pool", "avg") not in ("token", "tok"):
         raise ExportError(
-            f"{source}: the image tower ({name}) pools by {vision.get('timm_pool', 'avg')!r}; its class token is not what "
+            f"{source}: the image tower ({name}) pools by {vision.get('timm_pool', 'avg')!r}; its class token "
+            "is not what "
             "text was trained against, and SC-CLIP adds that token to every patch"
         )
     with torch.device("meta"):
@@ -327,14 +335,18 @@ def _text_pool(text: Json, source: str) -> str:
     if pool == "eos" and text.get("eos_id", 2) == END_TOKEN:
         return "argmax"  # the end token has the highest id
     if pool not in ("argmax", "first", "last"):
-        raise ExportError(f"{source}: text_cfg.pool_type {pool!r} is not supported; known: argmax, first, last")
+        raise ExportError(
+            f"{source}: text_cfg.pool_type {pool!r} is not supported; known: argmax, first, last"
+        )
     return pool
 
 
 def _activation(name: str, source: str, settings: tuple[str, ...]) -> list[Claim]:
     known = ACTIVATIONS.get(name.lower())
     if known is None:
-        raise CheckpointError(f"the activation {name!r} is none of {', '.join(sorted(set(ACTIVATIONS.values())))}")
+        raise CheckpointError(
+            f"the activation {name!r} is none of {', '.join(sorted(set(ACTIVATIONS.values())))}"
+        )
     return [Claim(setting=setting, value=known, source=source) for setting in settings]
 
 

@@ -21,11 +21,13 @@ class Family:
 FAMILIES: tuple[Family, ...] = (
     Family(
         r"lora_[AB]\b|\.lora_",
-        "LoRA adapters; merge them into their base first (peft: model.merge_and_unload()) and save the result's state dict",
+        "LoRA adapters; merge them into their base first (peft: model.merge_and_unload()) and save the result's "
+        "state dict",
     ),
     Family(
         r"(^|\.)language_model\.|vision_tower\.vision_tower\.",
-        "a vision-language chat model; SC-CLIP needs a CLIP whose text tower was trained with its image tower. " + _PLAIN,
+        "a vision-language chat model; SC-CLIP needs a CLIP whose text tower was trained with its image tower. "
+        + _PLAIN,
     ),
     Family(
         r"(^|\.)visual\.layer1\.",
@@ -33,7 +35,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         r"vision_model\.head\.probe$|visual\.trunk\.attn_pool\.latent$",
-        "a SigLIP or PE-Core: its image tower pools its patches by attention, so no text was trained against a patch or a "
+        "a SigLIP or PE-Core: its image tower pools its patches by attention, so no text was trained against a "
+        "patch or a "
         "class token, and SigLIP has no class token that SC-CLIP could add to every patch. " + _PLAIN,
     ),
     Family(
@@ -63,7 +66,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         r"(^|\.)text\.transformer\.(embeddings|encoder|block|shared|layers)\.|(^|\.)text\.proj\.\d",
-        "a CLIP with a Hugging Face text tower (RoBERTa, mT5, NLLB, …); the bundle carries CLIP's own text transformer and "
+        "a CLIP with a Hugging Face text tower (RoBERTa, mT5, NLLB, …); the bundle carries CLIP's own text "
+        "transformer and "
         "tokenizer only. " + _PLAIN,
     ),
     Family(
@@ -73,13 +77,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         r"(^|\.)visual\.trunk\.",
-        "a CLIP whose image tower is a timm model that is not CLIP's ViT in other names: it lacks a class token, learned "
+        "a CLIP whose image tower is a timm model that is not CLIP's ViT in other names: it lacks a class "
+        "token, learned "
         "positions, or has other blocks. " + _PLAIN,
     ),
     Family(
         r"(^|\.)embeddings\.mask_token$|^blocks\.\d+\.attn\.qkv\.|^encoder\.layer\.\d+\.attention\.attention\.",
-        "an image model alone (DINO, a timm ViT, …): without a text tower trained with it, class names mean nothing to it. "
-        + _PLAIN,
+        "an image model alone (DINO, a timm ViT, …): without a text tower trained with it, class names mean "
+        "nothing to it. " + _PLAIN,
     ),
 )
 
@@ -96,10 +101,16 @@ def family_of(names: Iterable[str]) -> str | None:
 
 # timm's names of image towers, and why SC-CLIP does not take them. `vit_…_clip_…` are CLIP's own.
 _TIMM: tuple[tuple[str, str], ...] = (
-    (r"siglip", "SigLIP pools its patches by attention and has no class token, which SC-CLIP adds to every patch"),
+    (
+        r"siglip",
+        "SigLIP pools its patches by attention and has no class token, which SC-CLIP adds to every patch",
+    ),
     (r"pe_core", "PE-Core has rotary positions and pools by attention, which SC-CLIP is not defined for"),
     (r"^eva", "EVA's blocks are not CLIP's (rotary positions, gated MLPs)"),
-    (r"_mci|fastvit|convnext|vitamin|swin|resnet", "it has convolutions or stages in place of a ViT's equal blocks"),
+    (
+        r"_mci|fastvit|convnext|vitamin|swin|resnet",
+        "it has convolutions or stages in place of a ViT's equal blocks",
+    ),
     (r"_gap_", "it has no class token, which SC-CLIP adds to every patch"),
     (r"relpos", "it has relative positions in every block, which the exported blocks do not compute"),
 )

@@ -126,7 +126,9 @@ def _refuse_pointer(path: Path) -> None:
             f"{path} is a git-LFS pointer ({path.stat().st_size} bytes), not the weights; fetch them: git lfs pull"
         )
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(f"{path} is a web page, not weights: the download went wrong; fetch the file again")
+        raise CheckpointError(
+            f"{path} is a web page, not weights: the download went wrong; fetch the file again"
+        )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -186,19 +188,20 @@ def _harmless() -> list[Any]:
 def _why_unreadable(path: Path, error: Exception) -> str:
     """Say what keeps a file from being read; torch's own words would advise to run its code."""
     classes: list[str] = []
-    with contextlib.suppress(Exception):
-        with torch.serialization.safe_globals(_harmless()):
-            classes = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    with contextlib.suppress(Exception), torch.serialization.safe_globals(_harmless()):
+        classes = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     classes = classes or re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     if classes:
         return (
-            f"{path} is not a readable checkpoint: beside tensors it pickles {', '.join(classes[:4])}. Only tensors are "
+            f"{path} is not a readable checkpoint: beside tensors it pickles {', '.join(classes[:4])}. Only "
+            "tensors are "
             "read, never pickled code. Where the file was written, save the weights alone: "
             "torch.save(model.state_dict(), 'weights.pt')"
         )
     return (
         f"{path} is not a readable checkpoint ({type(error).__name__}): no safetensors file, and neither a TorchScript "
-        "archive nor a state dict saved by torch.save. Download or copy it again. Only tensors are read, never pickled code"
+        "archive nor a state dict saved by torch.save. Download or copy it again. Only tensors are read, never "
+        "pickled code"
     )
 
 
@@ -214,14 +217,18 @@ def _unwrap(loaded: Any, path: Path) -> Weights:
 
     ranked = sorted(places, key=rank)
     chosen = ranked[0] if ranked else ""
-    tensors = {str(name): value for name, value in places.get(chosen, {}).items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name): value for name, value in places.get(chosen, {}).items() if isinstance(value, Tensor)
+    }
     others = ", ".join(repr(place) for place in ranked[1:])
     notes = (f"weights: {chosen!r} of the file, which also holds {others}",) if others else ()
     return Weights(tensors=tensors, notes=notes)
 
 
-def _places(loaded: Mapping[Any, Any], place: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Mappings with matrices of weights, by the dotted keys that lead to them; an optimizer's state has none by name."""
+def _places(
+    loaded: Mapping[Any, Any], place: str = "", depth: int = 3
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Mappings of weights, by the dotted keys that lead to them; an optimizer's state names none."""
     tensors = [name for name, value in loaded.items() if isinstance(value, Tensor) and isinstance(name, str)]
     if any("." in name for name in tensors):
         yield place, loaded

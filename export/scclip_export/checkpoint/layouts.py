@@ -60,9 +60,7 @@ def openai_layout(tensors: StateDict, where: str) -> Layout:
 
 def _prefix(tensors: StateDict, anchor: str, where: str) -> str | None:
     """What stands before the anchor's name; None if no tensor has it."""
-    found = [
-        name[: -len(anchor)] for name in tensors if name == anchor or name.endswith(f".{anchor}")
-    ]
+    found = [name[: -len(anchor)] for name in tensors if name == anchor or name.endswith(f".{anchor}")]
     if len(found) > 1:
         raise CheckpointError(
             f"{where} holds {len(found)} image towers ({', '.join(repr(prefix) for prefix in found[:4])}); "
@@ -204,7 +202,7 @@ _FG_CLIP = re.compile(
 
 
 def _hugging_face(tensors: StateDict, prefix: str, where: str) -> Layout:
-    """transformers' CLIPModel, also inside another model (CLIPSeg), LongCLIP's and FG-CLIP's short path."""
+    """Transformers' CLIPModel, also inside another model (CLIPSeg), LongCLIP's and FG-CLIP's short path."""
     _refuse_family(tensors, prefix, where)
     source = _take(tensors, prefix, "")
     notes = list(_left_out(tensors, prefix))
@@ -229,7 +227,9 @@ def _hugging_face(tensors: StateDict, prefix: str, where: str) -> Layout:
     if any(name.startswith("text_filip_projection.") for name in unused):
         short = [name for name in unused if _FG_CLIP.search(name)]
         unused = [name for name in unused if not _FG_CLIP.search(name)]
-        notes.append(f"left out: FG-CLIP's {len(short)} tensors for long texts and regions; texts of up to 77 tokens")
+        notes.append(
+            f"left out: FG-CLIP's {len(short)} tensors for long texts and regions; texts of up to 77 tokens"
+        )
     if unused:
         shown = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
         raise CheckpointError(

@@ -85,9 +85,12 @@ class LoadedModel:
         guessed = self.sources["activation"].startswith("assumed")
         if guessed and is_published_width(self.architecture.width):
             raise ExportError(
-                "nothing tells this checkpoint's activation: no tensor does, and neither the file nor a configuration beside "
-                "it does. Pass --activation quickgelu (OpenAI's, DFN's and MetaCLIP's models, and what was fine-tuned from "
-                "them) or --activation gelu (LAION's, DataComp's), or --model NAME --pretrained TAG of the training it is "
+                "nothing tells this checkpoint's activation: no tensor does, and neither the file nor a "
+                "configuration beside "
+                "it does. Pass --activation quickgelu (OpenAI's, DFN's and MetaCLIP's models, and what was "
+                "fine-tuned from "
+                "them) or --activation gelu (LAION's, DataComp's), or --model NAME --pretrained TAG of the "
+                "training it is "
                 "from, or put its open_clip_config.json or config.json beside it"
             )
 
@@ -123,7 +126,8 @@ def load_model(source: Source, progress: Callable[[str], None]) -> LoadedModel:
             "and the bundle carries only that one"
         )
     mean, std = settled["mean"].value, settled["std"].value
-    assert isinstance(mean, tuple) and isinstance(std, tuple)
+    assert isinstance(mean, tuple)
+    assert isinstance(std, tuple)
     return LoadedModel(
         clip=build_clip(architecture, checkpoint.state),
         architecture=architecture,
@@ -134,7 +138,9 @@ def load_model(source: Source, progress: Callable[[str], None]) -> LoadedModel:
         pretrained=tag,
         mean=mean,
         std=std,
-        sources={setting: claim.source for setting, claim in settled.items() if claim.source != "the tensors"},
+        sources={
+            setting: claim.source for setting, claim in settled.items() if claim.source != "the tensors"
+        },
         assumptions=(*_guesses(settled), *checkpoint.notes),
     )
 
@@ -159,8 +165,8 @@ def _option_claims(source: Source) -> list[Claim]:
 def _table_claims(name: str, tag: str | None) -> list[Claim]:
     """What open_clip's tables say of an architecture and, with a tag, of its weights.
 
-    A name alone is an architecture: without `quick_gelu` it means GELU unless the file knows better. A tag is a training:
-    the same file has the same activation under either name, and its own mean and std.
+    A name alone is an architecture: without `quick_gelu` it means GELU unless the file knows better. A tag is a
+    training: the same file has the same activation under either name, and its own mean and std.
     """
     config = model_config(name)
     if tag is None:
@@ -184,7 +190,8 @@ def _guesses(settled: Mapping[str, Claim]) -> list[str]:
     activation = settled["activation"]
     if not activation.firm and not activation.source.startswith("assumed"):
         lines.append(
-            f"activation: {activation.value}, by the name of {activation.source}; weights of OpenAI's, DFN's and MetaCLIP's "
+            f"activation: {activation.value}, by the name of {activation.source}; weights of OpenAI's, DFN's "
+            "and MetaCLIP's "
             "trainings have quickgelu: --pretrained TAG or --activation changes it"
         )
     return lines
@@ -205,7 +212,8 @@ def download(name: str, tag: str, config: dict[str, Any]) -> Path:
         where = config.get("hf_hub") or config.get("url")
         raise ExportError(
             f"could not download the weights {tag!r} of {name} from {where} ({reason}). Check the network, or fetch "
-            "the file elsewhere and pass it with --checkpoint FILE beside the same --backbone, or --model and --pretrained: "
+            "the file elsewhere and pass it with --checkpoint FILE beside the same --backbone, or --model and "
+            "--pretrained: "
             "its normalisation and activation come from there"
         ) from error
     return Path(path)

@@ -1,8 +1,8 @@
 """Settings that no tensor tells: who says what of them, and which value holds.
 
-Heads, activation, normalisation and a few others are in no tensor. The command line, the file's metadata, a configuration
-beside it, open_clip's table and the tensors' own shapes each say something. All of it is a `Claim`; two that differ are an
-error, because a model with the wrong one runs without a complaint and segments worse.
+Heads, activation, normalisation and a few others are in no tensor. The command line, the file's metadata, a
+configuration beside it, open_clip's table and the tensors' own shapes each say something. All of it is a `Claim`; two
+that differ are an error, because a model with the wrong one runs without a complaint and segments worse.
 """
 
 import math

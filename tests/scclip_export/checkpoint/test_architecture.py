@@ -64,7 +64,9 @@ def test_sources_that_contradict_are_both_named(
     assert all(source in str(caught.value) for source in pair)
 
 
-@pytest.mark.parametrize("setting", ["width", "layers", "patch_size", "image_size", "text_width", "embed_dim"])
+@pytest.mark.parametrize(
+    "setting", ["width", "layers", "patch_size", "image_size", "text_width", "embed_dim"]
+)
 def test_a_configuration_of_another_size_is_not_believed(micro_state: State, setting: str) -> None:
     claim = Claim(setting=setting, value=999, source="config.json")
     with pytest.raises(ExportError, match=r"\(the tensors\) or 999 \(config\.json\)"):
@@ -73,7 +75,7 @@ def test_a_configuration_of_another_size_is_not_believed(micro_state: State, set
 
 @pytest.mark.parametrize("setting", ["heads", "text_heads"])
 def test_heads_must_divide_the_width(micro_state: State, setting: str) -> None:
-    with pytest.raises(ExportError, match="--heads: 3 .* do not divide the width"):
+    with pytest.raises(ExportError, match=r"--heads: 3 .* do not divide the width"):
         infer_architecture(micro_state, [Claim(setting=setting, value=3, source="--heads")])
 
 

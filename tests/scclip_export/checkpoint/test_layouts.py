@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stand_ins.layouts import custom_text, hugging_face, save_torchscript
 from scclip_export.checkpoint.read import load_checkpoint
 from scclip_export.errors import CheckpointError
+from stand_ins.layouts import custom_text, hugging_face, save_torchscript
 
 State = dict[str, Tensor]
 

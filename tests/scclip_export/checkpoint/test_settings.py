@@ -8,7 +8,6 @@ from typing import Any
 
 import open_clip
 import pytest
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,8 +27,15 @@ CLIP_CONFIG = {
 MODEL = {
     "embed_dim": 64,
     "vision_cfg": {"width": 128, "layers": 4, "patch_size": 16, "head_width": 32},
-    "text_cfg": {"width": 64, "layers": 1, "heads": 2},
+    "text_cfg": {"width": 64, "layers": 1, "heads": 2, "vocab_size": 64},
 }
+
+
+@pytest.fixture
+def small_state(micro_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
+    """The micro checkpoint with a vocabulary of 64 tokens: read in a tenth of the time."""
+    monkeypatch.setattr(loading, "CLIP_VOCABULARY", 64)
+    return micro_state | {"token_embedding.weight": micro_state["token_embedding.weight"][:64].clone()}
 
 
 def load(path: Path, **options: Any) -> LoadedModel:
@@ -37,8 +43,8 @@ def load(path: Path, **options: Any) -> LoadedModel:
 
 
 @pytest.fixture
-def weights(micro_state: State, tmp_path: Path) -> Path:
-    save_file(micro_state, tmp_path / "model.safetensors")
+def weights(small_state: State, tmp_path: Path) -> Path:
+    save_file(small_state, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
 
 
@@ -82,9 +88,14 @@ def test_open_clips_configuration_is_read(weights: Path) -> None:
     assert model.sources["std"] == "open_clip_config.json"
 
 
-def test_the_files_own_metadata_is_read(micro_state: State, tmp_path: Path) -> None:
-    metadata = {"vision_heads": "4", "activation": "gelu", "mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"}
-    save_file(micro_state, tmp_path / "m.safetensors", metadata=metadata)
+def test_the_files_own_metadata_is_read(small_state: State, tmp_path: Path) -> None:
+    metadata = {
+        "vision_heads": "4",
+        "activation": "gelu",
+        "mean": "[0.5, 0.5, 0.5]",
+        "std": "[0.5, 0.5, 0.5]",
+    }
+    save_file(small_state, tmp_path / "m.safetensors", metadata=metadata)
     model = load(tmp_path / "m.safetensors")
     assert (model.architecture.heads, model.architecture.activation, model.mean) == (4, "gelu", HALF)
     assert model.sources["heads"] == "metadata of m.safetensors"
@@ -183,7 +194,9 @@ def test_settings_that_no_tensor_shows_are_taken(weights: Path) -> None:
     assert (a.causal, a.text_pool, a.text_norm_eps, a.activation) == (False, "last", 1e-6, "gelu_tanh")
 
 
-def test_the_activation_of_a_public_width_is_asked_for(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_activation_of_a_public_width_is_asked_for(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "assumed" in load(weights).sources["activation"]
     load(weights).require_activation()  # no public model is as narrow
     monkeypatch.setattr(loading, "is_published_width", lambda width: width == 128)
@@ -197,11 +210,11 @@ def test_widths_of_open_clips_models_are_public() -> None:
     assert not loading.is_published_width(128)
 
 
-def test_a_torchscript_archive_is_openais(micro_state: State, tmp_path: Path) -> None:
+def test_a_torchscript_archive_is_openais(small_state: State, tmp_path: Path) -> None:
     from stand_ins.layouts import save_torchscript
 
     with warnings.catch_warnings(action="ignore"):
-        save_torchscript(micro_state, tmp_path / "a.pt")
+        save_torchscript(small_state, tmp_path / "a.pt")
         model = load(tmp_path / "a.pt")
         assert (model.architecture.activation, model.mean) == ("quickgelu", CLIP_MEAN)
         with pytest.raises(ExportError, match="TorchScript"):
@@ -216,7 +229,7 @@ def test_an_unknown_tag_is_refused_with_a_file_too(weights: Path) -> None:
 def test_a_name_alone_gives_way_to_the_file_and_says_what_it_means(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "model_config", lambda name: MODEL)
+    monkeypatch.setattr(loading, "model_config", lambda _: MODEL)
     model = load(weights, model="ViT-B-16")
     assert (model.architecture.activation, model.sources["activation"]) == ("gelu", "open_clip's ViT-B-16")
     assert any("by the name of" in line for line in model.assumptions)
@@ -232,16 +245,25 @@ def test_the_hash_of_openais_file_tells_its_activation() -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_by_file_and_by_download_a_backbone_is_the_same(
-    name: str, micro_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, small_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row's own weights are gigabytes: a small model stands in for them, under the row's mean, std and activation."""
+    """The row's weights are gigabytes: a small model stands in for them, under its mean, std and activation."""
     row = BACKBONES[name]
-    save_file(micro_state, tmp_path / "w.safetensors")
+    save_file(small_state, tmp_path / "w.safetensors")
     monkeypatch.setattr(loading, "model_config", lambda _: MODEL)
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: str(tmp_path / "w.safetensors"))
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "w.safetensors"))
     by_file = load(tmp_path / "w.safetensors", backbone=name)
     by_download = load_model(Source(backbone=name), lambda _: None)
-    for field in ("architecture", "mean", "std", "sources", "assumptions", "name", "pretrained", "open_clip_name"):
+    for field in (
+        "architecture",
+        "mean",
+        "std",
+        "sources",
+        "assumptions",
+        "name",
+        "pretrained",
+        "open_clip_name",
+    ):
         assert getattr(by_file, field) == getattr(by_download, field), field
     table = open_clip.get_pretrained_cfg(row.architecture, row.pretrained)
     assert by_file.mean == pytest.approx([255 * value for value in table["mean"]], abs=1e-3)
@@ -259,5 +281,7 @@ def test_the_table_gives_laions_large_model_its_own_normalisation(
 
 def test_unreadable_json_beside_the_file_is_named(weights: Path) -> None:
     (weights.parent / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=re.escape("config.json lies beside the checkpoint but is not readable")):
+    with pytest.raises(
+        CheckpointError, match=re.escape("config.json lies beside the checkpoint but is not readable")
+    ):
         load(weights)
