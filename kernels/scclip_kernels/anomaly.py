@@ -14,6 +14,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from scclip_kernels.wide import wide
+
 # Below any distance between distinct fp32 tokens; keeps 1 / kd finite when more than k tokens are identical.
 _SMALLEST_DISTANCE = 1e-30
 
@@ -68,7 +70,7 @@ def anomaly_scores(features: Tensor, num_neighbors: int = 30) -> Tensor:
     Returns:
         (B, N) float32; about 1 for an inlier, larger for an outlier.
     """
-    distances = squared_distances(features.float())
+    distances = squared_distances(wide(features))
     nearest = torch.topk(distances, num_neighbors, dim=-1, largest=False, sorted=True)
     k_distance = nearest.values[..., -1]
     patches = features.shape[1]

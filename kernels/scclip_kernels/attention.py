@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scclip_kernels.wide import wide
+
 # Scaled queries, keys, values and a mask or None to attended values: the contract of `scaled_attention`.
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -40,7 +42,7 @@ def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     if mask is not None:
         scores = scores + mask
     # Not softmax(dtype=…): torch.onnx (torch 2.14) takes that softmax in the dtype of the scores and casts afterwards.
-    return torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
+    return torch.softmax(wide(scores), dim=-1).to(value.dtype) @ value
 
 
 def similarity_attention(similarity: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from scclip_kernels.wide import wide
+
 
 def unit_rows(features: Tensor) -> Tensor:
     """Divide rows by their length, or by 1e-12 if that is less.
@@ -15,7 +17,7 @@ def unit_rows(features: Tensor) -> Tensor:
     Returns:
         (..., D) float32.
     """
-    rows = features.float()
+    rows = wide(features)
     return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-12)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scclip_export.checkpoint.settings import Claim, Value, settle
 from scclip_export.errors import CheckpointError, ExportError
-from scclip_export.model.calibration import CLIP_MEAN, CLIP_STD
+from scclip_export.model.geometry import CLIP_MEAN, CLIP_STD
 
 Activation = Literal["quickgelu", "gelu", "gelu_tanh"]
 

@@ -18,7 +18,7 @@ from scclip_export.checkpoint.files import StateDict, read_weights, weight_files
 from scclip_export.checkpoint.layouts import expand_token_table, openai_layout
 from scclip_export.checkpoint.settings import Claim, Value
 from scclip_export.errors import CheckpointError
-from scclip_export.model.calibration import CLIP_MEAN, CLIP_STD
+from scclip_export.model.geometry import CLIP_MEAN, CLIP_STD
 from scclip_rt.files import sha256_file
 
 

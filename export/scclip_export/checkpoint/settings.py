@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import CLIP_MEAN, CLIP_STD
+from scclip_export.model.geometry import CLIP_MEAN, CLIP_STD
 
 Value = bool | int | float | str | tuple[float, ...]
 

@@ -37,8 +37,8 @@ class DtypePolicy:
 
     @property
     def narrow(self) -> torch.dtype | None:
-        """The dtype that is not float32, if there is one."""
-        return next((d for d in (self.linear, self.attention, self.aggregation) if d != torch.float32), None)
+        """The dtype that is narrower than float32, if there is one."""
+        return next((d for d in (self.linear, self.attention, self.aggregation) if d.itemsize < 4), None)
 
 
 FLOAT32 = DtypePolicy()

@@ -15,7 +15,7 @@ from scclip_export.checkpoint import load_model as loading
 from scclip_export.checkpoint.backbones import BACKBONES
 from scclip_export.checkpoint.load_model import LoadedModel, Source, load_model
 from scclip_export.errors import CheckpointError, ExportError
-from scclip_export.model.calibration import CLIP_MEAN
+from scclip_export.model.geometry import CLIP_MEAN
 
 State = dict[str, Tensor]
 HALF = (127.5, 127.5, 127.5)

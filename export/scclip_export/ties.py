@@ -1,0 +1,247 @@
+"""Hard decisions of the method, and what the features are in float64 once they are taken.
+
+The method decides three times by comparing: which patches are outliers, which similarities reach the floor, and which lie
+above their mean. Where both sides of a comparison agree to the last bits, another order of summation decides the other
+way, and a few features move by far more than rounding. A graph that does so is right, if it follows its own decisions
+and each of them was as close as rounding. Both are checked here against float64: the similarities and scores that the
+graph compared, and the features that follow from its decisions.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scclip_export.model.dtypes import DtypePolicy
+from scclip_export.model.encoder import CalibratedEncoder
+from scclip_kernels import neighbor_weights, outlier_indices, repair
+from scclip_kernels import attention as attentions
+from scclip_kernels.operations import TorchOperations
+
+_WIDE = torch.float64
+FLOAT64 = DtypePolicy(linear=_WIDE, attention=_WIDE, aggregation=_WIDE, residual=_WIDE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What one window's comparisons were decided on.
+
+    Attributes:
+        outliers: int64 (m,), ascending; None without anomaly detection.
+        before: similarities (N, N) compared with the floor before the last block, and with their mean.
+        above_mean: similarities minus their mean (N, N), of either scale.
+        after: similarities (N, N) compared with the floor after the last block.
+    """
+
+    outliers: NDArray[np.int64] | None
+    before: NDArray[Any]
+    above_mean: NDArray[Any]
+    after: NDArray[Any]
+
+    def differ_from(self, other: "Decisions", floor: float) -> int:
+        """How many comparisons come out the other way."""
+        count = 0 if self.outliers is None else int((~np.isin(self.outliers, other.outliers)).sum())
+        pairs = (
+            (self.before >= floor, other.before >= floor),
+            (self.above_mean >= 0, other.above_mean >= 0),
+            (self.after >= floor, other.after >= floor),
+        )
+        return count + sum(int((mine != theirs).sum()) for mine, theirs in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One window, its decisions given: unit features (N, E), and what the comparisons would be decided on."""
+
+    features: NDArray[Any]
+    decisions: Decisions
+    scores: NDArray[Any] | None  # (N,), the outlier factors
+
+    def distance(self, other: Self) -> "Distance":
+        """The largest differences from another computation of the same window, same decisions."""
+        pairs = (
+            (self.decisions.before, other.decisions.before),
+            (self.decisions.after, other.decisions.after),
+        )
+        scores = 0.0
+        if self.scores is not None and other.scores is not None:
+            scores = float(np.abs(self.scores / other.scores - 1.0).max())
+        return Distance(
+            features=float(np.abs(self.features - other.features).max()),
+            similarities=max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs),
+            scores=scores,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """Largest absolute differences of features and similarities, largest relative one of outlier scores."""
+
+    features: float
+    similarities: float
+    scores: float
+
+    def budget(self, times: float, floor: float) -> "Distance":
+        """What is allowed of another float32 computation, if this is how far plain torch is from float64."""
+        return Distance(
+            features=times * self.features + floor,
+            similarities=times * self.similarities + floor,
+            scores=times * self.scores + floor,
+        )
+
+    def largest(self, other: "Distance") -> "Distance":
+        """The larger of each figure."""
+        return Distance(
+            features=max(self.features, other.features),
+            similarities=max(self.similarities, other.similarities),
+            scores=max(self.scores, other.scores),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Decided:
+    """The operations of the calibration with decisions that are given, or taken here (`decisions` None).
+
+    It keeps what the comparisons were about, in the order `calibrate` asks for it: before, then after.
+    """
+
+    plain: TorchOperations
+    decisions: Decisions | None
+    floor: float
+    scores: Tensor | None = None
+    outliers: Tensor | None = None
+    similarities: list[Tensor] | None = None
+
+    def anomaly_scores(self, features: Tensor, num_neighbors: int) -> Tensor:
+        self.scores = self.plain.anomaly_scores(features, num_neighbors)
+        return self.scores
+
+    def repair_outliers(
+        self, patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
+    ) -> tuple[Tensor, Tensor]:
+        if self.decisions is None:
+            outliers = outlier_indices(scores, num_outliers)
+        else:
+            outliers = torch.from_numpy(self.decisions.outliers)[None]
+        self.outliers = outliers
+        weights = neighbor_weights(outliers, patches.shape[1], columns).to(patches.dtype)
+        return repair(patches, outliers, weights), repair(guide, outliers, weights)
+
+    def similarity(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The similarities, and those that count as reaching the floor."""
+        found = self.plain.similarity(features)
+        kept = found >= self.floor
+        if self.decisions is not None:
+            given = self.decisions.after if self.similarities else self.decisions.before
+            kept = torch.from_numpy(given >= np.float32(self.floor))[None]
+        self.similarities = [*(self.similarities or []), found]
+        return found, kept
+
+    def aggregate(self, features: Tensor, similarity: tuple[Tensor, Tensor], floor: float) -> Tensor:
+        del floor
+        kept = torch.where(similarity[1], similarity[0], 0.0)
+        return kept / (kept.sum(dim=-1, keepdim=True) + 1e-6) @ features
+
+    def calibrated_attention(
+        self, key: Tensor, value: Tensor, similarity: tuple[Tensor, Tensor], num_heads: int
+    ) -> Tensor:
+        scores = 3.0 * (similarity[0] - similarity[0].mean(dim=(1, 2), keepdim=True))
+        above = scores >= 0.0
+        if self.decisions is not None:
+            above = torch.from_numpy(self.decisions.above_mean >= 0)[None]
+        weights = torch.softmax(torch.where(above, scores, float("-inf")), dim=-1)
+        return attentions.calibrated_attention(key, value, weights, num_heads, self.plain.attend)
+
+    def taken(self) -> Decisions:
+        """What was compared."""
+        before, after = (found[0].numpy() for found in self.similarities or ())
+        return Decisions(
+            outliers=None if self.outliers is None else self.outliers[0].sort().values.numpy(),
+            before=before,
+            above_mean=before - before.mean(),
+            after=after,
+        )
+
+
+def outcome(
+    encoder: CalibratedEncoder,
+    window: NDArray[np.uint8],
+    decisions: Decisions | None = None,
+    *,
+    float64: bool = False,
+) -> Outcome:
+    """Run a calibrated encoder on one window, following decisions that are given.
+
+    Args:
+        encoder: the float32 torch model of SC-CLIP.
+        window: uint8 (H, W, 3).
+        decisions: None to take them.
+        float64: whether to compute in float64, block after block, so that one block at a time is held twice.
+    """
+    pixels = torch.from_numpy(window[None])
+    grid = encoder.patch_grid(pixels)
+    decided = _Decided(
+        plain=TorchOperations(encoder.attend), decisions=decisions, floor=encoder.calibration.similarity_floor
+    )
+    # Shares every module with the encoder; only what is replaced here is its own.
+    model = copy.copy(encoder)
+    model._modules = dict(encoder._modules)
+    model.operations = decided  # type: ignore[assignment]
+    if float64:
+        model.policy = FLOAT64
+        model.blocks = nn.ModuleList(_OneAtATime(block) for block in encoder.blocks)
+        for name in ("embedding", "ln_pre", "last", "ln_post", "proj"):
+            setattr(model, name, _double(getattr(encoder, name)))
+        if encoder.grid:
+            model._buffers = {"fixed_positions": encoder.fixed_positions.double()}
+    with torch.inference_mode():
+        features, _ = model.encode(model.hidden_states(pixels), grid[1])
+    scores = None if decided.scores is None else decided.scores[0].numpy()
+    return Outcome(features=features[0].numpy(), decisions=decided.taken(), scores=scores)
+
+
+class _OneAtATime(nn.Module):
+    """A block that is copied to float64 when it runs, and forgotten afterwards."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *arguments: Any) -> Any:
+        return _double(self.block)(*arguments)
+
+
+def _double(module: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(module).double()
+    if hasattr(twin, "policy"):
+        twin.policy = FLOAT64
+    return twin
+
+
+def explains(
+    graph: Decisions, features: NDArray[np.float32], reference: Outcome, allowed: Distance
+) -> str | None:
+    """Say what of a graph's window rounding does not explain; None if all of it is.
+
+    Args:
+        graph: what the graph decided on.
+        features: what it returned.
+        reference: the same window in float64, following the graph's decisions.
+        allowed: how far float32 may be from it.
+    """
+    got = replace(reference, features=features, decisions=graph)
+    found = got.distance(reference)
+    if not found.similarities <= allowed.similarities:
+        return f"similarities differ by {found.similarities:.1e}, allowed {allowed.similarities:.1e}"
+    if graph.outliers is not None and reference.scores is not None:
+        chosen = np.isin(np.arange(len(reference.scores)), graph.outliers)
+        short = 1.0 - reference.scores[chosen].min() / reference.scores[~chosen].max()
+        if not short <= allowed.scores:
+            return f"an outlier's score falls short by {short:.1e}, allowed {allowed.scores:.1e}"
+    if not found.features <= allowed.features:
+        return f"features differ by {found.features:.1e}, allowed {allowed.features:.1e}"
+    return None
