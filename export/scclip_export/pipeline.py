@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from scclip_export.manifest import (
 from scclip_export.model.calibration import CalibrationConfig, calibration_for
 from scclip_export.model.geometry import Geometry
 from scclip_export.model.text_encoder import TextEncoder
-from scclip_export.onnx.runners import open_session
+from scclip_export.onnx.runners import decision_runner, open_session
 from scclip_export.onnx.shared_weights import share_weights
 from scclip_export.onnx.trace import onnx_from_text_encoder
 from scclip_export.options import ExportConfig, Progress
@@ -263,7 +264,14 @@ def _write_encoder(name: str, job: EncoderJob, references: list[Reference], prog
         share_weights(path, job.directory / f"encoder.{name}.onnx")
     progress(f"checking parity of {path.name} (written in {time.monotonic() - started:.0f} s)")
     run = precision.open(path)
-    return merge(*(check_encoder(reference, run, precision=name.split(".")[0]) for reference in references))
+    return merge(
+        *(
+            check_encoder(
+                reference, run, precision=name.split(".")[0], decisions=partial(decision_runner, path)
+            )
+            for reference in references
+        )
+    )
 
 
 def _verification_sets(images: list[NDArray[np.uint8]], job: EncoderJob) -> list[NDArray[np.uint8]]:

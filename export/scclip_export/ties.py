@@ -1,10 +1,10 @@
 """Hard decisions of the method, and what the features are in float64 once they are taken.
 
-The method decides three times by comparing: which patches are outliers, which similarities reach the floor, and which lie
-above their mean. Where both sides of a comparison agree to the last bits, another order of summation decides the other
-way, and a few features move by far more than rounding. A graph that does so is right, if it follows its own decisions
-and each of them was as close as rounding. Both are checked here against float64: the similarities and scores that the
-graph compared, and the features that follow from its decisions.
+The method decides three times by comparing: which patches are outliers, which similarities reach the floor, and which
+lie above their mean. Where both sides of a comparison agree to the last bits, another order of summation decides the
+other way, and a few features move by far more than rounding. A graph that does so is right, if it follows its own
+decisions and each of them was as close as rounding. Both are checked here against float64: the similarities and scores
+that the graph compared, and the features that follow from its decisions.
 """
 
 import copy
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from scclip_export.model.dtypes import DtypePolicy
 from scclip_export.model.encoder import CalibratedEncoder
-from scclip_kernels import neighbor_weights, outlier_indices, repair
 from scclip_kernels import attention as attentions
+from scclip_kernels import neighbor_weights, outlier_indices, repair
 from scclip_kernels.operations import TorchOperations
 
 _WIDE = torch.float64
@@ -44,7 +44,9 @@ class Decisions:
 
     def differ_from(self, other: "Decisions", floor: float) -> int:
         """How many comparisons come out the other way."""
-        count = 0 if self.outliers is None else int((~np.isin(self.outliers, other.outliers)).sum())
+        count = 0
+        if self.outliers is not None and other.outliers is not None:
+            count = int((~np.isin(self.outliers, other.outliers)).sum())
         pairs = (
             (self.before >= floor, other.before >= floor),
             (self.above_mean >= 0, other.above_mean >= 0),
@@ -55,26 +57,27 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One window, its decisions given: unit features (N, E), and what the comparisons would be decided on."""
+    """One window, its decisions taken or given: unit features (N, E), and what the comparisons are about.
+
+    `decisions` is None without the calibration of SC-CLIP, `scores` (N,), the outlier factors, without anomaly
+    detection.
+    """
 
     features: NDArray[Any]
-    decisions: Decisions
-    scores: NDArray[Any] | None  # (N,), the outlier factors
+    decisions: Decisions | None
+    scores: NDArray[Any] | None
 
     def distance(self, other: Self) -> "Distance":
         """The largest differences from another computation of the same window, same decisions."""
-        pairs = (
-            (self.decisions.before, other.decisions.before),
-            (self.decisions.after, other.decisions.after),
-        )
-        scores = 0.0
+        similarities = scores = 0.0
+        if self.decisions is not None and other.decisions is not None:
+            mine, theirs = self.decisions, other.decisions
+            pairs = ((mine.before, theirs.before), (mine.after, theirs.after))
+            similarities = max(float(np.abs(ours - others).max()) for ours, others in pairs)
         if self.scores is not None and other.scores is not None:
             scores = float(np.abs(self.scores / other.scores - 1.0).max())
-        return Distance(
-            features=float(np.abs(self.features - other.features).max()),
-            similarities=max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs),
-            scores=scores,
-        )
+        features = float(np.abs(self.features - other.features).max())
+        return Distance(features=features, similarities=similarities, scores=scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +159,11 @@ class _Decided:
         weights = torch.softmax(torch.where(above, scores, float("-inf")), dim=-1)
         return attentions.calibrated_attention(key, value, weights, num_heads, self.plain.attend)
 
-    def taken(self) -> Decisions:
-        """What was compared."""
-        before, after = (found[0].numpy() for found in self.similarities or ())
+    def taken(self) -> Decisions | None:
+        """What was compared; None if the calibration did not run."""
+        if self.similarities is None:
+            return None
+        before, after = (found[0].numpy() for found in self.similarities)
         return Decisions(
             outliers=None if self.outliers is None else self.outliers[0].sort().values.numpy(),
             before=before,
@@ -174,10 +179,10 @@ def outcome(
     *,
     float64: bool = False,
 ) -> Outcome:
-    """Run a calibrated encoder on one window, following decisions that are given.
+    """Run an encoder on one window, following decisions that are given.
 
     Args:
-        encoder: the float32 torch model of SC-CLIP.
+        encoder: the float32 torch model.
         window: uint8 (H, W, 3).
         decisions: None to take them.
         float64: whether to compute in float64, block after block, so that one block at a time is held twice.
@@ -190,7 +195,7 @@ def outcome(
     # Shares every module with the encoder; only what is replaced here is its own.
     model = copy.copy(encoder)
     model._modules = dict(encoder._modules)
-    model.operations = decided  # type: ignore[assignment]
+    model.operations = decided
     if float64:
         model.policy = FLOAT64
         model.blocks = nn.ModuleList(_OneAtATime(block) for block in encoder.blocks)
@@ -215,14 +220,14 @@ class _OneAtATime(nn.Module):
         return _double(self.block)(*arguments)
 
 
-def _double(module: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(module).double()
+def _double(module: nn.Module) -> Any:
+    twin: Any = copy.deepcopy(module).double()
     if hasattr(twin, "policy"):
         twin.policy = FLOAT64
     return twin
 
 
-def explains(
+def unexplained(
     graph: Decisions, features: NDArray[np.float32], reference: Outcome, allowed: Distance
 ) -> str | None:
     """Say what of a graph's window rounding does not explain; None if all of it is.
@@ -237,6 +242,12 @@ def explains(
     found = got.distance(reference)
     if not found.similarities <= allowed.similarities:
         return f"similarities differ by {found.similarities:.1e}, allowed {allowed.similarities:.1e}"
+    wide = reference.decisions
+    if wide is not None:
+        flipped = (graph.above_mean >= 0) != (wide.above_mean >= 0)
+        far = float(np.abs(wide.above_mean[flipped]).max(initial=0.0))
+        if not far <= 2 * allowed.similarities:  # of a similarity and of their mean
+            return f"a similarity is {far:.1e} from the mean and counts as on its other side"
     if graph.outliers is not None and reference.scores is not None:
         chosen = np.isin(np.arange(len(reference.scores)), graph.outliers)
         short = 1.0 - reference.scores[chosen].min() / reference.scores[~chosen].max()

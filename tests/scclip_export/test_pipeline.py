@@ -220,7 +220,8 @@ def test_missed_parity_leaves_no_bundle_and_keeps_the_old_one(
 ) -> None:
     from scclip_export import parity
 
-    monkeypatch.setitem(parity.THRESHOLDS, "fp32", parity.Thresholds(max_abs=1e-12, mean_abs=1e-3))
+    monkeypatch.setattr(parity, "_TIMES", 1e-3)
+    monkeypatch.setattr(parity, "_FLOOR", 0.0)
     old = tmp_path / "a.scclip"
     old.mkdir()
     (old / "mine").write_text("keep")

@@ -61,6 +61,45 @@ def rounding_runner(path: Path) -> Runner:
     return _runner(path, model, "ORT_DISABLE_ALL")
 
 
+# The same, and for each window what the graph's comparisons were decided on: similarities before the last block, these
+# minus their mean, and similarities after it, each (B, N, N).
+DecisionRunner = Callable[
+    [NDArray[np.uint8], NDArray[np.float32]], tuple[list[NDArray[Any]], list[NDArray[Any]]]
+]
+
+
+def decision_runner(path: Path) -> DecisionRunner | None:
+    """Return a function that also tells what a float32 encoder's comparisons are about; None if it has none."""
+    model = onnx.load(str(path), load_external_data=False)
+    if model.functions:
+        model = inline_local_functions(model)
+    compared = _compared(model)
+    if compared is None:
+        return None
+    for name in dict.fromkeys(compared):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    session, names = _session(path, model, "ORT_ENABLE_ALL")
+
+    def run(
+        windows: NDArray[np.uint8], text: NDArray[np.float32]
+    ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        outputs = session.run([*names, *compared], {"windows": windows, "text": text})
+        return _sorted(outputs[: len(names)]), outputs[len(names) :]
+
+    return run
+
+
+def _compared(model: onnx.ModelProto) -> list[str] | None:
+    """What the graph compares: similarities before, their distance from the mean, similarities after."""
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    inputs = [node.input[0] for node in model.graph.node if node.op_type == "GreaterOrEqual"]
+    similarities = [name for name in inputs if made_by.get(name) == "MatMul"]
+    distances = [name for name in inputs if made_by.get(name) in ("Mul", "Sub")]
+    if not similarities or len(similarities) > 2 or len(distances) != 1:
+        return None
+    return [similarities[0], distances[0], similarities[-1]]
+
+
 def round_results(model: onnx.ModelProto) -> None:
     """Replace narrow arithmetic by float32 arithmetic with rounded results, in place; see `rounding_runner`."""
     graph, narrow = model.graph, (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -110,9 +149,19 @@ def _options(ort: Any, level: str) -> Any:
 
 
 def _runner(path: Path, model: onnx.ModelProto, level: str) -> Runner:
-    names = ["features", "logits"]
     if model.functions:
         model = inline_local_functions(model)
+    session, names = _session(path, model, level)
+
+    def run(windows: NDArray[np.uint8], text: NDArray[np.float32]) -> list[NDArray[Any]]:
+        return _sorted(session.run(names, {"windows": windows, "text": text}))
+
+    return run
+
+
+def _session(path: Path, model: onnx.ModelProto, level: str) -> tuple[Any, list[str]]:
+    """A session of a model with its weights beside `path`, and its outputs: features, logits, perhaps outliers."""
+    names = ["features", "logits"]
     found = _outliers(model)
     if found is not None:
         model.graph.output.append(helper.make_tensor_value_info(found, TensorProto.INT64, None))
@@ -121,12 +170,12 @@ def _runner(path: Path, model: onnx.ModelProto, level: str) -> Runner:
     options = _options(ort, level)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session, names
 
-    def run(windows: NDArray[np.uint8], text: NDArray[np.float32]) -> list[NDArray[Any]]:
-        outputs = session.run(names, {"windows": windows, "text": text})
-        return [*outputs[:2], *(np.sort(indices, axis=-1) for indices in outputs[2:])]
 
-    return run
+def _sorted(outputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Features, logits, and the outliers in ascending order."""
+    return [*outputs[:2], *(np.sort(indices, axis=-1) for indices in outputs[2:])]
 
 
 def _outliers(model: onnx.ModelProto) -> str | None:
