@@ -84,8 +84,8 @@ class TextEncoderSpec(GraphSpec):
 class ModelSpec:
     """The checkpoint a bundle was exported from. `assumptions` lists what no tensor of it told.
 
-    `mlp_width` is None in bundles that don't tell it. `sources` says of heads, activation, mean, std and others who told
-    it; a guess begins with "assumed". It is None in bundles from before that was recorded.
+    `mlp_width` is None in bundles that don't tell it. `sources` says of heads, activation, mean, std and others who
+    told it; a guess begins with "assumed". It is None in bundles from before that was recorded.
     """
 
     backbone: str | None

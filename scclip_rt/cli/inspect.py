@@ -212,14 +212,13 @@ def _settings(bundle: Bundle) -> Iterator[tuple[str, str]]:
         "heads": model.heads,
     }
     for name, value in values.items():
-        shown = "[" + ", ".join(f"{number:.3f}" for number in value) + "]" if isinstance(value, tuple) else value
-        yield name, f"{shown} ({'not recorded' if sources is None else sources.get(name, 'not recorded')})"
+        shown = f"[{', '.join(f'{number:.3f}' for number in value)}]" if isinstance(value, tuple) else value
+        yield name, f"{shown} ({'source not recorded' if sources is None else sources.get(name, '?')})"
     if sources is None:
         yield (
             "to check",
-            "where these came from was not recorded yet. Export the checkpoint again and compare: with the model's name "
-            "(--backbone, or --model and --pretrained), scclip-export takes them from open_clip's table and refuses what "
-            "contradicts it",
+            "this bundle does not tell where these came from. Export its checkpoint again by the model's name "
+            "(--backbone, or --model and --pretrained) and compare: what contradicts is refused",
         )
 
 

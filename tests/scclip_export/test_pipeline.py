@@ -42,7 +42,7 @@ def test_bundle_holds_what_the_manifest_lists_and_nothing_else(micro_bundle: Pat
 def test_parity_figures_are_stored(micro_bundle: Path) -> None:
     for encoder in manifest(micro_bundle)["encoders"]:
         parity = encoder["parity"]
-        assert 0 <= parity["features_max_abs"] <= parity["thresholds"]["max_abs"] == 2e-5
+        assert 0 <= parity["features_max_abs"] <= parity["thresholds"]["max_abs"] < 1e-4
         assert 0 <= parity["features_mean_abs"] <= parity["thresholds"]["mean_abs"] == 1e-3
         assert 0.99 <= parity["labels_agreement"] <= 1
         assert parity["windows"] >= 1
@@ -120,8 +120,8 @@ REFUSED = {
     "model without weights": (("--model", "ViT-B-16"), "needs --pretrained TAG or --checkpoint"),
     "tag without model": (("--backbone", "vitb16", "--pretrained", "openai"), "goes with --model"),
     "unknown tag": (("--model", "ViT-B-16", "--pretrained", "nope"), "open_clip has no weights 'nope'"),
-    "resnet": (("--model", "RN50", "--pretrained", "openai"), "'RN50' is a ResNet"),
-    "timm": (("--model", "ViT-B-16-SigLIP", "--pretrained", "webli"), "is a timm model"),
+    "resnet": (("--model", "RN50", "--pretrained", "openai"), "RN50 (openai) is a ResNet"),
+    "timm": (("--model", "ViT-B-16-SigLIP", "--pretrained", "webli"), "has no class token"),
     "opset": (("--checkpoint", "{checkpoint}", "--opset", "12"), "--opset must be in 18..23"),
     "window": (
         ("--checkpoint", "{checkpoint}", "--window", "100"),
@@ -195,9 +195,7 @@ def test_a_download_is_read_like_a_file(micro_checkpoint: Path, monkeypatch: pyt
     import open_clip
 
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(micro_checkpoint))
-    with pytest.raises(
-        pipeline.ExportError, match=r"width 768 \(open_clip's ViT.* or 128 \(the tensors\)|width 128"
-    ):
+    with pytest.raises(pipeline.ExportError, match=r"width 128 \(the tensors\) or 768 \(open_clip's ViT-B-16"):
         pipeline.load_model(Source(backbone="vitb16"), lambda _: None)
 
 

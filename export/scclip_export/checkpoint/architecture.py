@@ -175,12 +175,14 @@ def build_clip(architecture: Architecture, state: Mapping[str, Tensor]) -> CLIP:
     weights = dict(state)
     weights.setdefault("logit_scale", torch.tensor(100.0).log())
     weights["logit_scale"] = weights["logit_scale"].reshape(())
+    projection_bias = weights.pop("visual.proj_bias", None)  # of timm's towers; CLIP's own have none
     _check_names(model, weights)
     try:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the checkpoint's tensors do not fit a CLIP ViT: {' '.join(lines)}") from error
+    model.visual.register_buffer("proj_bias", projection_bias, persistent=False)
     # Off the meta device; the text graph builds its own.
     mask = torch.full((a.context_length, a.context_length), float("-inf")).triu_(1) if a.causal else None
     model.register_buffer("attn_mask", mask, persistent=False)

@@ -124,7 +124,7 @@ def model_claims(config: Json, source: str, *, firm_activation: bool = True) -> 
             "which SC-CLIP is not defined for. Use a plain CLIP ViT, such as --backbone vitb16"
         )
     _refuse_text(text, source)
-    claims: list[tuple[str, Any]] = [*_embedding(config), *_text_sizes(text)]
+    claims: list[tuple[str, Any]] = []
     quick = bool(config.get("quick_gelu", False))
     if vision.get("timm_model_name"):
         claims += _timm_tower(vision, source)
@@ -142,7 +142,7 @@ def model_claims(config: Json, source: str, *, firm_activation: bool = True) -> 
                 "token is not trained to say anything; SC-CLIP adds that token to every patch"
             )
         claims += _arithmetic(vision, quick=quick, prefix="")
-    claims += _arithmetic(text, quick=quick, prefix="text_")
+    claims += [*_embedding(config), *_text_sizes(text), *_arithmetic(text, quick=quick, prefix="text_")]
     claims.append(("causal", not text.get("no_causal_mask", False)))
     claims.append(("text_pool", _text_pool(text, source)))
     told = quick or firm_activation

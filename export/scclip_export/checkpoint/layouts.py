@@ -112,6 +112,7 @@ _TIMM_NAMES = (
     (r"^trunk\.norm_pre\.", "ln_pre."),
     (r"^trunk\.norm\.", "ln_post."),
     (r"^(trunk\.head|head\.proj)\.weight$", "proj"),
+    (r"^(trunk\.head|head\.proj)\.bias$", "proj_bias"),
     (r"^trunk\.blocks\.(\d+)\.norm([12])\.", r"transformer.resblocks.\1.ln_\2."),
     (r"^trunk\.blocks\.(\d+)\.attn\.qkv\.", r"transformer.resblocks.\1.attn.in_proj_"),
     (r"^trunk\.blocks\.(\d+)\.attn\.proj\.", r"transformer.resblocks.\1.attn.out_proj."),

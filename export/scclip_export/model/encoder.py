@@ -75,7 +75,7 @@ class CalibratedEncoder(nn.Module):
         else:
             self.last = LastBlock(blocks[-1], policy, joint=method == "scclip")
         self.ln_post = visual.ln_post
-        self.proj = linear_copy(visual.proj.T, None, policy.linear)
+        self.proj = linear_copy(visual.proj.T, getattr(visual, "proj_bias", None), policy.linear)
         if grid is not None:
             self.register_buffer("fixed_positions", self.embedding.positions(*grid).clone())
 
