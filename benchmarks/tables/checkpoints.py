@@ -1,6 +1,6 @@
 """Every model configuration of open_clip, and its state: `python -m benchmarks.tables.checkpoints`.
 
-Each is made small (four blocks, one of text, a small image) and filled with random weights; all that changes the
+Each is made small (two blocks, one of text, a small image) and filled with random weights; all that changes the
 arithmetic stays. Its state dict goes through `scclip-export`'s reader and the traced graphs, and the result is compared
 with open_clip's own model: dense patch tokens (`--calibration none`) and text embeddings. Configurations that are equal
 once made small run once. What is refused is refused by name, before any weights.
@@ -51,8 +51,8 @@ def small(config: Mapping[str, Any]) -> Config:
         vision |= {"timm_model_name": SMALL_TIMM, "timm_drop_path": 0.0, "image_size": 224}
     else:
         head = vision.get("head_width", 64)
-        vision |= {"layers": 4, "width": 2 * head, "image_size": GRID * vision["patch_size"]}
-    text |= {"layers": 2, "width": 128, "heads": 2}
+        vision |= {"layers": 2, "width": 2 * head, "image_size": GRID * vision["patch_size"]}
+    text |= {"layers": 1, "width": 128, "heads": 2}
     return made
 
 
@@ -99,7 +99,7 @@ def image_difference(model: Any, loaded: LoadedModel, folder: Path) -> float:
     """The largest difference of unit patch features between the exported graph and open_clip's model."""
     side = loaded.architecture.image_size
     grid = side // loaded.architecture.patch_size
-    unused = CalibrationConfig(pre_layer=1, post_layer=0, fusion_layers=(0, 1), cls_residual=0.1)
+    unused = CalibrationConfig(pre_layer=0, post_layer=0, fusion_layers=(0, 1), cls_residual=0.1)
     encoder = CalibratedEncoder(
         loaded.clip.visual, unused, method="none", grid=(grid, grid), mean=loaded.mean, std=loaded.std
     ).eval()

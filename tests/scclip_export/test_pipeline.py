@@ -195,7 +195,9 @@ def test_a_download_is_read_like_a_file(micro_checkpoint: Path, monkeypatch: pyt
     import open_clip
 
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(micro_checkpoint))
-    with pytest.raises(pipeline.ExportError, match=r"width 128 \(the tensors\) or 768 \(open_clip's ViT-B-16"):
+    with pytest.raises(
+        pipeline.ExportError, match=r"width 128 \(the tensors\) or 768 \(open_clip's ViT-B-16"
+    ):
         pipeline.load_model(Source(backbone="vitb16"), lambda _: None)
 
 
