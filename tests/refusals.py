@@ -122,6 +122,13 @@ def _pipe(path: Path, name: str) -> None:
     os.mkfifo(path / name)
 
 
+def _link(path: Path, name: str) -> None:
+    """The file lies outside, as in a download cache; a link is in its place."""
+    moved = path.parent / f"{path.name}.{name}"
+    (path / name).rename(moved)
+    (path / name).symlink_to(moved)
+
+
 def _weights(path: Path, location: str) -> None:
     """The encoder's weights are said to lie somewhere else, where a copy of them is."""
     stolen = path.parent / "stolen.data"
@@ -139,5 +146,5 @@ def _write(path: Path, name: str, text: str) -> None:
 
 _CHANGES: dict[str, Callable[..., None]] = {
     "set": _set, "remove": _remove, "raw": _raw, "manifest": _manifest, "flip": _flip, "cut": _cut,
-    "delete": _delete, "pipe": _pipe, "weights": _weights, "write": _write,
+    "delete": _delete, "pipe": _pipe, "link": _link, "weights": _weights, "write": _write,
 }  # fmt: skip
