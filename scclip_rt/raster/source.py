@@ -141,6 +141,8 @@ def open_raster(path: str | os.PathLike[str], options: RasterOptions) -> Iterato
         native = _native_grid(dataset)
         grid = native if options.resolution is None else _coarser(native, options.resolution, dataset.name)
         if (grid.height, grid.width) != (native.height, native.width):
+            if (level := _overview(dataset, native, grid)) is not None:
+                dataset = stack.enter_context(rasterio.open(os.fspath(path), overview_level=level))
             dataset = stack.enter_context(_resampled(dataset, native, grid))
         yield RasterSource(dataset, grid, options)
 
@@ -185,6 +187,13 @@ def _coarser(native: Grid, resolution: float, name: str) -> Grid:
         crs=native.crs,
         pixel_metres=(across * wider, down * taller),
     )
+
+
+def _overview(dataset: Any, native: Grid, grid: Grid) -> int | None:
+    """The coarsest overview that is fine enough to work at: averaging all of a large file is slow."""
+    ratio = min(native.height / grid.height, native.width / grid.width)
+    levels = [level for level, factor in enumerate(dataset.overviews(1)) if factor <= ratio]
+    return levels[-1] if levels else None
 
 
 def _resampled(dataset: Any, native: Grid, grid: Grid) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import shapely
 from pyogrio.raw import read as read_vectors
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 
 from scclip_rt import Segmenter
 from scclip_rt.errors import ImageError, OptionError, OutputError
@@ -266,6 +266,19 @@ def test_a_coarser_resolution_averages_and_keeps_the_place(segment, raster, tmp_
         np.testing.assert_allclose(dataset.bounds, (400_000, 5_500_000 - 150, 400_000 + 210, 5_500_000))
     coarse = Segmenter("demo", classes=CLASSES, short_side=250)
     np.testing.assert_array_equal(labels_of(result.labels), coarse(whole).labels)
+
+
+def test_overviews_are_read_where_they_are_fine_enough(tmp_path):
+    path = write_raster(tmp_path / "o.tif", picture().transpose(2, 0, 1))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    overview, finer = rgb(path, resolution=2)[0], rgb(path, resolution=0.6)[0]
+    with rasterio.open(path, "r+") as dataset:  # the overviews stay as they are
+        dataset.write(np.zeros((3, HEIGHT, WIDTH), np.uint8))
+    np.testing.assert_array_equal(rgb(path, resolution=2)[0], overview)
+    assert overview.any()
+    assert finer.any()
+    assert not rgb(path, resolution=0.6)[0].any()
 
 
 def test_a_mask_beside_the_bands_survives_a_coarser_resolution(tmp_path):
