@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GridSpec, Precision
@@ -81,27 +81,36 @@ def source_sha256(bundle: Bundle, source: str) -> str:
 
 def _read(bundle: Bundle, sidecar: str) -> Engine | UnreadableEngine:
     try:
-        document = parse_json(bundle.checked_path(sidecar).read_bytes())
+        return _engine(sidecar, parse_sidecar(bundle.checked_path(sidecar).read_bytes()), bundle)
     except BundleError as error:
         return UnreadableEngine(sidecar=sidecar, reason=bundle_message(bundle, error))
-    except (OSError, ValueError) as error:
-        return UnreadableEngine(sidecar=sidecar, reason=f"is not JSON ({error})")
+    except OSError as error:
+        return UnreadableEngine(sidecar=sidecar, reason=error.strerror or str(error))
+
+
+def parse_sidecar(data: bytes) -> dict[str, Any]:
+    """The document of a sidecar, checked against its schema.
+
+    Raises:
+        BundleError: not JSON, another version, or a value that the schema refuses; the message goes after its name.
+    """
+    try:
+        document = parse_json(data)
+    except ValueError as error:
+        raise BundleError(f"is not JSON ({error})") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is not int or version != SIDECAR_VERSION:
-        return UnreadableEngine(
-            sidecar=sidecar,
-            reason=f"has sidecar version {printable(repr(version)[:40])}; this runtime reads {SIDECAR_VERSION}. "
-            "Upgrade scclip-rt or build the engine again",
+        raise BundleError(
+            f"has sidecar version {printable(repr(version)[:40])}; this runtime reads {SIDECAR_VERSION}. "
+            "Upgrade scclip-rt or build the engine again"
         )
     from jsonschema.exceptions import best_match
 
     flaw = best_match(validator("engine").iter_errors(document))
     if flaw is not None:
         place = flaw.json_path.removeprefix("$").removeprefix(".") or "the document"
-        return UnreadableEngine(
-            sidecar=sidecar, reason=printable(f"{place}: {' '.join(flaw.message.split())[:160]}")
-        )
-    return _engine(sidecar, document, bundle)
+        raise BundleError(printable(f"{place}: {' '.join(flaw.message.split())[:160]}"))
+    return cast("dict[str, Any]", document)
 
 
 def bundle_message(bundle: Bundle, error: BundleError) -> str:

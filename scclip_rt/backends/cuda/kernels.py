@@ -200,24 +200,36 @@ def read_kernel_list(bundle: Bundle) -> tuple[KernelSpec, ...]:
     """
     path = bundle.checked_path(KERNEL_LIST)
     try:
-        specs = tuple(_kernel(item) for item in parse_json(path.read_bytes()))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(
-            f"{path}: not a list of kernels ({type(error).__name__}: {error}); export the bundle again"
-        ) from error
+        specs = parse_kernel_list(path.read_bytes())
+    except (OSError, BundleError) as error:
+        raise BundleError(f"{path}: {error}", field=KERNEL_LIST) from error
     for spec in specs:
         if spec.file not in bundle.manifest.files:
-            raise BundleError(f"{path}: {spec.file!r} is not listed in bundle.json")
+            raise BundleError(f"{path}: {spec.file!r} is not listed in bundle.json", field=KERNEL_LIST)
     return specs
+
+
+def parse_kernel_list(data: bytes) -> tuple[KernelSpec, ...]:
+    """What a kernels.json says.
+
+    Raises:
+        BundleError: it is none.
+    """
+    try:
+        return tuple(_kernel(item) for item in parse_json(data))
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise BundleError(
+            f"not a list of kernels ({type(error).__name__}: {error}); export the bundle again"
+        ) from error
 
 
 def _kernel(item: Mapping[str, Any]) -> KernelSpec:
     major, _, minor = str(item["compute_capability"]).partition(".")
     spec = KernelSpec(
-        name=item["name"],
-        file=item["file"],
+        name=_text(item["name"]),
+        file=_text(item["file"]),
         compute_capability=(int(major), int(minor)),
-        entry=item["entry"],
+        entry=_text(item["entry"]),
         num_warps=int(item["num_warps"]),
         shared_bytes=int(item["shared_bytes"]),
         parameters=tuple((str(name), str(kind)) for name, kind in item["parameters"]),
@@ -227,6 +239,12 @@ def _kernel(item: Mapping[str, Any]) -> KernelSpec:
     for _, kind in spec.parameters:
         _c_type(kind)
     return spec
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _c_type(kind: str) -> Any:
