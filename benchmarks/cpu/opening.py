@@ -39,7 +39,7 @@ def measure(checkout: Path, bundle: str, image: str | None = None) -> dict[str, 
 
 
 def main() -> None:
-    """Measure and print ratios: this checkout over the other."""
+    """Measure and print ratios, this checkout over the other: median and quartiles."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,11 +54,9 @@ def main() -> None:
     pairs = [(measure(here, args.bundle), measure(args.other, args.bundle)) for _ in range(args.pairs)]
     for what in ("first", "first, processor", "again", "again, processor"):
         ratios = sorted(ours[what] / theirs[what] for ours, theirs in pairs)
-        ours, theirs = (statistics.median(pair[side][what] for pair in pairs) for side in (0, 1))
-        print(
-            f"{what}: {1000 * ours:.0f} ms here, {1000 * theirs:.0f} ms there, "
-            f"ratio median {statistics.median(ratios):.3f} ({ratios[len(ratios) // 4]:.3f}–{ratios[-len(ratios) // 4]:.3f} quartiles)"
-        )
+        ours, theirs = (1000 * statistics.median(pair[side][what] for pair in pairs) for side in (0, 1))
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"{what}: {ours:.0f} ms here, {theirs:.0f} ms there; ratio {middle:.3f} ({low:.3f}–{high:.3f})")
 
 
 if __name__ == "__main__":

@@ -81,11 +81,15 @@ def source_sha256(bundle: Bundle, source: str) -> str:
 
 def _read(bundle: Bundle, sidecar: str) -> Engine | UnreadableEngine:
     try:
-        return _engine(sidecar, parse_sidecar(bundle.checked_path(sidecar).read_bytes()), bundle)
+        data = bundle.checked_path(sidecar).read_bytes()
     except BundleError as error:
         return UnreadableEngine(sidecar=sidecar, reason=bundle_message(bundle, error))
     except OSError as error:
         return UnreadableEngine(sidecar=sidecar, reason=error.strerror or str(error))
+    try:
+        return _engine(sidecar, parse_sidecar(data), bundle)
+    except BundleError as error:
+        return UnreadableEngine(sidecar=sidecar, reason=str(error))
 
 
 def parse_sidecar(data: bytes) -> dict[str, Any]:
