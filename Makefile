@@ -30,7 +30,7 @@ $(VENV)/.runtime: pyproject.toml $(VENV)/pyvenv.cfg
 
 # torch comes first, by itself: its libraries are unpacked and their archives gone before the rest arrives.
 $(VENV)/.dev: pyproject.toml $(VENV)/pyvenv.cfg
-	@echo "installing everything into $(VENV): 7.3 GB, of which torch and its CUDA libraries take 5.5"
+	@echo "installing everything into $(VENV): 8 GB, of which torch and its CUDA libraries take 5.5"
 	@$(PIP) torch
 	@$(PIP) --editable '.[export,dev]'
 	@touch $(VENV)/.runtime $@
