@@ -1,7 +1,9 @@
 """`Segmenter`: one image at a time."""
 
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,21 @@ def test_calls_from_many_threads(segment: Segmenter) -> None:
 def test_open_bundle_is_taken_as_it_is(bundle_path: Path) -> None:
     bundle = Bundle.open(bundle_path)
     assert Segmenter(bundle).bundle is bundle
+
+
+def test_other_options_share_the_encoder_and_survive_pickling(segment: Segmenter) -> None:
+    image = blocks_image(seed=3)
+    strict = segment.with_options(replace(segment.options, prob_threshold=0.9))
+    assert strict.backend is segment.backend
+    expected = strict(image).labels
+    assert (expected != segment(image).labels).any()
+    assert np.array_equal(pickle.loads(pickle.dumps(strict))(image).labels, expected)
+
+
+def test_an_encoder_from_elsewhere_is_used_and_stays_in_its_process(segment: Segmenter) -> None:
+    other = Segmenter(segment.bundle, encoder=segment.backend, vocabulary=segment.vocabulary)
+    image = blocks_image(seed=4)
+    assert other.backend is segment.backend
+    assert np.array_equal(other(image).labels, segment(image).labels)
+    with pytest.raises(OptionError, match="stays in its process"):
+        pickle.dumps(other)
