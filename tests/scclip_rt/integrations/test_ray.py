@@ -80,6 +80,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # Ray starts
 def test_actors_on_every_cpu_leave_one_to_read(ray: Any, bundle_path: Path, photos: Path) -> None:
     """With a CPU an actor, this would wait forever without a message (Ray 2.60)."""
     dataset = ray.data.read_binary_files(str(photos), include_paths=True)
@@ -98,6 +99,7 @@ def test_actors_on_every_cpu_leave_one_to_read(ray: Any, bundle_path: Path, phot
     assert rows["5.jpg"]["labels_png"] == b""
 
 
+@pytest.mark.slow  # Ray starts
 def test_a_batch_run_whose_actor_dies_writes_what_one_here_writes(
     ray: Any, bundle_path: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
