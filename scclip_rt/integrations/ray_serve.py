@@ -45,6 +45,7 @@ def build(args: Mapping[str, Any]) -> Application:
         name=NAME,
         num_replicas=int(args.get("num_replicas", 1)),
         max_ongoing_requests=settings.limits.queue,
+        max_queued_requests=settings.limits.queue,  # else Serve lets any number wait
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
     )
     application: Application = wrap(serve.ingress(lambda: ready_app(settings))()).bind()
