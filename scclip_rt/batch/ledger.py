@@ -111,17 +111,17 @@ class Ledger:
             yield
 
     def _check(self, job: Mapping[str, Any], *, resume: bool) -> None:
+        if not resume:
+            raise BatchError(
+                f"{self._folder.parent} holds a run, {len(self.finished())} shards of it done; --resume goes on with it"
+            )
         before = json.loads(self._job_path.read_text("utf-8"))
-        for name in before.keys() | job.keys():
+        for name in [*job, *(before.keys() - job.keys())]:
             if before.get(name) != job.get(name):
                 raise BatchError(
                     f"{self._folder.parent} was begun with {name} = {_short(before.get(name))}, and now it is "
                     f"{_short(job.get(name))}; go on with the same, or give --output another folder"
                 )
-        if not resume:
-            raise BatchError(
-                f"{self._folder.parent} holds a run, {len(self.finished())} shards of it done; --resume goes on with it"
-            )
 
     def _remove_leftovers(self, output: Path) -> None:
         """What a killed run was writing. Nobody else writes here: the lock is ours."""

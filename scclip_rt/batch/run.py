@@ -200,9 +200,9 @@ def _description(
     return {
         "schema": "scclip-batch/1",
         "format": job.format,
+        "reading": asdict(job.reading),
         "images": sum(shard.count for shard in shards),
         "shards": len(shards),
-        "reading": asdict(job.reading),
         "input": identity.hexdigest(),
         **{
             name: list(value) if isinstance(value, tuple) else value

@@ -160,7 +160,10 @@ def test_what_does_not_belong_together_is_refused(
         (job(bundle_path, out, folder), "holds a run, 3 shards of it done; --resume"),
         (job(bundle_path, out, tar, resume=True), "was begun with input = "),
         (job(bundle_path, out, folder, resume=True, format="png"), 'format = "parquet", and now it is "png"'),
-        (job(bundle_path, out, folder, resume=True, size=3), "go on with the same"),
+        (
+            job(bundle_path, out, folder, resume=True, size=3),
+            "was begun with reading = .*go on with the same",
+        ),
         (
             job(bundle_path, out, folder, resume=True, options={"prob_threshold": 0.9}),
             "was begun with options",
