@@ -230,7 +230,7 @@ def main() -> None:
         servers = []
         port = free_port()
         command = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes, "--port", str(port)]
-        command += ["--cache-mb", "0", "--no-access-log"]
+        command += ["--cache-mb", "0", "--no-access-log", "--max-queue", "24"]
         servers.append(stack.enter_context(server("serve", command, port, files[0])))
         port = free_port()
         script = [sys.executable, str(HERE / "naive.py"), args.bundle, str(port)]
