@@ -36,10 +36,10 @@ def hugging_face(state: State) -> State:
     for suffix in ("weight", "bias"):
         for ours, theirs in norms.items():
             out[f"{theirs}.{suffix}"] = state[f"{ours}.{suffix}"]
-    for prefix, tower, layers in (
-        ("visual.transformer", "vision_model", 4),
-        ("transformer", "text_model", 1),
-    ):
+    for prefix, tower in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
+        layers = sum(
+            name.startswith(f"{prefix}.resblocks.") and name.endswith(".ln_1.weight") for name in state
+        )
         for index in range(layers):
             block, target = f"{prefix}.resblocks.{index}", f"{tower}.encoder.layers.{index}"
             for suffix in ("weight", "bias"):
