@@ -58,6 +58,7 @@ docs: $(VENV)/.docs  ## build the documentation into build/site; a broken link i
 
 demo-bundle: $(VENV)/.dev  ## export the packaged demo model again from its checkpoint
 	$(BIN)/scclip-export --checkpoint benchmarks/demo/demo_clip.safetensors --dynamic-grid --int8 \
+		--mean 122.771,116.746,104.094 --std 68.501,66.632,70.323 \
 		--vocabulary scclip_rt/demo/classes.txt --output scclip_rt/demo.scclip --force
 
 dist: $(VENV)/.docs  ## wheel and sdist, checked: each installed in an empty environment segments the shipped scene
