@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import html
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -129,7 +127,11 @@ def _names(entry: str | Sequence[str], place: str) -> list[str]:
 
 def _unescaped(text: str) -> str:
     """HTML entities resolved as CLIP's tokenizer does, twice: before the text is split, as they end in semicolons."""
-    return html.unescape(html.unescape(text)) if "&" in text else text
+    if "&" not in text:
+        return text
+    import html
+
+    return html.unescape(html.unescape(text))
 
 
 def _from_file(path: Path) -> Iterator[tuple[str, str | Sequence[str]]]:
@@ -170,6 +172,8 @@ def _read(path: Path) -> str:
 
 def _from_csv(text: str, path: Path) -> Iterator[tuple[str, str | Sequence[str]]]:
     """A row per class, a cell per name; a quoted cell may hold several, separated by commas."""
+    import csv
+
     rows = csv.reader(text.split("\n"), strict=True, skipinitialspace=True)
     try:
         found = [
