@@ -44,8 +44,8 @@ demo: $(VENV)/.runtime  ## segment the shipped scene with the packaged model (in
 
 test: test-python test-cpp  ## install everything and run all tests, C++ included
 
-test-python: $(VENV)/.dev  ## all tests but those of C++
-	$(BIN)/python -m pytest
+test-python: $(VENV)/.dev  ## all tests but those of C++, on every CPU
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-fast: $(VENV)/.dev  ## the tests without the full-size models
 	$(BIN)/python -m pytest -m 'not slow'

@@ -1,9 +1,16 @@
 """Fixtures shared by all tests: synthetic checkpoints and the bundles made from them."""
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+# A worker of pytest-xdist keeps to one CPU, before a library counts them: small models on many threads mostly wait.
+if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
+    _CPUS = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_CPUS[int(WORKER.removeprefix("gw")) % len(_CPUS)]})
+
+import filelock
 import hypothesis
 import numpy as np
 import pytest
@@ -79,27 +86,35 @@ def export_cli() -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(
-    tiny_checkpoint: Path, export_cli: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The golden weights, exported by the command."""
-    path = tmp_path_factory.mktemp("bundles") / "tiny.scclip"
-    assert (
-        export_cli("--checkpoint", tiny_checkpoint, "--output", path, "--debug-outputs", "--dynamic-grid")
-        == 0
-    )
-    return path
+def export_once(
+    export_cli: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Export a bundle that several tests read, once in a run, whichever worker comes first."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if WORKER else folder) / "exported"
+    folder.mkdir(exist_ok=True)
+
+    def export(name: str, checkpoint: Path, *options: str | Path) -> Path:
+        path = folder / f"{name}.scclip"
+        with filelock.FileLock(folder / f"{name}.lock"):
+            if not path.exists():
+                assert export_cli("--checkpoint", checkpoint, "--output", path, *options) == 0
+        return path
+
+    return export
 
 
 @pytest.fixture(scope="session")
-def micro_bundle(
-    micro_checkpoint: Path, export_cli: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_bundle(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
+    """The golden weights, exported by the command."""
+    return export_once("tiny", tiny_checkpoint, "--debug-outputs", "--dynamic-grid")
+
+
+@pytest.fixture(scope="session")
+def micro_bundle(micro_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
     """Four blocks, windows, one fixed and one dynamic grid."""
-    path = tmp_path_factory.mktemp("bundles") / "micro.scclip"
     options = ("--dynamic-grid", "--image-size", "96x160", "--fusion-layers", "1:3")
-    assert export_cli("--checkpoint", micro_checkpoint, "--output", path, *options) == 0
-    return path
+    return export_once("micro", micro_checkpoint, *options)
 
 
 @pytest.fixture(scope="session")
