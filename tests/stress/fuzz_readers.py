@@ -32,7 +32,7 @@ from scclip_rt.bundle.onnx_weights import external_locations
 from scclip_rt.errors import ScclipError
 from scclip_rt.evaluation.datasets.masks import MaskRule
 from scclip_rt.evaluation.datasets.names import read_names
-from scclip_rt.image.load import load_image
+from scclip_rt.image.load import image_size, load_image
 from scclip_rt.strict_json import parse_json
 from scclip_rt.vocabulary.classes import parse_classes
 from scclip_rt.vocabulary.file import load_vocabulary
@@ -189,6 +189,13 @@ def _class_text() -> list[bytes]:
     ]  # fmt: skip
 
 
+def _small_mask(rule: MaskRule, path: Path) -> None:
+    """A sound header may announce 128 megapixels, whose reading takes seconds and is no hang: those are left out."""
+    size = image_size(path)
+    if size is None or size[0] * size[1] <= 1_000_000:
+        rule.read(path)
+
+
 Reader = tuple[Callable[[bytes], object], list[bytes], bool]
 
 
@@ -213,7 +220,7 @@ def readers() -> dict[str, Reader]:
         ),
         "tokenizer": (_tokenizer, [_small_tokenizer()], True),
         "image": (lambda data: load_image(data, max_pixels=1_000_000), _images(), False),
-        "mask": (_with_file(rule.read, ".png"), _masks(), False),
+        "mask": (_with_file(lambda path: _small_mask(rule, path), ".png"), _masks(), False),
     }
 
 
