@@ -224,12 +224,12 @@ def test_missed_parity_leaves_no_bundle_and_keeps_the_old_one(
     monkeypatch.setattr(parity, "_FLOOR", 0.0)
     old = tmp_path / "a.scclip"
     old.mkdir()
-    (old / "mine").write_text("keep")
+    (old / "bundle.json").write_text('{"format_version": 1}')
     assert export_cli("--checkpoint", micro_checkpoint, "--output", old, "--force", *LAYERS) == 2
     output = capsys.readouterr().err
     assert "parity missed by encoder.fp32.onnx" in output
     assert "MISSED" in output
-    assert [path.name for path in tmp_path.rglob("*")] == ["a.scclip", "mine"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.scclip", "bundle.json"]
 
 
 def parity_of(**figures: float) -> Parity:

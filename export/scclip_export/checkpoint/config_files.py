@@ -123,6 +123,8 @@ def model_claims(config: Json, source: str, *, firm_activation: bool = True) -> 
             f"{source} is a CoCa: its image tower pools by attention and its text tower appends a class token, "
             "which SC-CLIP is not defined for. Use a plain CLIP ViT, such as --backbone vitb16"
         )
+    if vision.get("timm_model_name"):
+        refuse_timm(str(vision["timm_model_name"]), source)
     _refuse_text(text, source)
     claims: list[tuple[str, Any]] = []
     quick = bool(config.get("quick_gelu", False))
@@ -273,7 +275,6 @@ def _timm_tower(vision: Json, source: str) -> list[tuple[str, Any]]:
     import torch
 
     name = str(vision["timm_model_name"])
-    refuse_timm(name, source)
     if vision.get("timm_pool", "avg") not in ("token", "tok"):
         raise ExportError(
             f"{source}: the image tower ({name}) pools by {vision.get('timm_pool', 'avg')!r}; its class token "
