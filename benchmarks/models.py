@@ -67,7 +67,14 @@ def bundle(
     path = work / f"{name}.scclip"
     if path.exists():
         return path
-    arguments = ["--checkpoint", str(checkpoint(model, work)), "--activation", "quickgelu", "--output", str(path)]
+    arguments = [
+        "--checkpoint",
+        str(checkpoint(model, work)),
+        "--activation",
+        "quickgelu",
+        "--output",
+        str(path),
+    ]
     arguments += ["--dynamic-grid"] if calibration == "scclip" else []
     arguments += ["--calibration", calibration, *(f"--{p}" for p in precisions if p != "fp32")]
     if model == "demo":

@@ -128,6 +128,13 @@ def device_path(
     """The device's path, if the encoder has one for this vocabulary and these options; refinement needs the host."""
     if not isinstance(encoder, DeviceSegmenter) or options.refine is not None:
         return None
+    if (
+        options.class_threshold > 0
+        or options.maps != "cosine"
+        or options.class_weighting != "none"
+        or not prepare.whole_windows
+    ):
+        return None  # what the GPU's decode has no form for
     queries, classes = len(vocabulary.embeddings), len(vocabulary.classes)
     if not encoder.can_segment(num_queries=queries, num_classes=classes):
         return None

@@ -38,6 +38,7 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "logit_scale": Range(least=1e-6, most=1e4, whole=False),
         "prob_threshold": Range(least=0, most=1, whole=False),
         "area_threshold": Range(least=0, most=1, whole=False),
+        "class_threshold": Range(least=0, most=1, whole=False),
         "limit": Range(least=1, most=1 << 40),
         "worst": Range(least=0, most=10_000),
         "ignore_label": Range(least=0, most=65535),

@@ -4,13 +4,15 @@ import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends import EncoderBackend, open_backend
+from scclip_rt.backends.any_size import AnySizeEncoder
 from scclip_rt.backends.handle import EncoderHandle
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.decode.decode import decode
@@ -18,7 +20,7 @@ from scclip_rt.decode.pamr import pixel_weights
 from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeOptions
 from scclip_rt.device_stream import DevicePath, device_path
-from scclip_rt.encoded import Encoded
+from scclip_rt.encoded import Encoded, class_weights
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
 from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
 from scclip_rt.image.memory import EncoderCost
@@ -32,6 +34,8 @@ from scclip_rt.vocabulary.open import EmbeddingOptions, check_model, resolve_voc
 if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
     from scclip_rt.video.reuse import Reuse
+
+_Option = TypeVar("_Option")
 
 
 class Segmenter:
@@ -47,7 +51,8 @@ class Segmenter:
         vocabulary: instead of `classes`, a `Vocabulary` or a file that `scclip embed` wrote. Without
             either, the ready vocabulary of the bundle, if it carries one.
         classes_file: instead of `classes`, a file with a line per class, by name or `Path`.
-        templates: prompt templates around each name: `imagenet` (80 of them, as None), `none`, or a `Path` to a file.
+        templates: prompt templates around each name: `imagenet` (80 of them), `surgery`, `photo`, `none`, or a `Path`
+            to a file; None takes the bundle's.
         background: name of the class that takes what no class claims, `none` for no such class; None takes
             the class called "background" if there is one.
         backend: `onnxruntime`, `openvino`, `tensorrt`, `tensorrt-rtx`, or `auto` (docs/backends.md).
@@ -59,13 +64,17 @@ class Segmenter:
         batch: most windows encoded at once; None takes the backend's own number.
         short_side: the short side images are resized to, pixels; None takes the bundle's.
         stride: distance between windows, pixels; None takes the bundle's.
-        whole_image: encode the image in one pass instead of windows, with an encoder exported for that.
+        whole_image: encode the image in one pass instead of windows, with an encoder exported for that; None: as the
+            preset says, else windows.
+        preset: name of a benchmark of the bundle, whose settings hold where none are given here.
         logit_scale: factor on cosines before the softmax; None takes the bundle's.
         prob_threshold: probability under which a pixel becomes background or unlabelled; None takes the
             bundle's.
         area_threshold: share of the labelled area up to which a class is dropped; 0 is off, None takes the
             bundle's.
-        refine: `pamr` follows the image's edges more closely, at some cost.
+        class_threshold: probability that a class's best pixel in the image needs, else the class is dropped and its
+            pixels go to the best that remains (prompt denoising); None and 0 drop none.
+        refine: `pamr` follows the image's edges more closely, at some cost; `none` doesn't; None takes the bundle's.
         max_pixels: largest image taken.
         max_windows: most windows of an image.
         max_memory: most bytes that segmenting one image may take, by estimate; None takes four fifths of what is free.
@@ -102,11 +111,13 @@ class Segmenter:
         batch: int | None = None,
         short_side: int | None = None,
         stride: int | None = None,
-        whole_image: bool = False,
+        whole_image: bool | None = None,
+        preset: str | None = None,
         logit_scale: float | None = None,
         prob_threshold: float | None = None,
         area_threshold: float | None = None,
-        refine: Literal["pamr"] | None = None,
+        class_threshold: float | None = None,
+        refine: Literal["pamr", "none"] | None = None,
         max_pixels: int = MAX_PIXELS,
         max_windows: int = MAX_WINDOWS,
         max_memory: int | None = None,
@@ -140,9 +151,11 @@ class Segmenter:
             "short_side": short_side,
             "stride": stride,
             "whole_image": whole_image,
+            "preset": preset,
             "logit_scale": logit_scale,
             "prob_threshold": prob_threshold,
             "area_threshold": area_threshold,
+            "class_threshold": class_threshold,
             "refine": refine,
             "max_pixels": max_pixels,
             "max_windows": max_windows,
@@ -152,40 +165,50 @@ class Segmenter:
         }
         self._bundle = opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
         self._embedding = EmbeddingOptions(
-            templates="imagenet" if templates is None else templates,
+            templates=templates,
             cache=cache,
             progress=progress,
             threads=threads,
         )
         self._threads = threads
+        own = opened.benchmark(preset)
+
+        def first(given: _Option | None, default: _Option | None) -> _Option | None:
+            return default if given is None else given
+
+        whole = bool(first(whole_image, own.whole_image))
         self._options = DecodeOptions.over(
             opened.decoding,
-            logit_scale=logit_scale,
-            prob_threshold=prob_threshold,
-            area_threshold=area_threshold,
+            logit_scale=first(logit_scale, own.logit_scale),
+            prob_threshold=first(prob_threshold, own.prob_threshold),
+            area_threshold=first(area_threshold, own.area_threshold),
             refine=refine,
+            rest_class=own.rest_class,
+            class_threshold=class_threshold,
         )
+
         # The options first, then what takes seconds: a typing error shows at once.
-        self._handle = EncoderHandle(
-            lambda: (
-                encoder
-                or open_backend(
-                    opened,
-                    backend=backend,
-                    device=device,
-                    precision=precision,
-                    ort_provider=ort_provider,
-                    threads=threads,
-                    batch=batch,
-                    grid="whole" if whole_image else "window",
-                )
+        def open_encoder() -> EncoderBackend:
+            main = open_backend(
+                opened,
+                backend=backend,
+                device=device,
+                precision=precision,
+                ort_provider=ort_provider,
+                threads=threads,
+                batch=batch,
+                grid="whole" if whole else "window",
             )
-        )
+            if opened.preprocessing.padding != "patch" or whole:
+                return main
+            return AnySizeEncoder(main, partial(_open_for_any_size, opened, threads, batch))
+
+        self._handle = EncoderHandle(lambda: encoder or open_encoder())
         self._prepare = _preparation(
             opened,
             self.backend,
-            short_side=short_side,
-            stride=stride,
+            short_side=first(short_side, own.short_side),
+            stride=first(stride, own.stride),
             max_pixels=max_pixels,
             max_windows=max_windows,
             max_memory=max_memory,
@@ -219,7 +242,7 @@ class Segmenter:
         Segmenter.__init__(self, state["bundle"], vocabulary=vocabulary, **options)
         self._options_given = state["options"]
         templates = state["options"]["templates"]
-        self._embedding = replace(self._embedding, templates="imagenet" if templates is None else templates)
+        self._embedding = replace(self._embedding, templates=templates)
 
     def __copy__(self) -> Self:
         other = object.__new__(type(self))
@@ -496,13 +519,36 @@ class Segmenter:
             )
         decoded = decode(
             encoded.features,
-            vocabulary.embeddings,
+            self._text_for(encoded, vocabulary),
             decode_plan(encoded.tiling, encoded.grid, shape),
             vocabulary.decode_settings(options, confidence=confidence),
             refine=refine,
             threads=threads,
         )
         return Segmentation.of(decoded, vocabulary, image=encoded.image, name=encoded.name)
+
+    def _text_for(self, encoded: Encoded, vocabulary: Vocabulary) -> NDArray[np.float32]:
+        """The queries, times their weights where the method has some."""
+        if self._options.class_weighting == "none" or encoded.class_features is None:
+            return vocabulary.embeddings
+        weights = class_weights(encoded.class_features, vocabulary.embeddings)
+        return vocabulary.embeddings * weights[:, None]
+
+
+def _open_for_any_size(
+    bundle: Bundle, threads: int | None, batch: int | None, main: EncoderBackend
+) -> EncoderBackend:
+    """The encoder for windows smaller than the others: of the same precision and backend."""
+    info = main.describe()
+    return open_backend(
+        bundle,
+        backend=info["backend"],
+        device=info["device"],
+        precision=main.spec.precision,
+        threads=threads,
+        batch=batch,
+        grid="whole",
+    )
 
 
 def _results(
@@ -540,4 +586,6 @@ def _preparation(
         cost=EncoderCost(
             heads=bundle.model.heads, width=bundle.model.width, batch=max(encoder.batch_size, 1)
         ),
+        padding=spec.padding,
+        whole_image=spec.whole_image,
     )

@@ -73,7 +73,7 @@ def with_real_statistics(state: State, seed: int) -> State:
     with torch.inference_mode():
         encoder = encoder_of(state)
         window = torch.from_numpy(windows_of(encoder)[:1])
-        norms = encoder.hidden_states(window)[0][0, 1:].norm(dim=-1)
+        norms = encoder.trunk(window).hidden[0][0, 1:].norm(dim=-1)
     state[f"{mlp}.c_proj.weight"][TARGET, NEURON] *= 500 * norms.median() / norms.max()
     return state
 
@@ -151,7 +151,9 @@ def main() -> int:
         reference = Reference.of(encoder, windows_of(encoder))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "encoder.onnx"
-            onnx_from_encoder(encoder, path, opset=20, example_grid=encoder.grid or (0, 0))
+            patch = encoder.embedding.patch_size
+            rows, columns = encoder.grid or (0, 0)
+            onnx_from_encoder(encoder, path, opset=20, example_size=(rows * patch, columns * patch))
             parity = parity_of(reference, path)
             row = {"seed": seed, "passed": parity.passed} | parity.to_json()
             wrong += not parity.passed

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -25,8 +25,9 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from scclip_export.model.calibration import CalibrationConfig, Method, calibration_for
-from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.methods.last_block import PLAIN, VALUES
+from scclip_export.model.calibration import CalibrationConfig, calibration_for
+from scclip_export.model.encoder import CalibratedEncoder, Trunk
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeSettings
@@ -34,7 +35,7 @@ from scclip_rt.demo.scenes import CLASSES, HELD_OUT_PAIRS, TEST_SCENES, Scene, t
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape, whole_image_shape
 
 WINDOW, SHORT_SIDE = 224, 336
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS = ("scclip", "maskclip", "none")  # those that share the trunk; `scclip compare-methods` has all
 
 
 class Score:
@@ -72,13 +73,13 @@ class EncodedScene:
     """One scene as the blocks before the last one see it.
 
     Attributes:
-        hidden: outputs of those blocks, float32 (windows, 1 + N, D) each.
+        trunk: what those blocks left.
         tiling: where the windows are.
         grid: rows and columns of patches per window.
         mask: uint8 (H, W).
     """
 
-    hidden: list[Tensor]
+    trunk: Trunk
     tiling: Tiling
     grid: tuple[int, int]
     mask: NDArray[np.uint8]
@@ -90,8 +91,8 @@ class Evaluator:
     def __init__(self, model: CLIP, text: Tensor, calibration: CalibrationConfig) -> None:
         self.text = text.numpy()
         self.encoders = {
-            method: CalibratedEncoder(model.visual, calibration, method=method, grid=None).eval()
-            for method in METHODS
+            method: CalibratedEncoder(model.visual, parts, grid=None).eval()
+            for method, parts in zip(METHODS, (calibration, VALUES, PLAIN), strict=True)
         }
 
     @torch.no_grad()
@@ -111,15 +112,15 @@ class Evaluator:
         windows = torch.from_numpy(cut_windows(resize(image, shape), tiling))
         encoder = self.encoders["scclip"]
         grid = (tiling.window[0] // PATCH, tiling.window[1] // PATCH)
-        return EncodedScene(encoder.hidden_states(windows), tiling, grid, mask)
+        return EncodedScene(encoder.trunk(windows), tiling, grid, mask)
 
     @torch.no_grad()
-    def label(self, encoded: EncodedScene, method: Method, config: CalibrationConfig | None = None) -> Any:
+    def label(self, encoded: EncodedScene, method: str, config: CalibrationConfig | None = None) -> Any:
         """Labels (H, W) of the scene; `config` replaces the calibration for good."""
         encoder = self.encoders[method]
         if config is not None:
-            encoder.calibration = config
-        dense, _ = encoder.dense_tokens(encoded.hidden, encoded.grid[1])
+            encoder.parts = config
+        dense, _ = encoder.dense_tokens(encoded.trunk, *encoded.grid)
         features = functional.normalize(encoder.proj(encoder.ln_post(dense)), dim=-1).numpy()
         plan = decode_plan(encoded.tiling, encoded.grid, encoded.mask.shape)
         queries = range(len(self.text))

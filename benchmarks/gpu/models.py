@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oracles.scclip import NaiveScclip
+from scclip_export.methods.last_block import PLAIN
 from scclip_export.model.calibration import CalibrationConfig, calibration_for
 from scclip_export.model.dtypes import POLICIES
 from scclip_export.model.encoder import CalibratedEncoder
@@ -121,8 +122,7 @@ def encoder(
     with torch.no_grad():
         module = CalibratedEncoder(
             tower,
-            calibration(arch),
-            method=method,
+            calibration(arch) if method == "scclip" else PLAIN,
             grid=(side, side),
             policy=POLICIES[precision],
             **options,

@@ -139,7 +139,7 @@ def logits_of(module: Any, compile_options: dict[str, Any] | None = None) -> Enc
     """
 
     def features(windows: Tensor) -> Tensor:
-        return module.encode(module.hidden_states(windows), module.patch_grid(windows)[1])[0]
+        return module.encode(module.trunk(windows), *module.patch_grid(windows))[0]
 
     run: Callable[[Tensor], Tensor] = features
     if compile_options is not None:

@@ -27,7 +27,7 @@ from scclip_export.checkpoint.backbones import BACKBONES
 from scclip_export.checkpoint.config_files import model_claims
 from scclip_export.checkpoint.load_model import LoadedModel, Source, load_model
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import CalibrationConfig
+from scclip_export.methods.last_block import PLAIN
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.runners import onnx_runner, open_session
@@ -99,11 +99,10 @@ def image_difference(model: Any, loaded: LoadedModel, folder: Path) -> float:
     """The largest difference of unit patch features between the exported graph and open_clip's model."""
     side = loaded.architecture.image_size
     grid = side // loaded.architecture.patch_size
-    unused = CalibrationConfig(pre_layer=0, post_layer=0, fusion_layers=(0, 1), cls_residual=0.1)
     encoder = CalibratedEncoder(
-        loaded.clip.visual, unused, method="none", grid=(grid, grid), mean=loaded.mean, std=loaded.std
+        loaded.clip.visual, PLAIN, grid=(grid, grid), mean=loaded.mean, std=loaded.std
     ).eval()
-    onnx_from_encoder(encoder, folder / "encoder.onnx", opset=20, example_grid=(grid, grid))
+    onnx_from_encoder(encoder, folder / "encoder.onnx", opset=20, example_size=(side, side))
     windows = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
     text = np.zeros((1, loaded.architecture.embed_dim), np.float32)
     got = onnx_runner(folder / "encoder.onnx")(windows, text)[0]

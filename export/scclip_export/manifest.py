@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import onnx
 from torch import Tensor
 
 from scclip_export.checkpoint.load_model import LoadedModel
-from scclip_export.model.calibration import CalibrationConfig, Method
+from scclip_export.methods import Defaults, MethodOptions
+from scclip_export.model.calibration import CalibrationConfig
+from scclip_export.model.encoder import Parts
 from scclip_export.model.geometry import Geometry
 from scclip_rt.files import sha256_file
 from scclip_rt.image.geometry import MIN_PATCHES
 
-FORMAT_VERSION = 1
 _DTYPES = {
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT64: "int64",
@@ -91,8 +92,10 @@ def build_manifest(
     *,
     name: str,
     model: LoadedModel,
-    method: Method,
-    calibration: CalibrationConfig,
+    method: str,
+    options: MethodOptions,
+    parts: Parts,
+    defaults: Defaults,
     geometry: Geometry,
     encoders: list[EncoderEntry],
     text_encoder: GraphEntry,
@@ -105,8 +108,10 @@ def build_manifest(
         directory: holds every file named, and nothing else.
         name: of the bundle.
         model: where the weights come from.
-        method: what the last block does.
-        calibration: its parameters, used if `method` is scclip.
+        method: its name.
+        options: what was asked of it.
+        parts: the description of it that the encoders were built from.
+        defaults: how its images are prepared and decoded.
         geometry: how images become windows.
         encoders: the image encoders, the windows' first.
         text_encoder: the text encoder.
@@ -119,17 +124,22 @@ def build_manifest(
     a = model.architecture
     any_length: dict[str, object] = {"min": 1, "max": None}
     side: dict[str, object] = {"min": MIN_PATCHES * a.patch_size, "max": None, "multiple_of": a.patch_size}
+    if parts.pads:
+        side = {"min": 2, "max": None}
     axes: dict[str, dict[str, object]] = {
         "batch": any_length,
         "queries": any_length,
-        "patches": {"min": MIN_PATCHES**2, "max": None},
+        "patches": {"min": 1 if parts.pads else MIN_PATCHES**2, "max": None},
         "outliers": any_length,
         "height": side,
         "width": side,
         "tokens": {"min": 2, "max": a.context_length},
     }
+    calibration = _calibration(method, options, parts)
+    later = _later_members(parts, defaults)
+    version = 2 if any(later.values()) or calibration.keys() - _version_1(method) else 1
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": version,
         "name": name,
         "created_with": _versions(),
         "model": {
@@ -141,15 +151,22 @@ def build_manifest(
             "sources": dict(model.sources),
             "assumptions": list(model.assumptions),
         },
-        "calibration": {"method": method, **(asdict(calibration) if method == "scclip" else {})},
+        "calibration": calibration,
         "preprocessing": {
             "color": "RGB",
             "interpolation": "opencv-linear-u8",
-            **asdict(geometry),
+            **{key: value for key, value in asdict(geometry).items() if key != "pads"},
+            **later["preprocessing"],
             "mean": list(model.mean),
             "std": list(model.std),
         },
-        "decoding": {"logit_scale": 40.0, "prob_threshold": 0.0, "area_threshold": None},
+        "decoding": {
+            "logit_scale": defaults.logit_scale,
+            "prob_threshold": defaults.prob_threshold,
+            "area_threshold": defaults.area_threshold,
+            **later["decoding"],
+        },
+        **({"benchmarks": later["benchmarks"]} if later["benchmarks"] else {}),
         "encoders": [
             _graph(directory, entry, axes)
             | {
@@ -179,6 +196,42 @@ def build_manifest(
             if path.is_file()
         },
     }
+
+
+def _calibration(method: str, options: MethodOptions, parts: Parts) -> dict[str, object]:
+    """`calibration` of bundle.json: the method with every number that it was built with."""
+    if isinstance(parts, CalibrationConfig):
+        return {"method": method, **asdict(parts)}
+    given = asdict(options)
+    if method == "maskclip" and not given["residual"]:
+        given = {}
+    return {"method": method, **given}
+
+
+def _version_1(method: str) -> set[str]:
+    """The members of `calibration` that version 1 knows for a method."""
+    known = {"none": {"method"}, "maskclip": {"method"}}
+    return known.get(
+        method,
+        {"method", *(item.name for item in fields(CalibrationConfig))} if method == "scclip" else set(),
+    )
+
+
+def _later_members(parts: Parts, defaults: Defaults) -> dict[str, dict[str, object]]:
+    """Members of version 2 that are not what version 1 means, by section (docs/bundle.md, "Format 2")."""
+    preprocessing: dict[str, object] = {}
+    if parts.pads:
+        preprocessing["padding"] = "patch"
+    if defaults.whole_image != "nearest":
+        preprocessing["whole_image"] = defaults.whole_image
+    plain = Defaults()
+    decoding = {
+        name: getattr(defaults, name)
+        for name in ("maps", "class_weighting", "refine", "templates")
+        if getattr(defaults, name) != getattr(plain, name)
+    }
+    benchmarks: dict[str, object] = {name: dict(values) for name, values in defaults.benchmarks.items()}
+    return {"preprocessing": preprocessing, "decoding": decoding, "benchmarks": benchmarks}
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from scclip_export.checkpoint.load_model import Source
 from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
-from scclip_export.model.calibration import Method
+from scclip_export.methods import METHODS, MethodOptions
 from scclip_export.onnx.trace import MAX_OPSET, MIN_OPSET
 from scclip_export.quantize import Int8Options
 from scclip_export.quantize.fp8 import MIN_OPSET as FP8_MIN_OPSET
@@ -23,11 +23,11 @@ class ExportConfig:
     source: Source
     output: Path | None = None
     force: bool = False
-    method: Method = "scclip"
-    calibration: dict[str, Any] = field(default_factory=dict)  # overrides, by field of CalibrationConfig
+    method: str = "scclip"  # a key of METHODS
+    calibration: dict[str, Any] = field(default_factory=dict)  # by field of the method's options
     window: int | None = None
     stride: int | None = None
-    short_side: int = 336
+    short_side: int | None = None
     opset: int = 20
     precisions: tuple[str, ...] = ()  # beside fp32, each a key of `writers.WRITERS`
     int8: Int8Options = field(default_factory=Int8Options)
@@ -40,7 +40,31 @@ class ExportConfig:
     gpu_kernels: bool = False
     plugins: bool | None = None  # encoders with plug-in nodes; None: where measured to be faster in an engine
 
+    def method_options(self, **stored: Any) -> MethodOptions:
+        """The options of the method.
+
+        Args:
+            stored: what the checkpoint says of SC-CLIP's parameters.
+
+        Raises:
+            ExportError: an option that the method doesn't have, or a value out of range.
+        """
+        method = METHODS[self.method]
+        unknown = self.calibration.keys() - method.flags().keys()
+        if unknown:
+            known = ", ".join(method.flags()) or "none"
+            raise ExportError(
+                f"--calibration {self.method} has no option {', '.join(sorted(unknown))}; its options: {known}"
+            )
+        try:
+            extra = {"stored": tuple(stored.items())} if stored and self.method == "scclip" else {}
+            return method.options(**self.calibration, **extra)
+        except ValueError as error:
+            raise ExportError(str(error)) from error
+
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ExportError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise ExportError(f"--opset must be in {MIN_OPSET}..{MAX_OPSET}; got {self.opset}")
         if "fp8" in self.precisions and self.opset < FP8_MIN_OPSET:

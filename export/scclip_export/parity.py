@@ -248,7 +248,7 @@ class _Ties:
             self.faults.append(f"window {i} in a batch of {batch}: {fault}")
             return figures
         self.allowed = self.allowed.largest(allowed)
-        flips = taken.differ_from(own, reference.encoder.calibration.similarity_floor)
+        flips = taken.differ_from(own, getattr(reference.encoder.parts, "similarity_floor", 0.0))
         if flips:
             self.flips[i] = max(self.flips.get(i, 0), flips)
         found = _compare([output[i] for output in outputs], wide, reference.text[:queries])

@@ -1,7 +1,7 @@
 """The export, step by step: load a model, trace it (graph.py), check it (parity.py), describe it (manifest.py)."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from scclip_export.manifest import (
     text_model_sha256,
     write_manifest,
 )
-from scclip_export.model.calibration import CalibrationConfig, calibration_for
+from scclip_export.methods import Defaults, MethodOptions
+from scclip_export.model.encoder import Parts
 from scclip_export.model.geometry import Geometry
 from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.runners import decision_runner, open_session
@@ -95,14 +96,16 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         entries, parities = _encoders(config, plan, directory, progress)
         text_entry = _text_encoder(config, model, directory, progress)
         (directory / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
-        vocabularies = _vocabularies(config, model, directory, progress)
+        vocabularies = _vocabularies(config, model, plan.defaults.templates, directory, progress)
         progress("writing the manifest")
         manifest = build_manifest(
             directory,
             name=plan.output.name.removesuffix(".scclip"),
             model=model,
             method=config.method,
-            calibration=plan.calibration,
+            options=plan.options,
+            parts=plan.parts,
+            defaults=plan.defaults,
             geometry=plan.geometry,
             encoders=entries,
             text_encoder=text_entry,
@@ -122,7 +125,9 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
 class _Plan:
     model: LoadedModel
     output: Path
-    calibration: CalibrationConfig
+    options: MethodOptions
+    parts: Parts
+    defaults: Defaults
     geometry: Geometry
     grids: tuple[GridPlan, ...]
 
@@ -130,24 +135,30 @@ class _Plan:
 def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
     a = model.architecture
     try:
-        window = a.image_size if config.window is None else config.window
+        options = config.method_options(**_stored(config, model))
+        parts = options.parts(layers=a.layers, patch_size=a.patch_size)
+        defaults = options.defaults(layers=a.layers, patch_size=a.patch_size)
+        window = config.window or defaults.window or a.image_size
+        stride = config.stride or (defaults.stride if config.window is None else None) or max(window // 2, 1)
         geometry = Geometry(
             window=window,
-            stride=max(window // 2, 1) if config.stride is None else config.stride,
-            short_side=config.short_side,
+            stride=stride,
+            short_side=config.short_side or defaults.short_side,
+            long_side=max(defaults.long_side, config.short_side or 0),
+            pads=parts.pads,
         )
         geometry.check(a.patch_size)
-        calibration = _calibration(config, model)
-        side = window // a.patch_size
-        if config.method == "scclip":
-            calibration.check(layers=a.layers, num_patches=side * side)
+        side = -(-window // a.patch_size)
+        parts.check(layers=a.layers, num_patches=side * side)
     except ValueError as error:
         raise ExportError(str(error)) from error
     grids = [GridPlan(kind="window", fixed=(side, side), examples=((side, side),))]
     for height, width in config.image_sizes:
         grid = _grid(height, width, a.patch_size)
         grids.append(GridPlan(kind="fixed", fixed=grid, examples=(grid,), name=f".{height}x{width}"))
-    if config.dynamic_grid:
+    # Windows smaller than the others need it (docs/bundle.md, "Padding"), and benchmarks that take images whole.
+    whole = any(settings.get("whole_image") for settings in defaults.benchmarks.values())
+    if config.dynamic_grid or parts.pads or whole:
         example = (max(side - 3, MIN_PATCHES), side + 4)
         examples = (example, (2 * example[0], MIN_PATCHES))
         grids.append(GridPlan(kind="dynamic", fixed=None, examples=examples, name=".dynamic"))
@@ -155,7 +166,9 @@ def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
     return _Plan(
         model=model,
         output=output,
-        calibration=calibration,
+        options=options,
+        parts=parts,
+        defaults=defaults,
         geometry=geometry,
         grids=tuple(grids),
     )
@@ -166,24 +179,10 @@ def _grid_names(config: ExportConfig) -> tuple[str, ...]:
     return ("window", *(f"{height}x{width}" for height, width in config.image_sizes))
 
 
-def _calibration(config: ExportConfig, model: LoadedModel) -> CalibrationConfig:
-    if config.method != "scclip" and config.calibration:
-        raise ExportError(
-            f"--calibration {config.method} has no parameters; got {', '.join(config.calibration)}"
-        )
-    base = calibration_for(model.architecture.layers, model.architecture.patch_size)
-    stored = model.checkpoint.calibration
-    if stored:
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
-        }
-        try:
-            base = replace(base, **known, source="checkpoint")
-        except TypeError as error:
-            raise ExportError(
-                f"the calibration in the checkpoint's metadata is not SC-CLIP's ({error})"
-            ) from error
-    return replace(base, **config.calibration, source="overridden") if config.calibration else base
+def _stored(config: ExportConfig, model: LoadedModel) -> dict[str, Any]:
+    """SC-CLIP's parameters from the checkpoint's metadata."""
+    stored = model.checkpoint.calibration if config.method == "scclip" else None
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in (stored or {}).items()}
 
 
 def _grid(height: int, width: int, patch: int) -> tuple[int, int]:
@@ -208,7 +207,7 @@ def _encoders(
         job = EncoderJob(
             config=config,
             model=plan.model,
-            calibration=plan.calibration,
+            parts=plan.parts,
             geometry=plan.geometry,
             grid=grid,
             directory=directory,
@@ -278,11 +277,7 @@ def _verification_sets(images: list[NDArray[np.uint8]], job: EncoderJob) -> list
     """What parity is measured on: windows cut as the runtime cuts them, or two whole images per example grid."""
     if job.grid.kind == "window":
         return [verification_windows(images, job.geometry)]
-    patch = job.model.architecture.patch_size
-    return [
-        np.stack([resize(image, (rows * patch, columns * patch)) for image in images[:2]])
-        for rows, columns in job.grid.examples
-    ]
+    return [np.stack([resize(image, job.size(grid)) for image in images[:2]]) for grid in job.grid.examples]
 
 
 def _text_encoder(
@@ -295,7 +290,9 @@ def _text_encoder(
     return GraphEntry(file=path.name, parity=parity)
 
 
-def _vocabularies(config: ExportConfig, model: LoadedModel, directory: Path, progress: Progress) -> list[str]:
+def _vocabularies(
+    config: ExportConfig, model: LoadedModel, templates: str, directory: Path, progress: Progress
+) -> list[str]:
     """Embed the class files with the exported text encoder: the vocabularies the bundle carries ready."""
     if not config.vocabularies:
         return []
@@ -308,7 +305,7 @@ def _vocabularies(config: ExportConfig, model: LoadedModel, directory: Path, pro
             parse_classes(classes),
             lambda tokens: session.run(None, {"tokens": tokens})[0],
             Tokenizer.from_json(tokenizer),
-            load_templates("imagenet"),
+            load_templates(templates),
             model_sha256=text_model_sha256(model.checkpoint.state, tokenizer),
             context_length=model.architecture.context_length,
             progress=True,

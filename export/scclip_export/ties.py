@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scclip_export.model.calibration import SfpConfig
 from scclip_export.model.dtypes import DtypePolicy
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_kernels import attention as attentions
@@ -189,13 +190,13 @@ def outcome(
     """
     pixels = torch.from_numpy(window[None])
     grid = encoder.patch_grid(pixels)
-    decided = _Decided(
-        plain=TorchOperations(encoder.attend), decisions=decisions, floor=encoder.calibration.similarity_floor
-    )
+    floor = getattr(encoder.parts, "similarity_floor", 0.0)
+    decided = _Decided(plain=TorchOperations(encoder.attend), decisions=decisions, floor=floor)
     # Shares every module with the encoder; only what is replaced here is its own.
     model = copy.copy(encoder)
     model._modules = dict(encoder._modules)
-    model.operations = decided
+    if not isinstance(encoder.parts, SfpConfig):  # whose decisions are others
+        model.operations = decided
     if float64:
         model.policy = FLOAT64
         model.blocks = nn.ModuleList(_OneAtATime(block) for block in encoder.blocks)
@@ -204,7 +205,7 @@ def outcome(
         if encoder.grid:
             model._buffers = {"fixed_positions": encoder.fixed_positions.double()}
     with torch.inference_mode():
-        features, _ = model.encode(model.hidden_states(pixels), grid[1])
+        features, _ = model.encode(model.trunk(pixels), *grid)
     scores = None if decided.scores is None else decided.scores[0].numpy()
     return Outcome(features=features[0].numpy(), decisions=decided.taken(), scores=scores)
 
@@ -218,6 +219,15 @@ class _OneAtATime(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         return _double(self.block)(*arguments)
+
+    def tap(self, *arguments: Any) -> Any:
+        return _double(self.block).tap(*arguments)
+
+    def finish(self, *arguments: Any) -> Any:
+        return _double(self.block).finish(*arguments)
+
+    def attention_output(self, *arguments: Any) -> Any:
+        return _double(self.block).attention_output(*arguments)
 
 
 def _double(module: nn.Module) -> Any:

@@ -11,9 +11,8 @@ from scclip_export.engines.plugins import nodes as plugin_nodes
 from scclip_export.engines.plugins.functions import add_functions
 from scclip_export.errors import ExportError
 from scclip_export.model.blocks import attention_operator
-from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.dtypes import FLOAT32, POLICIES, DtypePolicy
-from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.encoder import CalibratedEncoder, Parts
 from scclip_export.model.geometry import Geometry
 from scclip_export.onnx.runners import Runner, float16_runner, onnx_runner, rounding_runner
 from scclip_export.onnx.shared_weights import share_weights
@@ -67,7 +66,7 @@ class EncoderJob:
 
     config: ExportConfig
     model: LoadedModel
-    calibration: CalibrationConfig
+    parts: Parts
     geometry: Geometry
     grid: GridPlan
     directory: Path
@@ -82,8 +81,7 @@ class EncoderJob:
         """Return the torch model of this grid, in eval mode."""
         return CalibratedEncoder(
             self.model.clip.visual,
-            self.calibration,
-            method=self.config.method,
+            self.parts,
             grid=self.grid.fixed,
             mean=self.model.mean,
             std=self.model.std,
@@ -92,6 +90,21 @@ class EncoderJob:
             attend=attend,
             operations=operations,
         ).eval()
+
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the windows that are traced."""
+        return self.size(self.grid.examples[0])
+
+    def size(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in pixels of a window of so many patches, less what the graph pads itself."""
+        if self.grid.kind == "window":
+            return self.geometry.window, self.geometry.window
+        patch = self.model.architecture.patch_size
+        missing = (
+            self.parts.pads and self.grid.fixed is None
+        )  # a side that is no multiple is what has to work
+        return grid[0] * patch - 3 * missing, grid[1] * patch - 5 * missing
 
     def path(self, name: str) -> Path:
         """Return where the file of a key of `WRITERS` goes; its weights are beside it, in `NAME.data`."""
@@ -118,7 +131,7 @@ class PrecisionWriter:
 def _write_traced(name: str, job: EncoderJob) -> None:
     """Trace the torch model with the casts of `precision.POLICIES[name]`."""
     path, policy = job.path(name), POLICIES[name]
-    onnx_from_encoder(job.encoder(policy), path, opset=job.config.opset, example_grid=job.grid.examples[0])
+    onnx_from_encoder(job.encoder(policy), path, opset=job.config.opset, example_size=job.example_size)
     check_dtypes(path, policy)
 
 
@@ -126,7 +139,7 @@ def _write_attention_operator(job: EncoderJob, _: Progress) -> None:
     """The float16 encoder with ONNX's Attention, for TensorRT to build engines from."""
     name, policy = "fp16.opset23", POLICIES["fp16"]
     encoder = job.encoder(policy, attention_operator)
-    onnx_from_encoder(encoder, job.path(name), opset=23, example_grid=job.grid.examples[0])
+    onnx_from_encoder(encoder, job.path(name), opset=23, example_size=job.example_size)
     check_dtypes(job.path(name), policy)
     share_weights(job.path(name), job.path("fp16"))
 
@@ -139,7 +152,7 @@ def _write_plugins(precision: str, job: EncoderJob) -> None:
     operator = f"{precision}.opset23" in job.config.precisions
     encoder = job.encoder(policy, attention_operator if operator else scaled_attention, plugin_nodes)
     opset = 23 if operator else job.config.opset
-    onnx_from_encoder(encoder, path, opset=opset, example_grid=job.grid.examples[0])
+    onnx_from_encoder(encoder, path, opset=opset, example_size=job.example_size)
     rows, columns = job.grid.fixed
     add_functions(path, patches=rows * columns, narrow=policy.attention)
     check_dtypes(path, policy)

@@ -69,3 +69,22 @@ class TorchOperations:
         """Both passes of the last block's attention: two (2, B, N, D) → (B, N, D)."""
         weights = attention.similarity_attention(similarity)
         return attention.calibrated_attention(key, value, weights, num_heads, self.attend)
+
+
+def repair_positive(
+    patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    """`Operations.repair_outliers` for a detector that finds fewer at times: only positive scores are outliers.
+
+    Args:
+        patches: (B, N, D).
+        guide: (B, N, D).
+        scores: (B, N) float32.
+        num_outliers: the most that are repaired, a constant of the graph.
+        columns: of the patch grid.
+    """
+    outliers = anomaly.outlier_indices(scores, num_outliers)
+    found = scores.gather(1, outliers) > 0.0
+    weights = outlier_repair.neighbor_weights(outliers, patches.shape[1], columns, found)
+    repaired, guide = (outlier_repair.repair(x, outliers, weights) for x in (patches, guide))
+    return repaired, guide

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def neighbor_weights(outliers: Tensor, num_patches: int, columns: int) -> Tensor:
+def neighbor_weights(outliers: Tensor, num_patches: int, columns: int, found: Tensor | None = None) -> Tensor:
     """Return, for every outlier, the weights of the patches that replace it.
 
     A patch counts if it is one of the eight neighbours inside the grid and not an outlier itself, each with the same
@@ -17,6 +17,7 @@ def neighbor_weights(outliers: Tensor, num_patches: int, columns: int) -> Tensor
         outliers: (B, m) int64 patch indices, row by row.
         num_patches: N, rows times columns of the patch grid.
         columns: columns of the patch grid.
+        found: (B, m) bool, which of `outliers` are some; the others stay as they are. None: all.
 
     Returns:
         (B, m, N) float32; each row sums to 1.
@@ -27,9 +28,12 @@ def neighbor_weights(outliers: Tensor, num_patches: int, columns: int) -> Tensor
     # A constant of a fixed grid; outliers are looked up in it rather than divided again.
     place = torch.stack([row, index - row * columns], dim=-1).float()
     itself = (outliers.unsqueeze(-1) == index).float()
-    is_sound = 1.0 - itself.amax(dim=1, keepdim=True)
+    is_outlier = itself if found is None else itself * found.unsqueeze(-1).float()
+    is_sound = 1.0 - is_outlier.amax(dim=1, keepdim=True)
     distance = (F.embedding(outliers, place).unsqueeze(2) - place).abs().amax(dim=-1)
     adjacent = (distance <= 1.0).float() * is_sound
+    if found is not None:
+        adjacent = adjacent * found.unsqueeze(-1).float()
     total = adjacent.sum(dim=-1, keepdim=True)
     return torch.where(total > 0.0, adjacent / total.clamp_min(1.0), itself)
 

@@ -26,7 +26,7 @@ class BatchedEncoder(ABC):
     """
 
     def __init__(self, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int) -> None:
-        self._patch = bundle.model.patch_size
+        self._feature_rows = bundle.feature_rows
         self._spec = spec
         self._info = info
         self._batch_size = batch
@@ -80,9 +80,9 @@ class BatchedEncoder(ABC):
         """Run in batches of at most `batch_size` and join what comes out."""
         self._check_windows(windows)
         if len(windows) == 0:
-            patches = (windows.shape[1] // self._patch) * (windows.shape[2] // self._patch)
+            patches = self._feature_rows(windows.shape[1], windows.shape[2])
             return [np.zeros((0, patches, text.shape[1 - i]), np.float32) for i in range(len(names))]
-        patches = (windows.shape[1] // self._patch) * (windows.shape[2] // self._patch)
+        patches = self._feature_rows(windows.shape[1], windows.shape[2])
         lengths = {"features": text.shape[1], "logits": text.shape[0]}
         joined: list[NDArray[np.float32]] = []
         for start in range(0, len(windows), self._batch_size):

@@ -54,7 +54,7 @@ class BatchJob:
     output: str | os.PathLike[str]
     classes: str | os.PathLike[str] | Sequence[str] | None = None
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None
-    templates: str | os.PathLike[str] = "imagenet"
+    templates: str | os.PathLike[str] | None = None  # the bundle's
     background: str | None = None
     format: str = "parquet"
     reading: InputOptions = field(default_factory=InputOptions)

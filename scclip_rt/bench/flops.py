@@ -72,9 +72,13 @@ def count_flops(bundle: Bundle, patches: int, queries: int = 1) -> Flops:
         # Similarities of two layers and two averages over them; with outliers also distances and neighbour means.
         with_outliers = float(str(bundle.manifest.calibration["outlier_fraction"])) > 0
         calibration = 2 * n * n * d * (5 if with_outliers else 4)
+    elif method == "sfp":
+        linear += 2 * n * d * (4 * d) + 2 * n * d * d
+        last = 2 * _attention(n, d) + 2 * n * n * d
+        calibration = 2 * n * n * d * 4
     elif method == "maskclip":
         linear += 2 * (2 * n * d * d)
-    else:
+    else:  # of further methods the ordinary block is the measure: their own attentions cost a few percent of it
         linear += sum(product.flops for product in block)
         last = _attention(t, d)
     return Flops(linear=linear, attention=blocks * _attention(t, d), last_block=last, calibration=calibration)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from scclip_rt.bundle.hashes import forget, remembered_sha256
 from scclip_rt.bundle.hub import HUB_SCHEME, hub_folder
 from scclip_rt.bundle.manifest import (
+    BenchmarkSpec,
     DecodingSpec,
     EncoderSpec,
     FileSpec,
@@ -23,7 +24,7 @@ from scclip_rt.bundle.manifest import (
     parse_manifest,
 )
 from scclip_rt.bundle.onnx_weights import external_locations
-from scclip_rt.errors import BundleError, did_you_mean
+from scclip_rt.errors import BundleError, OptionError, did_you_mean
 from scclip_rt.files import check_regular, sha256_file
 from scclip_rt.strict_json import parse_json
 
@@ -87,6 +88,27 @@ class Bundle:
     def preprocessing(self) -> PreprocessingSpec:
         """How images are resized and cut, in pixels."""
         return self.manifest.preprocessing
+
+    def feature_rows(self, height: int, width: int) -> int:
+        """Rows of `features` of a window of so many pixels: its patches, and a class row where the method has one."""
+        patch = self.model.patch_size
+        if self.preprocessing.padding == "patch":
+            height, width = height + patch - 1, width + patch - 1
+        return (height // patch) * (width // patch) + (self.decoding.class_weighting == "surgery")
+
+    def benchmark(self, name: str | None) -> BenchmarkSpec:
+        """The settings for a benchmark; of None, none.
+
+        Raises:
+            OptionError: the bundle has none of that name.
+        """
+        if name is None:
+            return BenchmarkSpec()
+        known = self.manifest.benchmarks
+        if name not in known:
+            offered = ", ".join(sorted(known)) or "none: its method has no settings of its own"
+            raise OptionError(f"no preset {name!r} in {self.path}; there are {offered}", field="preset")
+        return known[name]
 
     @property
     def decoding(self) -> DecodingSpec:

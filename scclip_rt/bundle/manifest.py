@@ -1,14 +1,14 @@
 """bundle.json as typed, frozen values: the contract of docs/bundle.md, without any file access."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, cast
 
 from scclip_rt.bundle.schemas import validator
 from scclip_rt.errors import BundleError
 from scclip_rt.strict_json import parse_json
 
-FORMAT_VERSIONS = (1,)
+FORMAT_VERSIONS = (1, 2)
 
 GridKind = Literal["window", "fixed", "dynamic"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -106,7 +106,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessingSpec:
-    """How an image becomes windows: lengths in pixels, mean and std in 0..255 (folded into the graph)."""
+    """How an image becomes windows: lengths in pixels, mean and std in 0..255 (folded into the graph).
+
+    `padding` and `whole_image`: docs/bundle.md, "Format 2".
+    """
 
     short_side: int
     long_side: int
@@ -114,15 +117,38 @@ class PreprocessingSpec:
     stride: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    padding: Literal["none", "patch"] = "none"
+    whole_image: Literal["nearest", "floor"] = "nearest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingSpec:
-    """The defaults from logits to labels; `area_threshold` None means that the area rule is off."""
+    """The defaults from logits to labels; `area_threshold` None means that the area rule is off.
+
+    The further fields: docs/bundle.md, "Format 2".
+    """
 
     logit_scale: float
     prob_threshold: float
     area_threshold: float | None
+    rest_class: int | None = None
+    maps: Literal["cosine", "minmax"] = "cosine"
+    class_weighting: Literal["none", "surgery"] = "none"
+    refine: Literal["pamr"] | None = None
+    templates: str = "imagenet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSpec:
+    """What differs on a benchmark, see docs/bundle.md; None: nothing."""
+
+    short_side: int | None = None
+    stride: int | None = None
+    logit_scale: float | None = None
+    prob_threshold: float | None = None
+    area_threshold: float | None = None
+    rest_class: int | None = None
+    whole_image: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +175,7 @@ class Manifest:
     tokenizer: str
     vocabularies: tuple[str, ...]
     files: Mapping[str, FileSpec]
+    benchmarks: Mapping[str, BenchmarkSpec] = field(default_factory=dict)
     engines: tuple[str, ...] = ()  # sidecars; scclip_rt.bundle.engine_fit reads them
 
     def references(self) -> tuple[str, ...]:
@@ -173,6 +200,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
     _check_version(document)
     _check_schema(document)
     manifest = _manifest(document)
+    _check_members(manifest)
     for encoder in manifest.encoders:
         _check_encoder(encoder, manifest)
     _check_text_encoder(manifest.text_encoder, manifest.model.embed_dim)
@@ -187,6 +215,23 @@ def _check_version(document: object) -> None:
             f"bundle.json has format version {version!r}; this runtime reads {known}. "
             "Upgrade scclip-rt (pip install -U scclip-rt) or export the bundle again",
             field="format_version",
+        )
+
+
+def _check_members(manifest: Manifest) -> None:
+    """Version 1 has nothing of version 2: an older runtime would pass over it and give other labels."""
+    if manifest.format_version > 1:
+        return
+    used = [
+        f"{name}.{item.name}"
+        for name, spec in (("preprocessing", manifest.preprocessing), ("decoding", manifest.decoding))
+        for item in fields(spec)
+        if item.default is not MISSING and getattr(spec, item.name) != item.default
+    ]
+    used += ["benchmarks"] if manifest.benchmarks else []
+    if used:
+        raise BundleError(
+            f"bundle.json has {', '.join(used)}, which format version 1 doesn't know; export the bundle again"
         )
 
 
@@ -257,6 +302,10 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         tokenizer=document["tokenizer"],
         vocabularies=tuple(document["vocabularies"]),
         files={name: FileSpec(**_known(FileSpec, item)) for name, item in document["files"].items()},
+        benchmarks={
+            name: BenchmarkSpec(**_known(BenchmarkSpec, item))
+            for name, item in document.get("benchmarks", {}).items()
+        },
         engines=tuple(document.get("engines", ())),
     )
 
@@ -294,11 +343,16 @@ def _check_shape(graph: GraphSpec, spec: TensorSpec, expected: tuple[int | None,
 
 def _check_encoder(encoder: EncoderSpec, manifest: Manifest) -> None:
     model, grid = manifest.model, encoder.grid
-    height = width = patches = None
+    height: int | None = None
+    width: int | None = None
+    patches: int | None = None
+    window = manifest.preprocessing.window
     if grid.rows is not None and grid.columns is not None:
         height, width = grid.rows * model.patch_size, grid.columns * model.patch_size
-        patches = grid.rows * grid.columns
-    window = manifest.preprocessing.window
+        patches = grid.rows * grid.columns + (manifest.decoding.class_weighting == "surgery")
+        if grid.kind == "window" and manifest.preprocessing.padding == "patch":
+            padded = -(-window // model.patch_size) * model.patch_size
+            height, width = (window if side == padded else side for side in (height, width))
     if grid.kind == "window" and (height, width) != (window, window):
         raise BundleError(
             f"{encoder.file}: a grid of {grid.rows}×{grid.columns} patches of {model.patch_size} pixels is "

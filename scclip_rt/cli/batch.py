@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         classes=class_source(args),
         vocabulary=args.vocabulary,
-        templates=template_source(args) or "imagenet",
+        templates=template_source(args),
         background=args.background,
         format=args.format,
         reading=InputOptions(shard_size=args.shard_size, column=args.column, key=args.key),

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.bundle)
     options = EmbeddingOptions(
-        templates=template_source(args) or "imagenet",
+        templates=template_source(args),
         cache=not args.no_cache,
         progress=True,
         threads=args.threads,

@@ -59,7 +59,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "bundle", metavar="BUNDLE", nargs="?", help="bundle directory, or demo for the packaged one"
     )
-    _add_dataset_options(parser)
+    add_dataset_options(parser)
     _add_run_options(parser)
     add_image_options(parser, default="the benchmark's, else the bundle's")
     add_label_options(parser, default="the benchmark's, else the bundle's")
@@ -68,7 +68,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.set_defaults(run=run)
 
 
-def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Which images and masks, and how many."""
     group = parser.add_argument_group("dataset")
     group.add_argument("--dataset", metavar="NAME", required=True, help="one of those above")
     group.add_argument("--root", metavar="DIR", type=Path, help="where a benchmark's files are")
@@ -163,9 +164,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate or compare, as the command line says."""
     _check(args)
+    dataset = open_from(args)
+    return _evaluate(args, dataset) if args.compare is None else _compare(args, dataset)
+
+
+def open_from(args: argparse.Namespace) -> "Dataset":
+    """The data set that `add_dataset_options` describe."""
     from scclip_rt.evaluation import open_dataset
 
-    dataset = open_dataset(
+    return open_dataset(
         args.dataset,
         root=args.root,
         classes=class_source(args),
@@ -177,7 +184,6 @@ def run(args: argparse.Namespace) -> int:
         reduce_zero_label=args.reduce_zero_label,
         background=args.background,
     )
-    return _evaluate(args, dataset) if args.compare is None else _compare(args, dataset)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ def add_image_options(
     )
     group.add_argument(
         "--whole-image",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="encode the image in one pass; the bundle must have been exported with --dynamic-grid or --image-size",
     )
     group.add_argument(
@@ -74,6 +74,11 @@ def add_label_options(
     """From features to labels; `default` as for `add_image_options`."""
     group = parser.add_argument_group("labels")
     group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="the settings that the bundle's method has for a benchmark; `scclip inspect` lists them",
+    )
+    group.add_argument(
         "--logit-scale",
         metavar="X",
         type=number("logit_scale"),
@@ -92,9 +97,16 @@ def add_label_options(
         help=f"drop classes of at most this share of the foreground; 0 is off (default: {default})",
     )
     group.add_argument(
+        "--class-threshold",
+        metavar="P",
+        type=number("class_threshold"),
+        help="drop classes whose best pixel in the image has a lower probability: names that the image doesn't show "
+        "(default: 0, none)",
+    )
+    group.add_argument(
         "--refine",
-        choices=["pamr"],
-        help="follow the image's edges more closely, at some cost (default: off)",
+        choices=["pamr", "none"],
+        help="follow the image's edges more closely, at some cost (default: the bundle's, mostly none)",
     )
     return group
 
@@ -106,11 +118,13 @@ def image_settings(args: argparse.Namespace) -> dict[str, Any]:
         for name in (
             "short_side",
             "stride",
+            "preset",
             "max_pixels",
             "max_windows",
             "logit_scale",
             "prob_threshold",
             "area_threshold",
+            "class_threshold",
             "refine",
         )
         if (value := getattr(args, name)) is not None

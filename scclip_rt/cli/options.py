@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 CLASS_FILE_SUFFIXES = (".txt", ".csv", ".names", ".list")
-TEMPLATE_SETS = ("imagenet", "none")
+TEMPLATE_SETS = ("imagenet", "surgery", "photo", "none")
 
 
 def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> None:
@@ -58,8 +58,8 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
     group.add_argument(
         "--templates",
         metavar="NAME|FILE",
-        help="prompts around each name: imagenet (80 of them), none, or a file with one per line, {} for the "
-        "name (default: imagenet)",
+        help="prompts around each name: imagenet (80 of them), surgery (85), photo (one), none, or a file with one per "
+        "line, {} for the name (default: the bundle's, mostly imagenet)",
     )
     group.add_argument(
         "--background",

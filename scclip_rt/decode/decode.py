@@ -54,8 +54,8 @@ def decode(
     """Label every pixel (METHOD §4).
 
     Args:
-        features: (windows, N, E) float32, unit vectors.
-        text: (Q, E) float32, unit vectors.
+        features: (windows, N, E) float32, taken as they are: not every method's are unit vectors.
+        text: (Q, E) float32.
         plan: of these windows, for the output size.
         settings: classes, scale and thresholds.
         refine: PAMR on the resized logits (`scclip_rt.decode.pamr.pixel_weights`), or None.
@@ -69,6 +69,8 @@ def decode(
     classes = cast("Labels", settings.query_class.astype(dtype))
     with single_blas_thread():
         field = LogitField(plan.arrange(features), text, classes, plan, settings.logit_scale, threads)
+        if settings.maps == "minmax":
+            field = field.stretched()
 
         def best_of(
             queries: NDArray[np.intp], *, soft: bool, keep_best: bool, where: NDArray[np.bool_] | None = None
@@ -78,10 +80,10 @@ def decode(
             return field.best(queries, soft=soft, keep_best=keep_best, where=where)
 
         soft = settings.soft
-        best = best_of(np.arange(len(text)), soft=soft, keep_best=soft and settings.area_threshold > 0)
+        best = best_of(np.arange(len(text)), soft=soft, keep_best=soft and settings.drops)
         labels, probability = best.labels, best.probability
-        if settings.area_threshold > 0:
-            removed = _small_classes(labels, settings)
+        if settings.drops:
+            removed = _small_classes(labels, settings) | _faint_classes(labels, probability, settings)
             if removed.any():
                 labels, probability = _reassign(best_of, classes, best, removed, unlabelled)
     if settings.prob_threshold > 0 and probability is not None:
@@ -93,6 +95,8 @@ def decode(
 
 def _small_classes(labels: Labels, settings: DecodeSettings) -> NDArray[np.bool_]:
     """(classes,) bool: those with at most `area_threshold` of all foreground pixels."""
+    if settings.area_threshold == 0:
+        return np.zeros(settings.num_classes, bool)
     counts = np.bincount(labels.ravel(), minlength=settings.num_classes)
     if settings.background is not None:
         counts[settings.background] = 0
@@ -100,6 +104,20 @@ def _small_classes(labels: Labels, settings: DecodeSettings) -> NDArray[np.bool_
     if settings.background is not None:
         removed[settings.background] = False
     return np.asarray(removed, bool)
+
+
+def _faint_classes(
+    labels: Labels, probability: NDArray[np.float32] | None, settings: DecodeSettings
+) -> NDArray[np.bool_]:
+    """(classes,) bool: those that no pixel has with `class_threshold`."""
+    if settings.class_threshold == 0 or probability is None:
+        return np.zeros(settings.num_classes, bool)
+    best = np.zeros(settings.num_classes, np.float32)
+    np.maximum.at(best, labels.ravel(), probability.ravel())
+    faint = best < settings.class_threshold
+    if settings.background is not None:
+        faint[settings.background] = False
+    return np.asarray(faint, bool)
 
 
 def _reassign(

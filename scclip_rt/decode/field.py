@@ -24,20 +24,45 @@ class LogitField:
         text: NDArray[np.float32],
         classes: Labels,
         plan: DecodePlan,
-        scale: float,
+        scale: float | NDArray[np.float32],
         threads: int | None,
+        shift: NDArray[np.float32] | None = None,
     ) -> None:
         self.cells = cells
         self.text = text
         self.classes = classes
         self.plan = plan
-        self.scale = scale
+        self.scale = np.broadcast_to(np.asarray(scale, np.float32), len(text))
+        self.shift = shift
         self.threads = worker_threads(threads)
 
     def logits(self, queries: NDArray[np.intp]) -> NDArray[np.float32]:
         """(cell rows, cell columns, queries) float32, scaled."""
-        weights = self.text[queries].T * np.float32(self.scale)
-        return self.cells @ weights
+        weights = self.text[queries].T * self.scale[queries]
+        logits: NDArray[np.float32] = self.cells @ weights
+        if self.shift is not None:
+            logits += self.shift[queries]
+        return logits
+
+    def stretched(self) -> LogitField:
+        """The field whose maps reach from 0 to the scale over the image, each by itself.
+
+        A pixel's weights add up to 1, so scaling and shifting the patches' logits does the same to the map.
+        """
+        lowest = np.full(len(self.text), np.inf, np.float32)
+        highest = np.full(len(self.text), -np.inf, np.float32)
+        for queries in self.chunks(np.arange(len(self.text))):
+            planes = np.ascontiguousarray((self.cells @ self.text[queries].T).transpose(2, 0, 1))
+            for rows in self.plan.rows.tiles:
+                for columns in self.plan.columns.tiles:
+                    cells = planes[:, rows.first : rows.last, columns.first : columns.last]
+                    values = rows.weights @ (cells @ columns.weights.T)
+                    lowest[queries] = np.minimum(lowest[queries], values.min(axis=(1, 2)))
+                    highest[queries] = np.maximum(highest[queries], values.max(axis=(1, 2)))
+        scale = self.scale / (highest - lowest + np.float32(1e-12))
+        return LogitField(
+            self.cells, self.text, self.classes, self.plan, scale, self.threads, shift=-lowest * scale
+        )
 
     def chunks(self, queries: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Queries cut so that the cells' logits of a chunk stay within LOGIT_BYTES."""

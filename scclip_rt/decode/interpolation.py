@@ -56,7 +56,14 @@ def bilinear_taps(
 
 
 def interpolation_axis(
-    *, starts: tuple[int, ...], window: int, cells: int, resized: int, length: int, tile: int
+    *,
+    starts: tuple[int, ...],
+    window: int,
+    cells: int,
+    resized: int,
+    length: int,
+    tile: int,
+    padding: tuple[int, int] = (0, 0),
 ) -> Axis:
     """Patches → window (bilinear) → mean over the windows that cover a pixel → original size (bilinear).
 
@@ -67,13 +74,15 @@ def interpolation_axis(
         resized: pixels of the resized image along this axis.
         length: pixels of the output along this axis.
         tile: output pixels per tile.
+        padding: pixels that the encoder added before and after a window, cut away again.
     """
     first_pixel = np.asarray(starts)
-    centres = first_pixel[:, None] + (np.arange(cells) + 0.5) * (window / cells)
+    padded = window + sum(padding)
+    centres = first_pixel[:, None] - padding[0] + (np.arange(cells) + 0.5) * (padded / cells)
     order = np.argsort(centres.ravel(), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    upsample = _bilinear_matrix(window, cells)
+    upsample = _bilinear_matrix(padded, cells)[padding[0] : padding[0] + window]
     tiles = []
     for start in range(0, length, tile):
         stop = min(start + tile, length)

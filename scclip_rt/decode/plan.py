@@ -57,6 +57,7 @@ def decode_plan(tiling: Tiling, grid: tuple[int, int], shape: tuple[int, int]) -
         rows=interpolation_axis(
             starts=tiling.rows,
             window=tiling.window[0],
+            padding=tiling.padding[0],
             cells=grid[0],
             resized=tiling.height,
             length=shape[0],
@@ -65,6 +66,7 @@ def decode_plan(tiling: Tiling, grid: tuple[int, int], shape: tuple[int, int]) -
         columns=interpolation_axis(
             starts=tiling.columns,
             window=tiling.window[1],
+            padding=tiling.padding[1],
             cells=grid[1],
             resized=tiling.width,
             length=shape[1],

@@ -18,19 +18,30 @@ if TYPE_CHECKING:
 class DecodeOptions:
     """From cosines to labels: the numbers of docs/bundle.md's `decoding`, and what else to compute.
 
-    `area_threshold` 0 is off.
+    `area_threshold` 0 is off. `maps`, `class_weighting` and `rest_class` are the method's: docs/bundle.md, "Format 2".
     """
 
     logit_scale: float
     prob_threshold: float
     area_threshold: float
     refine: Literal["pamr"] | None = None
+    maps: Literal["cosine", "minmax"] = "cosine"
+    class_weighting: Literal["none", "surgery"] = "none"
+    rest_class: int | None = None
+    class_threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("logit_scale", "prob_threshold", "area_threshold"):
+        for name in ("logit_scale", "prob_threshold", "area_threshold", "class_threshold"):
             in_range(name, getattr(self, name))
         if self.refine not in (None, "pamr"):
             raise OptionError(f"unknown refinement {self.refine!r}; known: pamr", field="refine")
+        if self.refine is not None and self.maps != "cosine":
+            raise OptionError("PAMR and stretched maps exclude each other; use refine 'none'", field="refine")
+
+    @property
+    def on_device(self) -> bool:
+        """Whether each pixel is decided without a look at the whole image, the area rule apart: what GPUs decode."""
+        return self.maps == "cosine" and self.class_weighting == "none" and self.class_threshold == 0
 
     @classmethod
     def over(
@@ -40,7 +51,9 @@ class DecodeOptions:
         logit_scale: float | None,
         prob_threshold: float | None,
         area_threshold: float | None,
-        refine: Literal["pamr"] | None,
+        refine: Literal["pamr", "none"] | None,
+        rest_class: int | None = None,
+        class_threshold: float | None = None,
     ) -> Self:
         """The bundle's numbers, except for those that are given.
 
@@ -51,7 +64,11 @@ class DecodeOptions:
             logit_scale=defaults.logit_scale if logit_scale is None else logit_scale,
             prob_threshold=defaults.prob_threshold if prob_threshold is None else prob_threshold,
             area_threshold=(defaults.area_threshold or 0.0) if area_threshold is None else area_threshold,
-            refine=refine,
+            refine=defaults.refine if refine is None else None if refine == "none" else refine,
+            maps=defaults.maps,
+            class_weighting=defaults.class_weighting,
+            rest_class=defaults.rest_class if rest_class is None else rest_class,
+            class_threshold=class_threshold or 0.0,
         )
 
 
@@ -70,6 +87,9 @@ class DecodeSettings:
             foreground pixels are removed; their pixels go to the best class that remains. 0 removes none.
         background: index of the background class, or None.
         with_confidence: also give each pixel's probability.
+        maps: `minmax` stretches each query's map to 0..1 over the image before the scale.
+        class_threshold: foreground classes whose best pixel in the image has less than this probability are removed, as
+            those of a small area; 0 removes none.
 
     Raises:
         ValueError: a class outside 0 .. num_classes - 1.
@@ -82,6 +102,8 @@ class DecodeSettings:
     area_threshold: float = 0.0
     background: int | None = None
     with_confidence: bool = False
+    maps: Literal["cosine", "minmax"] = "cosine"
+    class_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         classes = np.asarray(self.query_class)  # a list is taken too
@@ -103,9 +125,16 @@ class DecodeSettings:
             self.area_threshold,
             self.background,
             self.with_confidence,
+            self.maps,
+            self.class_threshold,
         )
+
+    @property
+    def drops(self) -> bool:
+        """Whether whole classes may be removed."""
+        return self.area_threshold > 0 or self.class_threshold > 0
 
     @property
     def soft(self) -> bool:
         """Whether probabilities are needed."""
-        return self.with_confidence or self.prob_threshold > 0
+        return self.with_confidence or self.prob_threshold > 0 or self.class_threshold > 0

@@ -21,6 +21,7 @@ from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.datasets.masks import IGNORED
 from scclip_rt.evaluation.errors import DatasetError
 from scclip_rt.evaluation.metrics import ConfusionMatrix, Scores
+from scclip_rt.evaluation.presets import Settings
 from scclip_rt.evaluation.setup import describe
 from scclip_rt.evaluation.state import Tally, load_state, save_state
 from scclip_rt.segmenter import Segmenter
@@ -83,6 +84,13 @@ def open_segmenter(
     """
     opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
     preset = dataset.preset.settings(opened.model)
+    # A method's own numbers for this benchmark, where it has some, else those that SC-CLIP was published with.
+    own = (
+        dataset.name if options.get("preset") is None and dataset.name in opened.manifest.benchmarks else None
+    )
+    if opened.manifest.format_version > 1:
+        preset = Settings()
+    options["preset"] = options.get("preset") or own
 
     def first(given: Any, default: Any) -> Any:
         return default if given is None else given

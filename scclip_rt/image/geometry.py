@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,8 @@ def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
     """Where windows start along one axis of `length` pixels; the last one ends at the border (METHOD §1)."""
     if stride < 1 or window < 1:
         raise OptionError(f"window and stride must be at least 1 pixel; got window {window}, stride {stride}")
+    if length == window:
+        return (0,)
     if length < window:
         raise OptionError(f"a window of {window} pixels doesn't fit into {length}")
     if stride > window:
@@ -94,6 +96,15 @@ class Tiling:
     """How a resized image of `height` × `width` pixels is covered by equal windows.
 
     Windows go row by row: window `i * len(columns) + j` starts at (`rows[i]`, `columns[j]`).
+
+    Attributes:
+        height: of the resized image, pixels.
+        width: of the resized image, pixels.
+        rows: where windows start, from the top.
+        columns: where windows start, from the left.
+        window: (height, width) of a window, which its patches' logits are stretched over.
+        padding: what the encoder adds to a window before it has patches: (above, below), (left, right), pixels.
+        seen: (height, width) of the part of a window, from its top left corner, that the encoder gets; None: all of it.
     """
 
     height: int
@@ -101,6 +112,8 @@ class Tiling:
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     window: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    seen: tuple[int, int] | None = None
 
     @classmethod
     def windows(
@@ -121,6 +134,17 @@ class Tiling:
         """One window that is the whole image."""
         return cls(height=height, width=width, rows=(0,), columns=(0,), window=(height, width))
 
+    @property
+    def input(self) -> tuple[int, int]:
+        """(height, width) in pixels of what the encoder gets of a window."""
+        return self.seen or self.window
+
+    def padded(self, patch: int) -> Tiling:
+        """The same where the encoder pads to whole patches, the smaller half above and to the left."""
+        missing = [-side % patch for side in self.window]
+        vertical, horizontal = ((pixels // 2, pixels - pixels // 2) for pixels in missing)
+        return replace(self, padding=(vertical, horizontal))
+
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
@@ -140,7 +164,7 @@ def cut_windows(resized: NDArray[np.uint8], tiling: Tiling) -> NDArray[np.uint8]
         raise ValueError(
             f"the tiling is for {tiling.height}×{tiling.width}; got an image of {resized.shape[:2]}"
         )
-    h, w = tiling.window
+    h, w = tiling.input
     out = np.empty((len(tiling), h, w, 3), np.uint8)
     for index, (top, left) in enumerate((top, left) for top in tiling.rows for left in tiling.columns):
         out[index] = resized[top : top + h, left : left + w]

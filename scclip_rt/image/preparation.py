@@ -1,8 +1,9 @@
 """From whatever the user passes to the windows an encoder takes (METHOD §1 and §7)."""
 
+import math
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from scclip_rt.image.device_array import array_shape, is_device_array
 from scclip_rt.image.geometry import (
     MAX_PIXELS,
     MAX_WINDOWS,
+    MIN_PATCHES,
     Tiling,
     check_pixels,
     check_windows,
@@ -28,6 +30,7 @@ from scclip_rt.limits import in_range
 if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
 
+_LEAST_SIDE = 2  # of a window that the encoder pads, docs/bundle.md
 MAX_WHOLE_PATCHES = 8192
 """Most patches of an image encoded whole: the memory of attention grows with their square (5 GB here)."""
 
@@ -86,6 +89,13 @@ class Preparation:
     max_windows: int = MAX_WINDOWS
     max_memory: int | None = None
     cost: EncoderCost = SMALL_ENCODER
+    padding: Literal["none", "patch"] = "none"  # as the following, docs/bundle.md
+    whole_image: Literal["nearest", "floor"] = "nearest"
+
+    @property
+    def whole_windows(self) -> bool:
+        """Whether encoders get windows as they are cut: none are padded, and no remainder is left out."""
+        return self.padding == "none" and (self.grid.kind != "dynamic" or self.whole_image == "nearest")
 
     def __post_init__(self) -> None:
         for name in ("short_side", "stride", "max_pixels", "max_windows"):
@@ -163,29 +173,56 @@ class Preparation:
         check_memory(need, self.max_memory, name, whole=self.grid.kind != "window")
 
     def _grid(self, tiling: Tiling) -> tuple[int, int]:
-        return tiling.window[0] // self.patch, tiling.window[1] // self.patch
+        if self.padding == "patch":
+            return -(-tiling.window[0] // self.patch), -(-tiling.window[1] // self.patch)
+        return tiling.input[0] // self.patch, tiling.input[1] // self.patch
 
     def _tiling(self, height: int, width: int, name: str) -> Tiling:
+        pads = self.padding == "patch"
         if self.grid.kind == "window":
             shape = resize_shape(
-                height, width, short_side=self.short_side, long_side=self.long_side, min_side=self.window
+                height,
+                width,
+                short_side=self.short_side,
+                long_side=self.long_side,
+                min_side=_LEAST_SIDE if pads else self.window,
             )
-            check_windows(
-                shape, window=self.window, stride=self.stride, max_windows=self.max_windows, name=name
-            )
-            return Tiling.windows(*shape, window=self.window, stride=self.stride)
+            window = (min(shape[0], self.window), min(shape[1], self.window))
+            check_windows(shape, window=window, stride=self.stride, max_windows=self.max_windows, name=name)
+            tiling = Tiling.windows(*shape, window=window, stride=self.stride)
+            return tiling.padded(self.patch) if pads else tiling
         if self.grid.rows is not None and self.grid.columns is not None:
             return Tiling.whole(self.grid.rows * self.patch, self.grid.columns * self.patch)
-        shape = whole_image_shape(
-            height, width, patch=self.patch, short_side=self.short_side, long_side=self.long_side
-        )
-        patches = (shape[0] // self.patch) * (shape[1] // self.patch)
+        tiling = self._whole(height, width)
+        shape, patches = (tiling.height, tiling.width), math.prod(self._grid(tiling))
         if patches > MAX_WHOLE_PATCHES:
             raise ImageError(
                 f"{name} would be {patches:,} patches at {shape[1]}×{shape[0]}, encoded whole; the limit is "
                 f"{MAX_WHOLE_PATCHES:,}. Lower --short-side (short_side=), or use windows"
             )
-        return Tiling.whole(*shape)
+        return tiling
+
+    def _whole(self, height: int, width: int) -> Tiling:
+        """One window that is the whole image, of a size that the encoder takes (docs/bundle.md, "Whole images")."""
+        if self.padding == "none" and self.whole_image == "nearest":
+            return Tiling.whole(
+                *whole_image_shape(
+                    height, width, patch=self.patch, short_side=self.short_side, long_side=self.long_side
+                )
+            )
+        pads = self.padding == "patch"
+        shape = resize_shape(
+            height,
+            width,
+            short_side=self.short_side,
+            long_side=self.long_side,
+            min_side=_LEAST_SIDE if pads else MIN_PATCHES * self.patch,
+        )
+        tiling = Tiling.whole(*shape)
+        if pads:
+            return tiling.padded(self.patch)
+        rows, columns = (side // self.patch * self.patch for side in shape)
+        return tiling if (rows, columns) == shape else replace(tiling, seen=(rows, columns))
 
 
 def _path_of(image: "ImageSource") -> str | None:

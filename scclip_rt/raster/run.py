@@ -207,7 +207,15 @@ def _check_segmenter(segmenter: Segmenter) -> None:
     if segmenter.preparation.grid.kind != "window":
         raise OptionError("rasters are segmented by windows; leave out --whole-image (whole_image=)")
     if segmenter.options.refine is not None:
-        raise OptionError("rasters are segmented without refinement; leave out --refine (refine=)")
+        raise OptionError("rasters are segmented without refinement; use --refine none (refine='none')")
+    if (
+        segmenter.options.maps != "cosine"
+        or segmenter.options.class_weighting != "none"
+        or segmenter.options.class_threshold
+    ):
+        raise OptionError(
+            "this method compares over a whole image, which a raster's tiles are not; use another"
+        )
 
 
 def _tiling(segmenter: Segmenter, grid: Grid, raster: str | os.PathLike[str]) -> Tiling:

@@ -82,7 +82,7 @@ class ServeSettings:
     models: tuple[ModelSource, ...]
     classes: str | Path | tuple[str, ...] | None = None
     vocabularies: Mapping[str, Path] = field(default_factory=dict)
-    templates: str | Path = "imagenet"
+    templates: str | Path | None = None  # the bundle's
     background: str | None = None
     backend: str = "auto"
     device: str = "auto"

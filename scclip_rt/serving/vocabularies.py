@@ -54,7 +54,7 @@ class Vocabularies:
         self,
         bundle: Bundle,
         *,
-        templates: str | Path,
+        templates: str | Path | None,
         ready: Mapping[str, Vocabulary],
         default: Vocabulary | None,
         keep: int,
@@ -64,7 +64,7 @@ class Vocabularies:
         text: TextBackend | None = None,
     ) -> None:
         self._bundle = bundle
-        self._templates = load_templates(templates)
+        self._templates = load_templates(templates or bundle.decoding.templates)
         self._ready = dict(ready)
         self._default = default
         self._keep = keep

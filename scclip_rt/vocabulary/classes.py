@@ -83,6 +83,26 @@ def find_background(classes: Sequence[str], background: str | None = None) -> in
     )
 
 
+def only_class(names: Sequence[str]) -> str:
+    """The warning for a list of one class: every pixel gets it, whatever the image shows.
+
+    Args:
+        names: of the class, the first one and its synonyms.
+    """
+    if len(names) > 1:
+        several = "; ".join(shorten(name) for name in names[:4])
+        more = "; …" if len(names) > 4 else ""
+        return (
+            f"one class, {shorten(names[0])!r}, with {len(names) - 1} synonyms: commas separate synonyms, semicolons "
+            f"separate classes. Every pixel will be {shorten(names[0])!r}; for {len(names)} classes write "
+            f'"{several}{more}"'
+        )
+    return (
+        f"one class, {shorten(names[0])!r}, and no background: every pixel will be {shorten(names[0])!r}. Name what "
+        f'else there is: "{shorten(names[0])}; background"'
+    )
+
+
 def shorten(name: str, length: int = 40) -> str:
     """A name that fits a message or a legend, without control characters."""
     short = name if len(name) <= length else name[: length - 1].rstrip() + "…"

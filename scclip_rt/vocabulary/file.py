@@ -95,14 +95,19 @@ class Vocabulary:
             options: scale and thresholds.
             confidence: also give each pixel's probability.
         """
+        background, rest = self.background, options.rest_class
+        if background is None and rest is not None and rest < len(self.classes):
+            background = rest
         return DecodeSettings(
             query_class=self.query_class,
             num_classes=len(self.classes),
             logit_scale=options.logit_scale,
             prob_threshold=options.prob_threshold,
             area_threshold=options.area_threshold,
-            background=self.background,
+            background=background,
             with_confidence=confidence,
+            maps=options.maps,
+            class_threshold=options.class_threshold,
         )
 
     def check_model(self, text_model_sha256: str, *, embed_dim: int | None = None, name: str = "") -> None:

@@ -1,5 +1,6 @@
 """From what the user names to a vocabulary that fits the bundle: class names are embedded, files are checked."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +12,20 @@ from numpy.typing import NDArray
 from scclip_rt.backends import TextBackend, open_text_backend
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OptionError
-from scclip_rt.vocabulary.classes import find_background, parse_classes
+from scclip_rt.vocabulary.classes import find_background, only_class, parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
 from scclip_rt.vocabulary.templates import load_templates
 from scclip_rt.vocabulary.tokenizer import Tokenizer
+
+_log = logging.getLogger("scclip_rt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingOptions:
     """How class names are embedded; the fields are those of `Segmenter`."""
 
-    templates: str | os.PathLike[str] = "imagenet"
+    templates: str | os.PathLike[str] | None = None  # the bundle's
     cache: bool = True
     progress: bool = False
     threads: int | None = None
@@ -94,14 +97,15 @@ def _embed(
     background: str | None,
 ) -> Vocabulary:
     parsed = parse_classes(classes)
-    find_background(
-        [names[0] for names in parsed], background
-    )  # a misspelt name shows before minutes of work
+    # A misspelt name shows before minutes of work.
+    index = find_background([names[0] for names in parsed], background)
+    if len(parsed) == 1 and index is None:
+        _log.warning("%s", only_class(parsed[0]))
     return embed_classes(
         parsed,
         _when_needed(lambda: open_text_backend(bundle, threads=options.threads)),
         Tokenizer.from_file(bundle.checked_path(bundle.manifest.tokenizer)),
-        load_templates(options.templates),
+        load_templates(options.templates or bundle.decoding.templates),
         model_sha256=bundle.text_encoder.model_sha256,
         background=background,
         context_length=bundle.text_encoder.context_length,

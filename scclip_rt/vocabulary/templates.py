@@ -94,6 +94,23 @@ IMAGENET_TEMPLATES = (
 )
 
 
+# What CLIP Surgery adds to the 80.
+SURGERY_TEMPLATES = (
+    *IMAGENET_TEMPLATES,
+    "there is a {} in the scene.",
+    "there is the {} in the scene.",
+    "this is a {} in the scene.",
+    "this is the {} in the scene.",
+    "this is one {} in the scene.",
+)
+TEMPLATE_SETS = {
+    "imagenet": IMAGENET_TEMPLATES,
+    "surgery": SURGERY_TEMPLATES,
+    "photo": ("a photo of a {}.",),
+    "none": ("{}",),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Templates:
     """Patterns with one `{}` each, and the name that a vocabulary file records."""
@@ -125,7 +142,7 @@ class Templates:
 
 
 def load_templates(spec: str | os.PathLike[str] | Templates = "imagenet") -> Templates:
-    """The template set `imagenet` (80 prompts), `none` (the bare name), or a `Path` to a file with a pattern per line.
+    """A template set: a name of `TEMPLATE_SETS`, or a `Path` to a file with a pattern per line.
 
     A string is a name and never a file, so that what a service was sent can't have its files read.
 
@@ -134,13 +151,11 @@ def load_templates(spec: str | os.PathLike[str] | Templates = "imagenet") -> Tem
     """
     if isinstance(spec, Templates):
         return spec
-    if spec == "imagenet":
-        return Templates(name="imagenet", patterns=IMAGENET_TEMPLATES)
-    if spec == "none":
-        return Templates(name="none", patterns=("{}",))
+    if isinstance(spec, str) and spec in TEMPLATE_SETS:
+        return Templates(name=spec, patterns=TEMPLATE_SETS[spec])
     if isinstance(spec, str):
         raise VocabularyError(
-            f"unknown templates {shorten(spec)!r}: known are imagenet and none; a file is given as a Path "
+            f"unknown templates {shorten(spec)!r}: known are {', '.join(TEMPLATE_SETS)}; a file is given as a Path "
             "(--templates FILE on the command line)",
             field="templates",
         )
@@ -149,8 +164,8 @@ def load_templates(spec: str | os.PathLike[str] | Templates = "imagenet") -> Tem
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VocabularyError(
-            f"can't read templates {str(spec)!r}: {reason}; use imagenet, none, or a text file with a line like "
-            "'a photo of a {}.' per template",
+            f"can't read templates {str(spec)!r}: {reason}; use {', '.join(TEMPLATE_SETS)}, or a text file with a line "
+            "like 'a photo of a {}.' per template",
             field="templates",
         ) from error
     lines = (line.strip() for line in text.split("\n"))

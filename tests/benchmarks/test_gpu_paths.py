@@ -119,7 +119,7 @@ def test_the_compiler_is_not_left_in_silence() -> None:
 def test_compiled_code_begins_with_an_empty_cache() -> None:
     module = SimpleNamespace(
         encode=lambda hidden, *_: (hidden.float().mean((1, 2)), None),
-        hidden_states=lambda windows: windows,
+        trunk=lambda windows: windows,
         patch_grid=lambda _: (1, 1),
     )
     counted = []

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oracles.scclip import MEAN, STD, NaiveScclip
+from scclip_export.methods.last_block import PLAIN, VALUES
 from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
@@ -59,9 +60,7 @@ def test_logits_are_cosines_of_features_and_text(micro_clip: nn.Module) -> None:
 
 def test_method_none_is_the_ordinary_last_block(micro_clip: nn.Module) -> None:
     image = windows(1)
-    features, _ = CalibratedEncoder(micro_clip.visual, CALIBRATION, method="none", grid=(14, 14))(
-        image, unit_text()
-    )
+    features, _ = CalibratedEncoder(micro_clip.visual, PLAIN, grid=(14, 14))(image, unit_text())
     visual = micro_clip.visual.double()
     visual.output_tokens = True
     _, tokens = visual(normalised(image[0])[None])
@@ -71,9 +70,7 @@ def test_method_none_is_the_ordinary_last_block(micro_clip: nn.Module) -> None:
 
 def test_method_maskclip_is_the_value_path_of_the_last_block(micro_clip: nn.Module) -> None:
     image = windows(1)
-    features, _ = CalibratedEncoder(micro_clip.visual, CALIBRATION, method="maskclip", grid=(14, 14))(
-        image, unit_text()
-    )
+    features, _ = CalibratedEncoder(micro_clip.visual, VALUES, grid=(14, 14))(image, unit_text())
     oracle = naive(micro_clip)
     visual = oracle.clip.visual
     patches = oracle.hidden_states(normalised(image[0]))[-1][1:]

@@ -55,7 +55,7 @@ def build_clip(state: dict[str, Tensor]) -> torch.nn.Module:
 def last_norms(state: dict[str, Tensor]) -> Tensor:
     encoder = CalibratedEncoder(build_clip(state).visual, CALIBRATION, grid=(14, 14)).eval()
     with torch.inference_mode():
-        return encoder.hidden_states(torch.from_numpy(scene(224, 224, 0))[None])[-1][0, 1:].norm(dim=-1)
+        return encoder.trunk(torch.from_numpy(scene(224, 224, 0))[None]).hidden[-1][0, 1:].norm(dim=-1)
 
 
 def with_massive_tokens(state: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
@@ -342,7 +342,7 @@ def test_an_encoder_with_plugin_nodes_is_the_plain_one_where_no_plugin_is(
     nodes = CalibratedEncoder(
         visual, CALIBRATION, grid=(14, 14), policy=POLICIES["fp16"], operations=plugin_nodes
     )
-    onnx_from_encoder(nodes.eval(), path, opset=20, example_grid=(14, 14))
+    onnx_from_encoder(nodes.eval(), path, opset=20, example_size=(224, 224))
     add_functions(path, patches=196, narrow=torch.float16)
     check_dtypes(path, POLICIES["fp16"])
     model = onnx.load(str(path), load_external_data=False)

@@ -35,7 +35,7 @@ def budget(encoder: CalibratedEncoder, plain: Outcome) -> Distance:
 def test_the_decisions_are_the_encoders(encoder: CalibratedEncoder, plain: Outcome) -> None:
     pixels = torch.from_numpy(WINDOW[None])
     with torch.inference_mode():
-        features, _ = encoder.encode(encoder.hidden_states(pixels), 14)
+        features, _ = encoder.encode(encoder.trunk(pixels), 14, 14)
     assert np.array_equal(plain.features, features[0].numpy())
     following = outcome(encoder, WINDOW, plain.decisions)
     assert np.array_equal(following.features, plain.features)

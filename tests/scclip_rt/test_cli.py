@@ -121,6 +121,10 @@ def test_folder_with_report_confidence_and_progress(
         "prob_threshold": 0.4,
         "area_threshold": 0.0,
         "refine": "pamr",
+        "maps": "cosine",
+        "class_weighting": "none",
+        "rest_class": None,
+        "class_threshold": 0.0,
     }
     assert report["classes"] == ["cat", "dog", "sky"]
     assert [Path(row["input"]).name for row in report["images"]] == ["a.png", "b.jpg", "c.png"]

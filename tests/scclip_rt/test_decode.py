@@ -242,3 +242,35 @@ def test_arguments_that_do_not_fit_are_refused():
             )
     with pytest.raises(OptionError, match="threads"):
         decode(features, text, plan, DecodeSettings(query_class=range(5), num_classes=5), threads=0)
+
+
+def test_classes_without_a_sure_pixel_are_dropped() -> None:
+    """Prompt denoising: the pixels of a class that nowhere reaches the threshold go to the best that remains."""
+    plan = decode_plan(Tiling.whole(64, 64), (4, 4), (64, 64))
+    text = np.eye(3, 8, dtype=np.float32)
+    features = np.zeros((1, 16, 8), np.float32)
+    features[0, :8, 0], features[0, 8:, 1], features[0, 8:, 2] = 1.0, 0.50, 0.49
+    settings = {"query_class": [0, 1, 2], "num_classes": 3, "logit_scale": 20.0}
+    found = [
+        decode(features, text, plan, DecodeSettings(**settings, class_threshold=threshold)).labels
+        for threshold in (0.0, 0.4, 0.6)
+    ]
+    assert set(np.unique(found[0])) == set(np.unique(found[1])) == {0, 1}
+    assert set(np.unique(found[2])) == {0}
+
+
+def test_stretched_maps_reach_from_0_to_the_scale() -> None:
+    """A class that is weak everywhere wins where it is strongest."""
+    plan = decode_plan(Tiling.whole(64, 64), (4, 4), (64, 64))
+    features = np.zeros((1, 16, 2), np.float32)
+    features[0, :, 0] = np.linspace(1.0, 0.9, 16)
+    features[0, :, 1] = np.linspace(0.0, 0.1, 16)
+    settings = {"query_class": [0, 1], "num_classes": 2, "logit_scale": 1.0}
+    text = np.eye(2, dtype=np.float32)
+    plain = decode(features, text, plan, DecodeSettings(**settings))
+    stretched = decode(features, text, plan, DecodeSettings(**settings, maps="minmax", with_confidence=True))
+    assert set(np.unique(plain.labels)) == {0}
+    assert stretched.labels[0, 0] == 0
+    assert stretched.labels[-1, -1] == 1
+    assert stretched.confidence is not None
+    assert abs(stretched.confidence.max() - np.e / (1 + np.e)) < 1e-5  # maps of 1 and 0

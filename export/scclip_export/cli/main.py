@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from scclip_export.cli.engines import ENGINE_DETAILS, add_engine_arguments, requ
 from scclip_export.cli.precisions import add_precision_arguments, int8_from, precisions_from
 from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
 from scclip_export.errors import ExportError
+from scclip_export.methods import METHODS
 from scclip_rt import __version__
 from scclip_rt.cli.guard import Parser
 from scclip_rt.cli.image_options import number
@@ -34,17 +35,6 @@ examples:
   scclip-export --model ViT-B-16 --pretrained datacomp_xl_s13b_b90k
       any other open_clip ViT
 """
-
-# The parameters of SC-CLIP that have a flag: name in CalibrationConfig.
-_CALIBRATION = (
-    "pre_layer",
-    "post_layer",
-    "fusion_layers",
-    "cls_residual",
-    "similarity_floor",
-    "outlier_neighbors",
-    "outlier_fraction",
-)
 
 
 def _layer_range(text: str) -> tuple[int, int]:
@@ -73,8 +63,8 @@ def _size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `scclip-export`."""
+def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of `scclip-export`, with the options of the method that `argv` names."""
     parser = Parser(
         prog="scclip-export",
         description="Export a CLIP ViT, calibrated by SC-CLIP, to a bundle that scclip-rt serves without torch.",
@@ -84,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", "-V", action="version", version=f"scclip-export {__version__}")
     _add_source(parser)
-    _add_calibration(parser)
+    _add_calibration(parser, _chosen_method(argv))
     _add_geometry(parser)
     add_precision_arguments(parser)
     add_engine_arguments(parser)
@@ -118,38 +108,61 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _add_calibration(parser: argparse.ArgumentParser) -> None:
+def _add_calibration(parser: argparse.ArgumentParser, chosen: str) -> None:
     group = parser.add_argument_group(
-        "calibration",
-        "Defaults: the paper's for ViT-B/16 and ViT-L/14; other depths are extrapolated from ViT-L/14.",
+        "method",
+        "The options are the chosen method's: --calibration NAME --help shows them. SC-CLIP's defaults are the paper's "
+        "for ViT-B/16 and ViT-L/14; other depths are extrapolated from ViT-L/14.",
     )
-    group.add_argument(
-        "--calibration",
-        choices=("scclip", "maskclip", "none"),
-        default="scclip",
-        help="scclip (default); maskclip: the last block's value path alone; none: the ordinary last block",
-    )
-    group.add_argument(
-        "--pre-layer", type=int, metavar="I", help="block (from 0) whose similarities calibrate attention"
-    )
-    group.add_argument(
-        "--post-layer", type=int, metavar="I", help="block whose similarities smooth the result"
-    )
-    group.add_argument(
-        "--fusion-layers", type=_layer_range, metavar="A:B", help="blocks summed into it, B exclusive"
-    )
-    group.add_argument(
-        "--cls-residual", type=float, metavar="X", help="weight of the class token (upstream res_cls)"
-    )
-    group.add_argument(
-        "--similarity-floor", type=float, metavar="X", help="least similarity kept (upstream beta; 0.4)"
-    )
-    group.add_argument(
-        "--outlier-neighbors", type=int, metavar="K", help="neighbours of the outlier factor (30)"
-    )
-    group.add_argument(
-        "--outlier-fraction", type=float, metavar="X", help="share of anomalous patches (0.05; 0: off)"
-    )
+    titles = "; ".join(f"{method.name}: {method.title}" for method in METHODS.values())
+    group.add_argument("--calibration", choices=tuple(METHODS), default="scclip", metavar="NAME", help=titles)
+    for name, item in METHODS[chosen].flags().items():
+        _add_flag(group, name, item)
+
+
+def _add_flag(group: Any, name: str, item: Any) -> None:
+    """An option of a method as a flag; absent, it is None and the method's default holds."""
+    default, flag = item.default, "--" + name.replace("_", "-")
+    text = item.metadata["help"]
+    if default is not None and default is not False:
+        shown = ":".join(map(str, default)) if isinstance(default, tuple) else default
+        text += f" (default: {shown})"
+    if default is False:
+        group.add_argument(flag, action="store_true", default=None, help=text)
+    elif item.metadata["choices"]:
+        group.add_argument(flag, choices=item.metadata["choices"], help=text)
+    else:
+        metavar = item.metadata["metavar"]
+        kind = {"A:B": _layer_range, "X": float}.get(metavar, int)
+        group.add_argument(flag, type=kind, metavar=metavar, help=text)
+
+
+def _chosen_method(argv: Sequence[str]) -> str:
+    """The method that a command line names, so that the parser has its options; an unknown one is refused later."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--calibration", nargs="?", default="scclip")
+    name = peek.parse_known_args(argv)[0].calibration
+    return name if name in METHODS else "scclip"
+
+
+def _misplaced(argv: Sequence[str], chosen: str) -> None:
+    """Refuse an option of another method, by name.
+
+    Raises:
+        ExportError: says which method has it.
+    """
+    own = METHODS[chosen].flags()
+    owners: dict[str, list[str]] = {}
+    for method in METHODS.values():
+        for name in method.flags().keys() - own.keys():
+            owners.setdefault("--" + name.replace("_", "-"), []).append(method.name)
+    for word in argv:
+        if (flag := word.split("=")[0]) in owners:
+            known = ", ".join("--" + name.replace("_", "-") for name in own) or "none"
+            raise ExportError(
+                f"{flag} is an option of --calibration {' and '.join(owners[flag])}, not of {chosen} "
+                f"(which has: {known})"
+            )
 
 
 def _add_geometry(parser: argparse.ArgumentParser) -> None:
@@ -158,17 +171,19 @@ def _add_geometry(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=number("window"),
         metavar="N",
-        help="window side (default: the model's training size)",
+        help="window side (default: the method's; mostly the model's training size)",
     )
     group.add_argument(
-        "--stride", type=number("stride"), metavar="N", help="window stride (default: half the window)"
+        "--stride",
+        type=number("stride"),
+        metavar="N",
+        help="window stride (default: the method's; mostly half the window)",
     )
     group.add_argument(
         "--short-side",
         type=number("short_side"),
-        default=336,
         metavar="N",
-        help="short side of a resized image (336)",
+        help="short side of a resized image (default: the method's; mostly 336)",
     )
     group.add_argument(
         "--dynamic-grid", action="store_true", help="add an encoder for whole images of any size"
@@ -227,8 +242,13 @@ def run(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C."""
     from scclip_rt.cli.guard import guard
 
-    args = build_parser().parse_args(argv)
-    return guard("scclip-export", lambda: _run(args))
+    words = sys.argv[1:] if argv is None else argv
+
+    def action() -> int:
+        _misplaced(words, _chosen_method(words))
+        return _run(build_parser(words).parse_args(words))
+
+    return guard("scclip-export", action)
 
 
 def main() -> NoReturn:
@@ -257,7 +277,9 @@ def _run(args: argparse.Namespace) -> int:
     from scclip_export.pipeline import export_bundle
 
     overrides: dict[str, Any] = {
-        name: value for name in _CALIBRATION if (value := getattr(args, name)) is not None
+        name: value
+        for name in METHODS[args.calibration].flags()
+        if (value := getattr(args, name)) is not None
     }
     config = ExportConfig(
         source=Source(
@@ -329,7 +351,7 @@ def _run_engines(
     if args.triton_repository is not None:
         ours |= {"triton_repository", "repository_precision", "force"}
     defaults = vars(build_parser().parse_args([]))
-    given = [name for name, value in vars(args).items() if name not in ours and value != defaults[name]]
+    given = [name for name, value in vars(args).items() if name not in ours and value != defaults.get(name)]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ExportError(

@@ -7,6 +7,7 @@ Wrapping, not forking: weights are read from open_clip's modules, and what can b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scclip_export.model.dtypes import FLOAT32, DtypePolicy
-from scclip_kernels import Attention, scaled_attention
+from scclip_export.model.parts import Positions
+from scclip_export.model.positions import resize_positions
+from scclip_kernels import Attention, merge_heads, scaled_attention, similarity_attention, split_heads
 from scclip_kernels.operations import Operations
 
 # The modules are taken as they come: benchmarks/gpu runs where neither open_clip nor onnx is installed.
@@ -45,6 +48,28 @@ def attention_operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     The softmax's type is the engine's own: TensorRT for RTX 1.7 refuses the attribute `softmax_precision`.
     """
     return torch.onnx.ops.attention(query, key, value, mask, scale=1.0)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """What a block attends with.
+
+    Attributes:
+        normed: (B * N, D), ln_1 of its input.
+        query: (B, heads, N, D / heads), with the factor s = 1 / sqrt(D / heads) in it.
+        key: the same without.
+        value: the same without.
+    """
+
+    normed: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+    @property
+    def heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values."""
+        return self.query, self.key, self.value
 
 
 class Block(nn.Module):
@@ -83,16 +108,31 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, length: int, mask: Tensor | None = None) -> Tensor:
         """(B * N, D) → (B * N, D), `length` is N; `mask` is added to the attention scores."""
-        policy, width = self.policy, x.shape[-1]
-        y = self.ln_1(x).to(policy.linear)
+        tap = self.tap(x, length)
+        return self.finish(x, self.attend(*tap.heads, mask))
+
+    def tap(self, x: Tensor, length: int) -> Tap:
+        """Queries, keys and values of tokens (B * N, D)."""
+        width = x.shape[-1]
+        normed = self.ln_1(x)
         query, key, value = (
-            x.to(policy.attention).view(-1, length, self.num_heads, width // self.num_heads).transpose(1, 2)
-            for x in self._project(y)
+            x.to(self.policy.attention)
+            .view(-1, length, self.num_heads, width // self.num_heads)
+            .transpose(1, 2)
+            for x in self._project(normed.to(self.policy.linear))
         )
-        attended = self.attend(query, key, value, mask).transpose(1, 2).reshape(-1, width)
-        x = x + self.out_proj(attended.to(policy.linear)).to(policy.residual)
-        y = self.activation(self.fc(self.ln_2(x).to(policy.linear)))
-        return x + self.proj(y).to(policy.residual)
+        return Tap(normed=normed, query=query, key=key, value=value)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add what was attended (B, heads, N, D / heads) to tokens (B * N, D), then the MLP."""
+        x = x + self.attention_output(attended)
+        y = self.activation(self.fc(self.ln_2(x).to(self.policy.linear)))
+        return x + self.proj(y).to(self.policy.residual)
+
+    def attention_output(self, attended: Tensor) -> Tensor:
+        """The output projection with its bias: (B, heads, N, D / heads) → (B * N, D)."""
+        rows = attended.transpose(1, 2).reshape(-1, attended.shape[1] * attended.shape[3])
+        return self.out_proj(rows.to(self.policy.linear)).to(self.policy.residual)
 
     def _project(self, y: Tensor) -> Sequence[Tensor]:
         """Return queries, keys and values of tokens: (B * N, D) → three of the same shape."""
@@ -117,9 +157,12 @@ class PatchEmbedding(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         policy: DtypePolicy = FLOAT32,
+        *,
+        rule: Positions = "bicubic",
+        pads: bool = False,
     ) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.rule, self.pads = policy, rule, pads
         weight = visual.conv1.weight.double()
         self.patch_size: int = weight.shape[-1]
         shift, scale = (torch.tensor(list(v), dtype=torch.float64).reshape(1, 3, 1, 1) for v in (mean, std))
@@ -129,8 +172,13 @@ class PatchEmbedding(nn.Module):
             # Narrow products of raw pixels would cancel against a large bias. Differences of integers up to 256
             # are exact in float16 and bfloat16, and leave a bias near 0.
             center = torch.tensor(list(mean), dtype=torch.float64).round()
+        elif pads:
+            center = torch.tensor(
+                list(mean), dtype=torch.float64
+            )  # so that a padded 0 is a 0 after normalisation
         bias = (weight * (center.reshape(1, 3, 1, 1) - shift)).sum(dim=(1, 2, 3))
-        self.register_buffer("center", center.to(policy.linear).repeat(self.patch_size))
+        self.centers = pads or policy.linear != torch.float32
+        self.register_buffer("center", center.to(policy.linear).repeat(1 if pads else self.patch_size))
         # (D, 3, p, p) → (D, p, p, 3): the order of a uint8 (H, W, 3) patch in memory.
         weight = weight.permute(0, 2, 3, 1).flatten(1)
         self.proj = linear_copy(weight.float(), bias.float(), policy.linear)
@@ -143,46 +191,56 @@ class PatchEmbedding(nn.Module):
     def positions(self, rows: int, columns: int) -> Tensor:
         """Return what is added to the projections: (1, 1 + rows * columns, D).
 
-        First the class token with its position, then the patches' positions, bicubic from the trained grid (METHOD §7).
+        First the class token with its position, then the patches' positions, from the trained grid (METHOD §7).
         """
-        grid = self.position_grid
-        if torch.compiler.is_exporting() or (rows, columns) != tuple(grid.shape[-2:]):
-            grid = F.interpolate(
-                grid, size=(rows, columns), mode="bicubic", align_corners=False, antialias=False
-            )
-        return torch.cat([self.class_token, grid.flatten(2).transpose(1, 2)], dim=1)
+        patches = resize_positions(self.position_grid, rows, columns, self.rule)
+        return torch.cat([self.class_token, patches], dim=1)
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches of a window of so many pixels."""
+        p = self.patch_size
+        if self.pads:  # not -(-height // p): ONNX divides toward 0, not downward
+            height, width = height + p - 1, width + p - 1
+        return height // p, width // p
 
     def forward(self, windows: Tensor, positions: Tensor) -> Tensor:
         """uint8 (B, H, W, 3), positions (1, 1 + N, D) → float32 (B * (1 + N), D)."""
         p = self.patch_size
         _, height, width, _ = windows.shape
-        rows, columns = height // p, width // p
-        pixels = windows.to(self.policy.linear).view(-1, rows, p, columns, p * 3)
-        if self.policy.linear != torch.float32:
+        rows, columns = self.patch_grid(height, width)
+        pixels = windows.to(self.policy.linear)
+        if self.pads:
+            pixels = self._pad(pixels - self.center, rows * p - height, columns * p - width)
+        pixels = pixels.view(-1, rows, p, columns, p * 3)
+        if self.centers and not self.pads:
             pixels = pixels - self.center
         tokens = self.proj(pixels.transpose(2, 3).reshape(-1, p * p * 3)).to(self.policy.residual)
         tokens = tokens.view(-1, rows * columns, tokens.shape[-1])
         return (F.pad(tokens, (0, 0, 1, 0)) + positions).flatten(0, 1)
 
+    @staticmethod
+    def _pad(pixels: Tensor, vertical: int, horizontal: int) -> Tensor:
+        """Zeros around (B, H, W, 3): the smaller half above and to the left."""
+        top, left = vertical // 2, horizontal // 2
+        return F.pad(pixels, (0, 0, left, horizontal - left, top, vertical - top))
+
 
 class LastBlock(nn.Module):
     """The last block as SC-CLIP uses it: ln_1, keys, values and the output projection; queries and MLP are gone.
 
-    With `joint` keys and values are one product where they are narrow; without it `values` can be had alone.
+    Keys and values are one product where they are narrow, see `Block`.
     """
 
     def __init__(
         self,
         block: ResidualAttentionBlock,
         policy: DtypePolicy = FLOAT32,
-        *,
-        joint: bool = True,
     ) -> None:
         super().__init__()
         attention: Any = block.attn
         width: int = attention.embed_dim
         self.policy = policy
-        self.joint = joint and policy.narrow is not None  # see Block
+        self.joint = policy.narrow is not None
         self.num_heads: int = attention.num_heads
         key, value = attention.in_proj_weight[width:].chunk(2)
         key_bias, value_bias = attention.in_proj_bias[width:].chunk(2)
@@ -194,7 +252,6 @@ class LastBlock(nn.Module):
         else:
             self.key = linear_copy(key, key_bias, policy.linear)
             self.value = linear_copy(value, value_bias, policy.linear)
-        self.out_proj = linear_copy(attention.out_proj.weight, attention.out_proj.bias, policy.linear)
         # Of both passes together, each of which has the bias.
         self.sum_proj = linear_copy(attention.out_proj.weight, 2.0 * attention.out_proj.bias, policy.linear)
 
@@ -216,8 +273,40 @@ class LastBlock(nn.Module):
         summed = operations.calibrated_attention(key, value, similarity, self.num_heads).to(policy.linear)
         return self.sum_proj(summed.reshape(-1, width)).to(policy.residual).view(-1, length, width)
 
-    def values(self, x: Tensor) -> Tensor:
-        """Return the value path alone (MaskCLIP): out_proj(v(ln_1 x)), (B, N, D) → (B, N, D)."""
-        length, width = x.shape[1:]
-        value = self.value(self.ln_1(x).to(self.policy.linear).view(-1, width))
-        return self.out_proj(value).to(self.policy.residual).view(-1, length, width)
+
+class SplitLastBlock(nn.Module):
+    """The last block as SFP uses it.
+
+    The adjusted patches attend by key, by query and by similarity, the levels by similarity alone.
+    """
+
+    def __init__(self, block: ResidualAttentionBlock, policy: DtypePolicy = FLOAT32) -> None:
+        super().__init__()
+        attention: Any = block.attn
+        self.policy = policy
+        self.num_heads: int = attention.num_heads
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        self.ln_1 = block.ln_1
+        self.query, self.key, self.value = (
+            linear_copy(weight, bias, policy.linear) for weight, bias in zip(weights, biases, strict=True)
+        )
+        # Of both passes together, each of which has the bias.
+        self.sum_proj = linear_copy(attention.out_proj.weight, 2.0 * attention.out_proj.bias, policy.linear)
+
+    def forward(self, adjusted: Tensor, levels: Tensor, similarity: Tensor, operations: Any) -> Tensor:
+        """Return attn(adjusted) + attn(levels), see `LastBlock`; `similarity` is the matrix, thresholded."""
+        policy, (length, width) = self.policy, adjusted.shape[1:]
+        own, other = (self.ln_1(x).to(policy.linear).reshape(-1, width) for x in (adjusted, levels))
+        query, key, value, level_value = (
+            x.to(policy.attention).view(-1, length, width)
+            for x in (self.query(own), self.key(own), self.value(own), self.value(other))
+        )
+        by_similarity = similarity_attention(similarity).to(value.dtype) @ (value * (1.0 / 3.0) + level_value)
+        values = split_heads(value, self.num_heads)
+        scale = values.shape[-1] ** -0.5
+        attended = sum(
+            operations.attend(x * scale, x, values, None)
+            for x in (split_heads(key, self.num_heads), split_heads(query, self.num_heads))
+        )
+        summed = (by_similarity + merge_heads(attended) * (1.0 / 3.0)).to(policy.linear)
+        return self.sum_proj(summed.reshape(-1, width)).to(policy.residual).view(-1, length, width)

@@ -5,17 +5,17 @@ Paper: arXiv 2411.15869, section 3. METHOD is docs/method.md, whose names the co
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from scclip_export.model.blocks import LastBlock
+from scclip_export.model.blocks import LastBlock, SplitLastBlock
 from scclip_export.model.dtypes import saturate
+from scclip_export.model.parts import Positions
 from scclip_kernels import num_outliers, outlier_indices
-from scclip_kernels.operations import Operations
+from scclip_kernels.operations import Operations, repair_positive
 
-Method = Literal["scclip", "maskclip", "none"]
 Source = Literal["published", "extrapolated", "checkpoint", "overridden"]
 
 
@@ -34,6 +34,10 @@ class CalibrationConfig:
     outlier_neighbors: int = 30  # upstream `lof_neighbors`
     outlier_fraction: float = 0.05  # upstream `contamination`; 0 switches outlier repair off
     source: Source = "published"
+
+    positions: ClassVar[Positions] = "bicubic"
+    pads: ClassVar[bool] = False
+    class_weight: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         start, end = self.fusion_layers
@@ -68,16 +72,77 @@ class CalibrationConfig:
                 f"the model has {layers} blocks, so layers run from 0 to {last} (the last block is calibrated, not "
                 f"read); got layer {highest}"
             )
-        if num_patches <= self.outlier_neighbors + 1:
+        if self.uses_neighbors and num_patches <= self.outlier_neighbors + 1:
             raise ValueError(
                 f"{self.outlier_neighbors} outlier neighbours need windows of more than "
                 f"{self.outlier_neighbors + 1} patches; this window has {num_patches}. "
                 "Use a larger --window or fewer --outlier-neighbors"
             )
 
+    @property
+    def uses_neighbors(self) -> bool:
+        """Whether outliers are found by the local outlier factor."""
+        return True
+
     def outliers(self, num_patches: int) -> int:
-        """Return m, the number of outliers among `num_patches`."""
+        """Return m, the number of outliers among `num_patches`; at most so many where the method decides."""
         return num_outliers(num_patches, self.outlier_fraction)
+
+    @property
+    def finds_all(self) -> bool:
+        """Whether there are always `outliers` of them."""
+        return True
+
+    def attended(self, similarity: Any) -> Any:
+        """What of the similarities the last block attends by."""
+        return similarity
+
+    def taps(self, layers: int) -> frozenset[int]:  # noqa: ARG002
+        """No block's queries, keys or values are kept."""
+        return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SfpConfig(CalibrationConfig):
+    """The parameters of SFP, SC-CLIP's skeleton with other steps (docs/methods.md, family B).
+
+    Attributes:
+        detector: `attention`: patches that the class token attends to more than they to themselves; `norm`: the longest
+            tokens; `lof`: SC-CLIP's.
+        salience: a patch is salient when salience · cls_residual · M[0, p] > M[p, p], M the attention of block L-2.
+        max_outliers: of `attention`, at most so many; of `norm`, so many.
+    """
+
+    detector: Literal["attention", "norm", "lof"] = "attention"
+    salience: float = 5.0
+    max_outliers: int = 10
+
+    positions: ClassVar[Positions] = "bicubic-step"
+
+    def __post_init__(self) -> None:
+        CalibrationConfig.__post_init__(self)  # super() fails in a class with slots (Python 3.11)
+        if not 0.0 <= self.salience < float("inf"):
+            raise ValueError(f"salience must be at least 0; got {self.salience}")
+        if self.max_outliers < 1:
+            raise ValueError(f"max_outliers must be at least 1; got {self.max_outliers}")
+
+    @property
+    def uses_neighbors(self) -> bool:
+        """Whether outliers are found by the local outlier factor."""
+        return self.detector == "lof"
+
+    @property
+    def finds_all(self) -> bool:
+        """Whether there are always `outliers` of them."""
+        return self.detector != "attention"
+
+    def attended(self, similarity: Tensor) -> Tensor:
+        """What the threshold leaves."""
+        return torch.where(similarity >= self.similarity_floor, similarity, 0.0)
+
+    def outliers(self, num_patches: int) -> int:
+        """Return the most outliers among `num_patches`."""
+        return CalibrationConfig.outliers(self, num_patches) if self.uses_neighbors else self.max_outliers
 
 
 _BASE = CalibrationConfig(pre_layer=8, post_layer=3, fusion_layers=(3, 10), cls_residual=0.3)
@@ -116,9 +181,10 @@ def calibrate(
     config: CalibrationConfig,
     hidden: list[Tensor],
     *,
-    last: LastBlock,
+    last: LastBlock | SplitLastBlock,
     columns: int,
     operations: Operations,
+    salience: tuple[Tensor, Tensor] | None = None,
     with_outliers: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The last block of SC-CLIP (METHOD §2): repair outliers, pre-adjust, attend, fuse levels, post-adjust.
@@ -129,6 +195,7 @@ def calibrate(
         last: the last block.
         columns: of the patch grid.
         operations: plain torch, Triton kernels, or nodes for an engine's plug-ins.
+        salience: what SFP's detector by attention goes by, (B, N) each: `Trunk.salience` of the encoder.
         with_outliers: whether to return the outliers.
 
     Returns:
@@ -140,19 +207,43 @@ def calibrate(
     guide = hidden[config.pre_layer].narrow(1, 1, count)
     outliers = None
     if config.outlier_fraction > 0:  # paper §3.2: anomaly detection and outlier repair
-        scores = operations.anomaly_scores(patches, config.outlier_neighbors)
         num = config.outliers(count)
-        outliers = outlier_indices(scores, num) if with_outliers else None
-        patches, guide = operations.repair_outliers(patches, guide, scores, num_outliers=num, columns=columns)
+        scores = outlier_scores(config, patches, salience, operations)
+        outliers = _found(config, scores, num) if with_outliers else None
+        repair = operations.repair_outliers if config.finds_all else repair_positive
+        patches, guide = repair(patches, guide, scores, num_outliers=num, columns=columns)
+    similarity = operations.similarity(guide)  # paper §3.3: S, of mid-level features
 
     def average(x: Tensor, by: Any) -> Tensor:
         narrow = saturate(x, last.policy.aggregation)
         return operations.aggregate(narrow, by, config.similarity_floor).to(last.policy.residual)
 
-    similarity = operations.similarity(guide)  # paper §3.3: S, of mid-level features
     adjusted = average(patches, similarity)  # pre-adjustment
     levels = functools.reduce(torch.add, hidden[slice(*config.fusion_layers)])  # multi-level fusion: R
-    attended = last(adjusted, levels.narrow(1, 1, count), similarity, operations)
+    attended = last(adjusted, levels.narrow(1, 1, count), config.attended(similarity), operations)
     residual = config.cls_residual * (class_token + levels.narrow(1, 0, 1))
     after = operations.similarity(hidden[config.post_layer].narrow(1, 1, count))
     return average(attended + residual, after), outliers  # post-adjustment
+
+
+def outlier_scores(
+    config: CalibrationConfig, patches: Tensor, salience: tuple[Tensor, Tensor] | None, operations: Operations
+) -> Tensor:
+    """How far each patch (B, N, D) stands out, (B, N) float32; the detector by attention gives 0 to sound ones."""
+    if config.uses_neighbors or not isinstance(config, SfpConfig):
+        return operations.anomaly_scores(patches, config.outlier_neighbors)
+    if config.detector == "norm":
+        return torch.linalg.vector_norm(patches.float(), dim=-1)
+    if salience is None:
+        raise ValueError("the detector by attention needs the salience of block L-2")
+    to_class, to_itself = salience
+    salient = config.salience * config.cls_residual * to_class > to_itself
+    return torch.where(salient, to_class, 0.0)
+
+
+def _found(config: CalibrationConfig, scores: Tensor, count: int) -> Tensor:
+    """Indices (B, count) of the outliers, -1 where a detector found fewer."""
+    if config.finds_all:
+        return outlier_indices(scores, count)
+    best = torch.topk(scores, count, dim=-1, largest=True, sorted=True)
+    return torch.where(best.values > 0.0, best.indices, -1)

@@ -1,16 +1,21 @@
-"""The calibrated image encoder: open_clip's modules, wrapped in the form that is traced."""
+"""The dense image encoder: open_clip's modules, wrapped in the form that is traced, with the last block of a method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from scclip_export.model.blocks import Block, LastBlock, PatchEmbedding, linear_copy
-from scclip_export.model.calibration import CalibrationConfig, Method, calibrate
+from scclip_export.model.blocks import Block, LastBlock, PatchEmbedding, SplitLastBlock, Tap, linear_copy
+from scclip_export.model.calibration import CalibrationConfig, SfpConfig, calibrate
 from scclip_export.model.dtypes import FLOAT32, DtypePolicy
 from scclip_export.model.geometry import CLIP_MEAN, CLIP_STD
+from scclip_export.model.last_block import DenseLastBlock, ValuePath
+from scclip_export.model.parts import LastBlockParts, StreamParts
+from scclip_export.model.stream import stream
 from scclip_kernels import Attention, scaled_attention, unit_rows
 from scclip_kernels.fastest import Kernels, check_kernels, use_triton
 from scclip_kernels.operations import Operations, TorchOperations
@@ -19,21 +24,39 @@ from scclip_kernels.operations import Operations, TorchOperations
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
+Parts = CalibrationConfig | LastBlockParts | StreamParts
+"""The description of a method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """What the blocks before the last leave behind.
+
+    Attributes:
+        hidden: the outputs F_0 .. F_{L-2}, each (B, 1 + N, D).
+        taps: what the blocks that a method names attended with.
+        salience: of block L-2, where a method asks: how much the class token attends to each patch, and each patch to
+            itself, means over heads, (B, N) float32 each.
+    """
+
+    hidden: list[Tensor]
+    taps: dict[int, Tap] = field(default_factory=dict)
+    salience: tuple[Tensor, Tensor] | None = None
+
 
 class CalibratedEncoder(nn.Module):
-    """SC-CLIP's dense image encoder (METHOD §2): uint8 windows and query embeddings in, features and cosines out.
+    """A dense image encoder (docs/methods.md): uint8 windows and query embeddings in, features and cosines out.
 
     Args:
         visual: open_clip's ViT, float32; nothing of it is changed.
-        calibration: the parameters of SC-CLIP; ignored by the other methods.
-        method: `scclip`; `maskclip` (the last block's value path); `none` (the ordinary last block).
+        parts: the method, as `scclip_export.methods` describes it; a `CalibrationConfig` is SC-CLIP (METHOD §2).
         grid: (rows, columns) of patches, fixed in the graph; None for windows of any size.
         mean, std: per RGB channel, in 0..255 units.
-        debug_outputs: also return the outlier indices.
+        debug_outputs: also return the outlier indices, of a method that has them.
         policy: the dtype of each stage; a value of `dtypes.POLICIES`.
         attend: how attention is computed, or traced: `scaled_attention` or `attention_operator`.
-        kernels: what the calibration runs on: `reference` (plain torch, what is traced), `triton` (a GPU), or `auto`
-            (what was measured to be faster, see `scclip_kernels.fastest`).
+        kernels: what SC-CLIP's calibration runs on: `reference` (plain torch, what is traced), `triton` (a GPU), or
+            `auto` (what was measured to be faster, see `scclip_kernels.fastest`). Other methods have no kernels.
         operations: other operations to run the calibration on, such as `scclip_export.engines.plugins.nodes`; None
             goes by `kernels`.
     """
@@ -43,9 +66,8 @@ class CalibratedEncoder(nn.Module):
     def __init__(
         self,
         visual: VisionTransformer,
-        calibration: CalibrationConfig,
+        parts: Parts,
         *,
-        method: Method = "scclip",
         grid: tuple[int, int] | None,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
@@ -59,25 +81,26 @@ class CalibratedEncoder(nn.Module):
         check_kernels(kernels)
         self.kernels, self.operations, self.attend = kernels, operations, attend
         blocks = list(visual.transformer.resblocks)
-        self.calibration, self.method, self.grid, self.debug_outputs = (
-            calibration,
-            method,
-            grid,
-            debug_outputs,
-        )
-        self.policy = policy
-        self.embedding = PatchEmbedding(visual, mean, std, policy)
+        self.parts, self.grid, self.debug_outputs, self.policy = parts, grid, debug_outputs, policy
+        self.embedding = PatchEmbedding(visual, mean, std, policy, rule=parts.positions, pads=parts.pads)
         self.ln_pre = visual.ln_pre
         self.blocks = nn.ModuleList(Block(block, policy, attend) for block in blocks[:-1])
-        self.last: Any
-        if method == "none":
-            self.last = Block(blocks[-1], policy, attend)
-        else:
-            self.last = LastBlock(blocks[-1], policy, joint=method == "scclip")
+        self.last: Any = _last_block(blocks[-1], parts, policy, attend)
+        self.tapped = parts.taps(len(blocks))
         self.ln_post = visual.ln_post
         self.proj = linear_copy(visual.proj.T, getattr(visual, "proj_bias", None), policy.linear)
         if grid is not None:
             self.register_buffer("fixed_positions", self.embedding.positions(*grid).clone())
+
+    @property
+    def has_outliers(self) -> bool:
+        """Whether the method finds outlier patches."""
+        return isinstance(self.parts, CalibrationConfig) and self.parts.outlier_fraction > 0
+
+    @property
+    def class_row(self) -> bool:
+        """Whether the features begin with the class token's."""
+        return isinstance(self.parts, StreamParts) and self.parts.class_row
 
     def forward(self, windows: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         """Encode windows.
@@ -87,10 +110,11 @@ class CalibratedEncoder(nn.Module):
             text: float32 (Q, E), unit rows.
 
         Returns:
-            `features` float32 (B, N, E), unit rows; `logits` float32 (B, N, Q), cosines; with `debug_outputs` also
-            `outliers` int64 (B, m), ascending.
+            `features` float32 (B, N, E), unit rows unless the method adds a class term; N + 1 with a class row.
+            `logits` float32 (B, N, Q): features · textᵀ. With `debug_outputs` also `outliers` int64 (B, m), ascending,
+            -1 where there are fewer.
         """
-        features, outliers = self.encode(self.hidden_states(windows), self.patch_grid(windows)[1])
+        features, outliers = self.encode(self.trunk(windows), *self.patch_grid(windows))
         logits = features @ text.transpose(0, 1)
         if self.debug_outputs and outliers is not None:
             return features, logits, outliers.sort(dim=-1).values
@@ -98,57 +122,113 @@ class CalibratedEncoder(nn.Module):
 
     def patch_grid(self, windows: Tensor) -> tuple[int, int]:
         """Return (rows, columns) of patches of uint8 (B, H, W, 3)."""
-        patch = self.embedding.patch_size
-        return self.grid or (windows.shape[1] // patch, windows.shape[2] // patch)
+        return self.grid or self.embedding.patch_grid(windows.shape[1], windows.shape[2])
 
-    def encode(self, hidden: list[Tensor], columns: int) -> tuple[Tensor, Tensor | None]:
-        """Turn hidden states into unit features (B, N, E) float32 and, from SC-CLIP, outliers int64 (B, m)."""
-        dense, outliers = self.dense_tokens(hidden, columns)
+    def encode(self, trunk: Trunk, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
+        """Turn what the trunk left into features (B, N, E) float32 and, if there are any, outliers int64 (B, m)."""
+        dense, outliers = self.dense_tokens(trunk, rows, columns)
         length, width = dense.shape[1:]
         projected = self.proj(self.ln_post(dense).to(self.policy.linear).view(-1, width))
-        return unit_rows(projected.view(-1, length, self.proj.out_features)), outliers
+        features = unit_rows(projected.view(-1, length, self.proj.out_features))
+        weight = self.parts.class_weight
+        if weight != 0.0:
+            features = features.narrow(1, 1, length - 1) + weight * features.narrow(1, 0, 1)
+        return features, outliers
 
-    def hidden_states(self, windows: Tensor) -> list[Tensor]:
-        """Run every block but the last on uint8 (B, H, W, 3); return F_0 .. F_{L-2}, each (B, 1 + N, D)."""
+    def trunk(self, windows: Tensor) -> Trunk:
+        """Run every block but the last on uint8 (B, H, W, 3)."""
         rows, columns = self.patch_grid(windows)
         positions = self.fixed_positions if self.grid else self.embedding.positions(rows, columns)
         tokens = self.ln_pre(self.embedding(windows, positions))
         length, width = 1 + rows * columns, tokens.shape[-1]
-        hidden = []
-        for block in self.blocks:
-            tokens = block(tokens, length)
+        hidden: list[Tensor] = []
+        taps: dict[int, Tap] = {}
+        salience = None
+        blocks: Any = self.blocks
+        for index, block in enumerate(blocks):
+            if index in self.tapped:
+                taps[index] = tap = block.tap(tokens, length)
+                tokens = block.finish(tokens, self.attend(tap.query, tap.key, tap.value, None))
+            elif self._wants_salience and index == len(self.blocks) - 1:
+                tokens, salience = _salient(block, tokens, length)
+            else:
+                tokens = block(tokens, length)
             hidden.append(tokens.view(-1, length, width))
-        return hidden
+        return Trunk(hidden, taps, salience)
 
-    def dense_tokens(self, hidden: list[Tensor], columns: int) -> tuple[Tensor, Tensor | None]:
-        """Run the last block; return its patch tokens (B, N, D) and, from SC-CLIP, the outliers."""
-        if self.method == "none":
-            length, width = hidden[-1].shape[1:]
-            return self.last(hidden[-1].view(-1, width), length).view(-1, length, width)[:, 1:], None
-        if self.method == "maskclip":
-            return self.last.values(hidden[-1][:, 1:]), None
-        return calibrate(
-            self.calibration,
-            hidden,
-            last=self.last,
-            columns=columns,
-            operations=self._operations_for(hidden[-1]),
-            with_outliers=self.debug_outputs,
-        )
+    @property
+    def _wants_salience(self) -> bool:
+        return isinstance(self.parts, SfpConfig) and self.has_outliers and self.parts.detector == "attention"
+
+    def dense_tokens(self, trunk: Trunk, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
+        """Run the last block; return the tokens (B, N, D) that become features, and the outliers."""
+        parts, hidden = self.parts, trunk.hidden
+        length, width = hidden[-1].shape[1:]
+        if isinstance(parts, CalibrationConfig):
+            return calibrate(
+                parts,
+                hidden,
+                last=self.last,
+                columns=columns,
+                operations=self._operations_for(hidden[-1]),
+                salience=trunk.salience,
+                with_outliers=self.debug_outputs,
+            )
+        if isinstance(parts, StreamParts):
+            dense = stream(parts, hidden, trunk.taps, self.blocks, self.last)
+            return (dense if parts.class_row else dense[:, 1:]), None
+        if isinstance(self.last, ValuePath):
+            return self.last(hidden[-1][:, 1:]), None
+        if isinstance(self.last, DenseLastBlock):
+            dense = self.last.dense(hidden[-1], trunk.taps, rows, columns)
+        else:
+            dense = self.last(hidden[-1].view(-1, width), length).view(-1, length, width)
+        return (dense if parts.class_weight else dense[:, 1:]), None
 
     def _operations_for(self, tokens: Tensor) -> Operations:
         """What the calibration of tokens (B, 1 + N, D) runs on: what was given, else what `kernels` chooses."""
         if self.operations is not None:
             return self.operations
         windows, length = tokens.shape[:2]
-        if self.kernels != "reference" and use_triton(
-            self.kernels,
-            device=tokens.device,
-            dtype=self.policy.attention,
-            num_patches=length - 1,
-            num_windows=windows,
+        if (
+            self.kernels != "reference"
+            and not isinstance(self.parts, SfpConfig)
+            and use_triton(
+                self.kernels,
+                device=tokens.device,
+                dtype=self.policy.attention,
+                num_patches=length - 1,
+                num_windows=windows,
+            )
         ):
             from scclip_kernels.triton import operations
 
             return operations
         return TorchOperations(self.attend)
+
+
+def _last_block(block: Any, parts: Parts, policy: DtypePolicy, attend: Attention) -> nn.Module:
+    """The last block of a method."""
+    if isinstance(parts, SfpConfig):
+        return SplitLastBlock(block, policy)
+    if isinstance(parts, CalibrationConfig):
+        return LastBlock(block, policy)
+    if isinstance(parts, StreamParts):
+        return Block(block, policy, attend)
+    kinds = [(term.scores, term.weight, term.sigma, term.block) for term in parts.terms]
+    if kinds == [("qk", 1.0, None, None)] and parts.residual:
+        return Block(block, policy, attend)
+    if kinds == [("identity", 1.0, None, None)] and not (parts.residual or parts.class_weight):
+        return ValuePath(block, policy)  # the class token can be left out: no patch attends to it
+    return DenseLastBlock(block, parts, policy, attend)
+
+
+def _salient(block: Block, tokens: Tensor, length: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run a block (B * (1 + N), D); return its output with `Trunk.salience`."""
+    tap = block.tap(tokens, length)
+    weights = torch.softmax((tap.query @ tap.key.transpose(-1, -2)).float(), dim=-1)
+    index = torch.arange(length, device=tokens.device)
+    itself = (index.unsqueeze(0) == index.unsqueeze(1)).float()
+    to_class = weights.narrow(2, 0, 1).squeeze(2).mean(dim=1).narrow(1, 1, length - 1)
+    to_itself = (weights.mean(dim=1) * itself).sum(dim=-1).narrow(1, 1, length - 1)
+    return block.finish(tokens, weights.to(tap.value.dtype) @ tap.value), (to_class, to_itself)

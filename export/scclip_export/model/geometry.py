@@ -15,6 +15,7 @@ class Geometry:
     stride: int
     short_side: int = 336
     long_side: int = 2048
+    pads: bool = False  # windows are padded to whole patches inside the graph
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.window:
@@ -26,8 +27,8 @@ class Geometry:
             raise ValueError(f"--short-side must be in 1..{self.long_side}; got {self.short_side}")
 
     def check(self, patch_size: int) -> None:
-        """Raise ValueError unless the window is a multiple of the patch."""
-        if self.window % patch_size:
+        """Raise ValueError unless the window is a multiple of the patch, or padded to one."""
+        if self.window % patch_size and not self.pads:
             near = max(self.window // patch_size, 1) * patch_size
             raise ValueError(
                 f"--window must be a multiple of the patch ({patch_size} pixels); got {self.window}, "

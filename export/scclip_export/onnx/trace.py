@@ -15,6 +15,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from scclip_export.errors import ExportError
+from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.dtypes import DtypePolicy
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
@@ -27,7 +28,7 @@ MIN_OPSET, MAX_OPSET = 18, 23
 
 
 def onnx_from_encoder(
-    encoder: CalibratedEncoder, path: Path, *, opset: int, example_grid: tuple[int, int]
+    encoder: CalibratedEncoder, path: Path, *, opset: int, example_size: tuple[int, int]
 ) -> None:
     """Trace the image encoder with dynamic batch and queries, and dynamic sides if it has no fixed grid.
 
@@ -35,20 +36,24 @@ def onnx_from_encoder(
         encoder: float32, in eval mode.
         path: the .onnx file; weights go to `path` + ".data".
         opset: ONNX opset, 18 to 23.
-        example_grid: (rows, columns) of patches to trace with.
+        example_size: (height, width) of the windows to trace with, pixels.
 
     Raises:
         ExportError: the exporter fails, or the graph holds an operator that no engine can plan.
     """
     patch = encoder.embedding.patch_size
-    rows, columns = example_grid
+    height, width = example_size
     # Three examples: 0, 1 and 2 are sizes that tracing may take for constants.
-    windows = torch.randint(0, 256, (3, rows * patch, columns * patch, 3), dtype=torch.uint8)
+    windows = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8)
     text = torch.nn.functional.normalize(torch.randn(5, encoder.proj.out_features), dim=-1)
     window_axes: dict[int, torch.export.Dim] = {0: torch.export.Dim("batch", min=1)}
     if encoder.grid is None:
-        window_axes[1] = patch * torch.export.Dim("rows", min=MIN_PATCHES, max=8192)
-        window_axes[2] = patch * torch.export.Dim("columns", min=MIN_PATCHES, max=8192)
+        if encoder.parts.pads:
+            window_axes[1] = torch.export.Dim("height", min=2, max=8192 * patch)
+            window_axes[2] = torch.export.Dim("width", min=2, max=8192 * patch)
+        else:
+            window_axes[1] = patch * torch.export.Dim("rows", min=MIN_PATCHES, max=8192)
+            window_axes[2] = patch * torch.export.Dim("columns", min=MIN_PATCHES, max=8192)
     outputs = ["features", "logits"]
     if encoder.debug_outputs:
         outputs.append("outliers")
@@ -60,11 +65,11 @@ def onnx_from_encoder(
         input_names=["windows", "text"],
         output_names=outputs,
         dynamic_shapes={"windows": window_axes, "text": {0: torch.export.Dim("queries", min=1)}},
-        shapes=_encoder_shapes(encoder),
+        shapes=_encoder_shapes(encoder, example_size),
     )
 
 
-def _encoder_shapes(encoder: CalibratedEncoder) -> dict[str, list[int | str]]:
+def _encoder_shapes(encoder: CalibratedEncoder, size: tuple[int, int]) -> dict[str, list[int | str]]:
     """The shapes of docs/bundle.md, to replace the names that tracing makes up."""
     height: int | str
     width: int | str
@@ -72,10 +77,10 @@ def _encoder_shapes(encoder: CalibratedEncoder) -> dict[str, list[int | str]]:
     outliers: int | str
     height, width, patches, outliers = "height", "width", "patches", "outliers"
     if encoder.grid is not None:
-        rows, columns = encoder.grid
-        patch = encoder.embedding.patch_size
-        height, width, patches = rows * patch, columns * patch, rows * columns
-        outliers = encoder.calibration.outliers(patches)
+        (height, width), patches = size, encoder.grid[0] * encoder.grid[1]
+        if isinstance(encoder.parts, CalibrationConfig):
+            outliers = encoder.parts.outliers(patches)
+        patches += encoder.class_row
     embed = encoder.proj.out_features
     return {
         "windows": ["batch", height, width, 3],

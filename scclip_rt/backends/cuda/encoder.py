@@ -215,8 +215,7 @@ class DeviceEncoder(BatchedEncoder):
             )
 
     def _sizes(self, height: int, width: int) -> Sizes:
-        patches = (height // self._patch) * (width // self._patch)
-        return Sizes(patches=patches, embed_dim=self._embed_dim)
+        return Sizes(patches=self._feature_rows(height, width), embed_dim=self._embed_dim)
 
     def describe(self) -> BackendInfo:
         """What runs where, with the memory held and how much of the way is on the device."""

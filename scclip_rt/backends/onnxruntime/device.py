@@ -56,7 +56,7 @@ def open_on_device(
     ):  # ONNX Runtime makes its GPU the thread's, when it opens a session and in every run
         runs, session, reason = _runs(open_session, cuda_graphs)
     info["details"] = {"nodes_on_the_cpu": nodes_on_the_cpu(session)}
-    graph = OrtGraph(runs, spec, number, bundle.model.patch_size)
+    graph = OrtGraph(runs, spec, number, bundle.feature_rows)
     lanes = 1 if isinstance(runs, GraphRuns) else LANES
     encoder = OrtDeviceEncoder(
         bundle, spec, info, batch, device=device, graph=graph, ledger=Ledger(device), lanes=lanes
@@ -100,8 +100,10 @@ class OrtDeviceEncoder(DeviceEncoder):
 class OrtGraph:
     """A session of a GPU provider; see `DeviceGraph`. Its memory is ONNX Runtime's own and in no ledger."""
 
-    def __init__(self, runs: Runs, spec: EncoderSpec, number: int, patch: int) -> None:
-        self.runs, self.number, self.file, self._patch = runs, number, spec.file, patch
+    def __init__(
+        self, runs: Runs, spec: EncoderSpec, number: int, feature_rows: Callable[[int, int], int]
+    ) -> None:
+        self.runs, self.number, self.file, self._feature_rows = runs, number, spec.file, feature_rows
         self.batch = self._range(spec, "windows")
         self.queries = self._range(spec, "text")
         self.embed_dim = int(next(t for t in spec.inputs if t.name == "text").shape[1])
@@ -115,8 +117,8 @@ class OrtGraph:
         return limits.min, _NO_LIMIT if limits.max is None else limits.max
 
     def patches(self, windows: tuple[int, int, int, int]) -> int:
-        """N of windows (B, H, W, 3)."""
-        return (windows[1] // self._patch) * (windows[2] // self._patch)
+        """Rows of features of windows (B, H, W, 3)."""
+        return self._feature_rows(windows[1], windows[2])
 
     def session(self, stream: Stream) -> "OrtSession":
         """One more stream: nothing but the stream."""

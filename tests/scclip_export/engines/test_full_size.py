@@ -39,13 +39,12 @@ def write(architecture: str, precision: str, path: Path) -> EncoderSpec:
     encoder = CalibratedEncoder(
         build_clip(found, state).visual,
         calibration_for(found.layers, found.patch_size),
-        method="scclip",
         grid=(side, side),
         mean=(122.8, 116.7, 104.1),
         std=(68.5, 66.6, 70.3),
         policy=POLICIES[precision],
     ).eval()
-    onnx_from_encoder(encoder, path, opset=20, example_grid=(side, side))
+    onnx_from_encoder(encoder, path, opset=20, example_size=(found.image_size, found.image_size))
     windows = TensorSpec(
         name="windows", dtype="uint8", shape=("batch", found.image_size, found.image_size, 3)
     )

@@ -1,0 +1,248 @@
+"""`scclip compare-methods`: one checkpoint exported by each method, each evaluated, one table."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scclip_rt.cli.eval import add_dataset_options, open_from
+from scclip_rt.cli.image_options import number
+from scclip_rt.cli.options import (
+    add_backend_options,
+    add_output_options,
+    check_json_target,
+    template_source,
+    write_json,
+)
+from scclip_rt.errors import OptionError
+from scclip_rt.files import atomic_path, check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.evaluation import Dataset
+    from scclip_rt.segmenter import Segmenter
+
+METHODS = (
+    "scclip", "sfp", "naclip", "clearclip", "sclip", "segearth", "resclip", "maskclip", "none", "surgery", "gem",
+)  # fmt: skip
+
+_DESCRIPTION = """\
+Export a CLIP checkpoint by several methods into a scratch folder, evaluate each on a data set with the method's own
+settings for it, and print one table: mIoU, pixel accuracy, time and windows per image. Needs the extra `export`.
+
+With --refine none, methods that refine by default don't. Times are of one image after the other on this machine, images
+already read; they are told after the first image, which warms up.
+"""
+
+_EPILOG = """\
+examples:
+  scclip compare-methods --dataset demo --limit 50 --methods scclip,naclip,none -- --checkpoint demo.safetensors
+  scclip compare-methods --dataset voc21 --root data --limit 200 --sheet methods.png -- --backbone vitb16
+
+What follows -- goes to scclip-export as it is.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one method did.
+
+    Attributes:
+        method: its name.
+        miou, accuracy: percent.
+        milliseconds: mean time per image, encoded and decoded.
+        windows: mean number per image.
+    """
+
+    method: str
+    miou: float
+    accuracy: float
+    milliseconds: float
+    windows: float
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "compare-methods",
+        help="mIoU of several methods on one checkpoint",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "export", metavar="EXPORT", nargs="+", help="options of scclip-export that name the model, after --"
+    )
+    parser.add_argument(
+        "--methods",
+        metavar="NAME,NAME,…",
+        default=",".join(METHODS),
+        help=f"values of --calibration (default: {','.join(METHODS)})",
+    )
+    add_dataset_options(parser)
+    parser.add_argument(
+        "--refine", choices=["pamr", "none"], help="of every method (default: each method's own)"
+    )
+    parser.add_argument(
+        "--sheet", metavar="FILE.png", type=Path, help="a picture: images, truth and every method's labels"
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="N",
+        type=number("worst"),
+        default=4,
+        help="images in the sheet (default: %(default)s)",
+    )
+    add_backend_options(parser)
+    add_output_options(parser, force=True)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, evaluate and tell."""
+    check_json_target(args.json, force=args.force)
+    if args.sheet is not None:
+        check_replaceable(args.sheet, force=args.force)
+    methods = [name.strip() for name in args.methods.split(",") if name.strip()]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise OptionError(
+            f"--methods: unknown {', '.join(unknown) or 'empty list'}; known: {', '.join(METHODS)}",
+            field="methods",
+        )
+    dataset = open_from(args)
+    rows, columns = [], []
+    with tempfile.TemporaryDirectory(prefix="scclip-methods-") as scratch:
+        for method in methods:
+            bundle = Path(scratch) / f"{method}.scclip"
+            _export(method, bundle, args.export)
+            row, labels = _measure(method, bundle, dataset, args)
+            rows.append(row)
+            columns.append(labels)
+    if args.sheet is not None:
+        _sheet(methods, columns, dataset, args)
+    if args.json is not None:
+        write_json(_document(rows, dataset, args.limit), args.json, force=args.force)
+    if args.json != "-":
+        print(_table(rows, dataset))
+    return 0
+
+
+def _export(method: str, bundle: Path, options: list[str]) -> None:
+    command = [sys.executable, "-m", "scclip_export.cli.main", "--calibration", method]
+    command += ["--output", str(bundle), *options]
+    print(f"exporting {method}", file=sys.stderr, flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        last = done.stdout.strip().splitlines()[-1:] or ["no message"]
+        raise OptionError(
+            f"scclip-export --calibration {method} failed: {last[0].removeprefix('scclip-export: error: ')}"
+        )
+
+
+def _measure(
+    method: str, bundle: Path, dataset: "Dataset", args: argparse.Namespace
+) -> tuple[Row, list[Any]]:
+    """Evaluate a bundle; the labels of the sheet's images come along."""
+    from scclip_rt.evaluation import open_segmenter
+    from scclip_rt.evaluation.evaluate import checked_limit, new_matrix
+
+    segmenter: Segmenter = open_segmenter(
+        bundle,
+        dataset,
+        templates=template_source(args),
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        ort_provider=args.ort_provider,
+        threads=args.threads,
+        batch=args.batch,
+        refine=args.refine,
+        cache=not args.no_cache,
+        progress=True,
+    )
+    matrix, total = new_matrix(dataset), checked_limit(dataset, args.limit)
+    seconds, windows, kept = 0.0, 0, []
+    for index in range(total):
+        sample = dataset.samples[index]
+        started = time.perf_counter()
+        encoded = segmenter.encode(sample.image)
+        result = segmenter.decode(encoded)
+        if index > 0:
+            seconds += time.perf_counter() - started
+        windows += len(encoded.tiling)
+        truth = sample.truth_for(result.labels.shape)
+        matrix.update(truth, result.labels, unlabelled=result.unlabelled)
+        if index < args.rows and args.sheet is not None:
+            kept.append(result.labels)
+    scores = matrix.scores()
+    row = Row(
+        method=method,
+        miou=float(scores.miou),
+        accuracy=float(scores.aacc),
+        milliseconds=1000 * seconds / max(total - 1, 1),
+        windows=windows / total,
+    )
+    print(f"{method}: mIoU {row.miou:.2f}", file=sys.stderr, flush=True)
+    return row, kept
+
+
+def _table(rows: list[Row], dataset: "Dataset") -> str:
+    lines = [f"{dataset.title}", f"{'method':<12} {'mIoU':>7} {'accuracy':>9} {'ms/image':>9} {'windows':>8}"]
+    lines += [
+        f"{row.method:<12} {row.miou:7.2f} {row.accuracy:9.2f} {row.milliseconds:9.1f} {row.windows:8.1f}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _document(rows: list[Row], dataset: "Dataset", limit: int | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "schema": "scclip-compare-methods/1",
+        "dataset": dataset.name,
+        "images": limit or len(dataset),
+        "methods": [asdict(row) for row in rows],
+    }
+
+
+def _sheet(
+    methods: list[str], columns: list[list[Any]], dataset: "Dataset", args: argparse.Namespace
+) -> None:
+    """A picture: a row per image; the image, the truth, then each method's labels over it."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from scclip_rt.decode.plan import label_type
+    from scclip_rt.evaluation.datasets.masks import IGNORED
+    from scclip_rt.image.load import load_image
+    from scclip_rt.overlay import class_colours, paint
+
+    side, head = 220, 18
+    names = ["image", "truth", *methods]
+    rows = len(columns[0])
+    page = Image.new("RGB", (side * len(names), head + side * rows), "white")
+    draw = ImageDraw.Draw(page)
+    for column, name in enumerate(names):
+        draw.text((column * side + 4, 3), name, fill="black")
+    for index in range(rows):
+        sample = dataset.samples[index]
+        image = load_image(sample.image)
+        truth = sample.truth_for(image.shape[:2])
+        unlabelled = label_type(len(dataset.classes))[1]
+        shown = np.where(truth == IGNORED, unlabelled, truth).astype(columns[0][index].dtype)
+        pictures = [image]
+        for layer in (shown, *(labels[index] for labels in columns)):
+            present = np.unique(layer).tolist()
+            colours = class_colours(present, background=None, unlabelled=unlabelled)
+            pictures.append(paint(image, layer, present, colours, 0.75))
+        for column, picture in enumerate(pictures):
+            tile = Image.fromarray(np.asarray(picture, np.uint8))
+            tile.thumbnail((side - 4, side - 4))
+            page.paste(tile, (column * side, head + index * side))
+    with atomic_path(args.sheet, force=args.force) as temporary:
+        page.save(temporary, format="PNG")
