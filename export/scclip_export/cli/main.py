@@ -18,6 +18,24 @@ from scclip_rt import __version__
 from scclip_rt.cli.guard import Parser
 from scclip_rt.cli.image_options import number
 
+_METHOD = "method"
+_COMMON = {
+    "--help",
+    "--help-all",
+    "--backbone",
+    "--checkpoint",
+    "--calibration",
+    "--dynamic-grid",
+    "--fp16",
+    "--int8",
+    "--calibration-images",
+    "--bundle",
+    "--tensorrt",
+    "--vocabulary",
+    "--output",
+}
+"""What `--help` shows; `--help-all` shows the rest under their headings."""
+
 _EXAMPLES = """\
 examples:
   scclip-export --backbone vitb16
@@ -79,7 +97,27 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     add_precision_arguments(parser)
     add_engine_arguments(parser)
     _add_output(parser)
+    parser.add_argument("--help-all", action="help", help="show every option")
+    if "--help-all" not in argv:
+        _shorten_help(parser, keep_method="--calibration" in argv)
     return parser
+
+
+def _shorten_help(parser: argparse.ArgumentParser, *, keep_method: bool) -> None:
+    """Leave in `--help` what most people need; every option still works.
+
+    Args:
+        parser: with all its options.
+        keep_method: whether a method was named, whose options are then shown too.
+    """
+    parser.usage = "scclip-export (--backbone NAME | --checkpoint FILE | --bundle BUNDLE) [option …]"
+    for group in parser._action_groups:  # argparse has no public way to look at them
+        if keep_method and group.title == _METHOD:
+            continue
+        for action in group._group_actions:
+            if not set(action.option_strings) & _COMMON:
+                action.help = argparse.SUPPRESS
+        group.description = None
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +148,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def _add_calibration(parser: argparse.ArgumentParser, chosen: str) -> None:
     group = parser.add_argument_group(
-        "method",
+        _METHOD,
         "The options are the chosen method's: --calibration NAME --help shows them. SC-CLIP's defaults are the paper's "
         "for ViT-B/16 and ViT-L/14; other depths are extrapolated from ViT-L/14.",
     )

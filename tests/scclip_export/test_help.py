@@ -1,0 +1,27 @@
+"""`scclip-export --help` shows what most people need; the rest is under `--help-all`."""
+
+import pytest
+
+from scclip_export.cli.main import run
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        run(list(arguments))
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_is_short_and_help_all_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    short, whole = help_of(capsys, "--help"), help_of(capsys, "--help-all")
+    for option in ("--backbone", "--checkpoint", "--fp16", "--int8", "--output", "--help-all"):
+        assert f"\n  {option}" in short
+    for option in ("--outlier-fraction", "--timing-cache", "--int8-sensitivity", "--opset"):
+        assert option not in short
+        assert f"\n  {option}" in whole
+    assert len(short.splitlines()) < 80
+
+
+def test_a_named_method_shows_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--detector" in help_of(capsys, "--calibration", "sfp", "--help")
+    assert "--outlier-neighbors" in help_of(capsys, "--calibration", "scclip", "--help")
