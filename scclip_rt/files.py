@@ -35,10 +35,14 @@ def cache_directory() -> Path | None:
     return root / "scclip-rt"
 
 
-@functools.cache
 def cache_for_libraries() -> Path:
     """Where a library that must have a folder keeps what it builds: our cache, else a temporary folder of our own."""
-    return cache_directory() or Path(tempfile.mkdtemp(prefix="scclip-rt-"))
+    return cache_directory() or _own_temporary_folder()
+
+
+@functools.cache
+def _own_temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="scclip-rt-"))
 
 
 def sha256_file(path: Path) -> str:

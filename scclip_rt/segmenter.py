@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -233,6 +233,7 @@ class Segmenter:
         return {
             "bundle": self._bundle.path.absolute(),
             "options": self._options_given,
+            "decoding": self._options,
             "vocabulary": self._vocabulary,
         }
 
@@ -240,7 +241,7 @@ class Segmenter:
         vocabulary = state["vocabulary"]
         options = state["options"] | ({"templates": None} if vocabulary is not None else {})
         Segmenter.__init__(self, state["bundle"], vocabulary=vocabulary, **options)
-        self._options_given = state["options"]
+        self._options_given, self._options = state["options"], state["decoding"]
         templates = state["options"]["templates"]
         self._embedding = replace(self._embedding, templates=templates)
 
@@ -334,7 +335,6 @@ class Segmenter:
         """
         other = copy.copy(self)
         other._options = options
-        other._options_given = self._options_given | asdict(options)
         return other
 
     def __call__(self, image: "ImageSource", *, confidence: bool = False) -> Segmentation:

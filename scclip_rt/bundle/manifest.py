@@ -9,6 +9,8 @@ from scclip_rt.errors import BundleError
 from scclip_rt.strict_json import parse_json
 
 FORMAT_VERSIONS = (1, 2)
+VERSION_1_METHODS = ("scclip", "maskclip", "none")
+"""Calibrations that format version 1 knows."""
 
 GridKind = Literal["window", "fixed", "dynamic"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -229,9 +231,12 @@ def _check_members(manifest: Manifest) -> None:
         if item.default is not MISSING and getattr(spec, item.name) != item.default
     ]
     used += ["benchmarks"] if manifest.benchmarks else []
+    if manifest.calibration["method"] not in VERSION_1_METHODS or "residual" in manifest.calibration:
+        used.append("calibration")
     if used:
         raise BundleError(
-            f"bundle.json has {', '.join(used)}, which format version 1 doesn't know; export the bundle again"
+            f"bundle.json has {', '.join(used)}, which format version 1 doesn't know; export the bundle again",
+            field=used[0],
         )
 
 

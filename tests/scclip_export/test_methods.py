@@ -201,7 +201,7 @@ LABELS: list[tuple[str, str, dict[str, Any]]] = [
     ("naclip", "pamr_labels", {"pamr": True, "image": scene(375, 500, 0)}),
     ("clearclip", "labels", {}),
     ("clearclip", "cityscapes_labels", {"window": 224, "stride": 224, "prob_threshold": 0.0}),
-    ("clearclip", "padded_labels", {"window": 440}),
+    ("clearclip", "padded_labels", {"window": 440, "prob_threshold": 0.0}),
     ("sclip", "labels", {}),
     ("sclip", "plain_post_labels", {"logit_scale": 40.0, "prob_threshold": 0.0, "area_threshold": 0.0}),
     ("sclip", "area05_labels", {"area_threshold": 0.05}),
@@ -263,8 +263,9 @@ def test_labels_are_the_official_ones(method: str, name: str, changes: dict[str,
     wrong = decoded.labels != found[name]
     tied_name = name.replace("labels", "tied")
     tied = np.unpackbits(found[tied_name], count=wrong.size).reshape(wrong.shape).astype(bool)
-    # PAMR's sums run in another order over ten steps, as for SC-CLIP's own case.
-    assert wrong.mean() <= (1e-3 if changes.get("pamr") else 1e-4)
+    # PAMR's sums run in another order over ten steps, as for SC-CLIP's own case. Two of GEM's maps are at their highest
+    # in the same corner of 8×8 pixels, where both are 1.
+    assert wrong.mean() <= (1e-3 if changes.get("pamr") else 64 / 224**2 if method == "gem" else 1e-4)
     assert changes.get("pamr") or not wrong[~tied].any()
 
 

@@ -106,7 +106,7 @@ def test_calibration_comes_from_the_checkpoint_metadata(micro_checkpoint: Path, 
     )
     model = pipeline.load_model(Source(checkpoint=tmp_path / "m.safetensors"), lambda _: None)
     config = ExportConfig(source=Source(checkpoint=tmp_path / "m.safetensors"))
-    calibration = pipeline._calibration(config, model)
+    calibration = pipeline._plan(config, model).parts
     assert calibration == CalibrationConfig(
         pre_layer=2, post_layer=0, fusion_layers=(0, 2), cls_residual=0.07, source="checkpoint"
     )
@@ -141,7 +141,7 @@ REFUSED = {
     "floor": (("--checkpoint", "{checkpoint}", "--similarity-floor", "2", *LAYERS), "must be in [-1, 1]"),
     "parameters of no calibration": (
         ("--checkpoint", "{checkpoint}", "--calibration", "none", "--pre-layer", "1"),
-        "--calibration none has no parameters",
+        "--pre-layer is an option of --calibration scclip and sfp, not of none",
     ),
     "heads": (("--checkpoint", "{checkpoint}", "--heads", "7"), "--heads: 7 heads do not divide"),
     "another size": (

@@ -255,7 +255,7 @@ def test_fp8_without_what_it_needs_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert export_cli("--backbone", "vitb16", "--output", tmp_path / "a.scclip", *options) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"{message} [ExportError]")
     assert not list(tmp_path.iterdir())
 
 

@@ -135,6 +135,7 @@ def test_interpreted_kernels_are_not_compiled() -> None:
         "--targets",
         "80",
         "--only",
+        "finite",
         "--jobs",
         "1",
     ]

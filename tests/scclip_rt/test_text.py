@@ -104,5 +104,5 @@ def test_templates_from_a_file(tmp_path):
     path.write_text("# nothing\n")
     with pytest.raises(VocabularyError, match="empty"):
         load_templates(path)
-    with pytest.raises(VocabularyError, match=r"known are imagenet and none"):
+    with pytest.raises(VocabularyError, match=r"known are imagenet, surgery, photo, none"):
         load_templates("imagnet")

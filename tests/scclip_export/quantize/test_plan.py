@@ -132,7 +132,7 @@ def test_calibration_windows_come_from_all_over_a_folder(tmp_path: Path) -> None
 def test_bad_calibration_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no such folder"):
         calibration_windows(tmp_path / "missing", GEOMETRY, count=3)
-    with pytest.raises(ExportError, match=r"no image in it \(\.bmp"):
+    with pytest.raises(ExportError, match=r"no image in it \(\.apng"):
         calibration_windows(tmp_path, GEOMETRY, count=3)
     (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     with pytest.raises(ImageError, match=r"broken\.jpg"):

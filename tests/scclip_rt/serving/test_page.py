@@ -136,7 +136,7 @@ def test_pasted_and_dropped_pictures_are_taken(page: Page) -> None:
         page.evaluate("document.getElementById('overlay').width = 1")
         page.evaluate(send, kind)
         expect(page.locator("#status")).to_contain_text("classes found")
-        page.wait_for_function("document.getElementById('overlay').width === 40")
+        expect(page.locator("#overlay")).to_have_js_property("width", 40)
 
 
 def test_a_narrow_screen_has_one_column(page: Page, tmp_path: Path) -> None:
