@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-STUB = Path(__file__).parents[2] / "stand_ins/libcuda"
+STUB = Path(__file__).parents[3] / "stand_ins/libcuda"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stand-in is a libcuda.so.1")

@@ -24,7 +24,7 @@ if importlib.util.find_spec("openvino") is None:
     pytest.skip("extra `openvino`", allow_module_level=True)
 openvino = backend_module.load_openvino()
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_onnxruntime_fuses_activation_and_transposes(micro_bundle: Path, tmp_pat
 def test_graphs_name_no_folder_of_the_exporting_machine(micro_bundle: Path) -> None:
     for path in micro_bundle.glob("*.onnx"):
         content = path.read_bytes()
-        assert str(Path(__file__).parents[2]).encode() not in content
+        assert str(Path(__file__).parents[3]).encode() not in content
         assert b"site-packages" not in content
 
 
