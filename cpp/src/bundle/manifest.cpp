@@ -56,10 +56,16 @@ void CheckVersion(const Json& document) {
 }
 
 void CheckSchema(const Json& document) {
-    const auto error = CheckAgainstBundleSchema(document);
-    if (!error) return;
-    const std::string place = error->place.empty() ? "bundle.json" : error->place;
-    ThrowBundle(place + " " + error->message + "; copy or export the bundle again", place);
+    if (const auto error = CheckAgainstBundleSchema(document)) {
+        const std::string place = error->place.empty() ? "bundle.json" : error->place;
+        ThrowBundle(place + " " + error->message + "; copy or export the bundle again", place);
+    }
+    // The schema knows format 2 as well, where any method has its name.
+    const std::string method = document["calibration"]["method"];
+    if (method != "scclip" && method != "maskclip" && method != "none")
+        ThrowBundle("bundle.json has the method " + Quote(method) +
+                        ", which format version 1 doesn't know; export the " + "bundle again",
+                    "calibration");
 }
 
 std::vector<TensorSpec> Tensors(const Json& items) {
