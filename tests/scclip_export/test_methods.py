@@ -4,6 +4,7 @@ The arrays in tests/data/family are of the official codes on tests/synthetic.py'
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors.numpy import save_file
 from scclip_export.checkpoint.load_model import Source, load_model
 from scclip_export.methods import METHODS
 from scclip_export.model.encoder import CalibratedEncoder
+from scclip_rt import Segmenter
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GridSpec
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.pamr import pixel_weights
@@ -315,3 +318,17 @@ def test_an_outlier_among_outliers_stays_and_is_no_nan(visual: Any) -> None:
         )
     assert sorted(index for index in outliers[0].tolist() if index >= 0) == [0, 1, 14, 15]
     assert torch.isfinite(dense).all()
+
+
+@pytest.mark.parametrize("method", ["naclip", "clearclip", "sfp", "gem"])
+def test_the_command_exports_a_method(
+    method: str, tiny_checkpoint: Path, export_cli: Callable[..., int], tmp_path: Path
+) -> None:
+    """Windows and grids of every size that the method asks for, each held to torch by the export itself."""
+    path = tmp_path / "method.scclip"
+    assert export_cli("--checkpoint", tiny_checkpoint, "--calibration", method, "--output", path) == 0
+    bundle = Bundle.open(path)
+    assert bundle.manifest.format_version == 2
+    assert bundle.manifest.calibration["method"] == method
+    segment = Segmenter(bundle, classes=["a", "b"], templates="none", cache=False)
+    assert segment(scene(120, 150, 0)).labels.shape == (120, 150)

@@ -37,7 +37,7 @@ def resize_positions(grid: Tensor, rows: int, columns: int, rule: Positions) -> 
     if rule == "bicubic-step" and not exporting and rows * columns == trained:
         return grid.flatten(2).transpose(1, 2)
     down, across = (
-        _AXES[rule](length, side, grid.device)
+        _AXES[rule](length, side, grid.device).to(grid.dtype)
         for length, side in zip((rows, columns), grid.shape[-2:], strict=True)
     )
     resized = (down @ grid @ across.transpose(0, 1)).flatten(2).transpose(1, 2)
