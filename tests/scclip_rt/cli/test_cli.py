@@ -547,7 +547,14 @@ def test_interrupt_leaves_nothing_half_written(bundle_path: Path, tmp_path: Path
         os.link(first, folder / f"{i:04}.png")
     arguments = ["segment", bundle_path, folder, "--classes", CLASSES, "--templates", "none", "--output", out]
     command = [sys.executable, "-m", "scclip_rt.cli", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while len(files(out)) < 6 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -201,6 +201,7 @@ def test_ctrl_c_keeps_what_is_counted(bundle_path: Path, tmp_path: Path) -> None
     options = ["--dataset", "demo", "--templates", "none", "--resume", str(state)]
     code = (
         "import importlib, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by a shell's background jobs
         "evaluate = importlib.import_module('scclip_rt.evaluation.evaluate')\n"
         "count, calls = evaluate.count, iter(range(300))\n"
         "def counted(*arguments):\n"
