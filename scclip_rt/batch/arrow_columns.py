@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scclip_rt.batch.errors import BatchError
+from scclip_rt.batch.item import Item
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,32 @@ def image_value(value: Any, folder: Path | None) -> tuple[Path | bytes | None, s
     if value is None or value == "":
         return None, "the row has no image"
     return None, f"an image must be bytes or a path; got {type(value).__name__}"
+
+
+class RowShard(Protocol):
+    """What of a shard of rows a row's item is made from: frozen, so read alone."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def column(self) -> str: ...  # noqa: D102
+    @property
+    def key(self) -> str | None: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+
+def row_item(shard: RowShard, row: int, values: Mapping[str, Any]) -> Item:
+    """The item of one row, numbered where the shard has no key column.
+
+    Args:
+        shard: relative paths of images start from its file's folder.
+        row: its number in the file.
+        values: of the shard's columns.
+    """
+    image, error = image_value(values[shard.column], Path(shard.path).parent)
+    key = f"{shard.name}-{row:08d}" if shard.key is None else str(values[shard.key])
+    return Item(key=key, source=f"{shard.path}#{row}", image=image, error=error)
 
 
 def check_keys(keys: list[Any], column: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.batch.arrow_columns import check_keys, image_column, image_value
+from scclip_rt.batch.arrow_columns import check_keys, image_column, row_item
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import common_folder
 from scclip_rt.batch.item import InputOptions, Item
@@ -39,7 +39,6 @@ class LanceShard:
 
     def items(self) -> Iterator[Item]:
         """See `Shard`."""
-        folder = Path(self.path).parent
         columns = [self.column] if self.key is None else [self.column, self.key]
         scanner = _open(self.path, self.version).scanner(
             columns=columns, offset=self.start, limit=self.count, batch_size=_ROWS_AT_ONCE, scan_in_order=True
@@ -47,9 +46,7 @@ class LanceShard:
         row = self.start
         for batch in scanner.to_batches():
             for values in batch.to_pylist():
-                image, error = image_value(values[self.column], folder)
-                key = f"{self.name}-{row:08d}" if self.key is None else str(values[self.key])
-                yield Item(key=key, source=f"{self.path}#{row}", image=image, error=error)
+                yield row_item(self, row, values)
                 row += 1
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.batch.arrow_columns import check_keys, image_column, image_value
+from scclip_rt.batch.arrow_columns import check_keys, image_column, row_item
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import common_folder
 from scclip_rt.batch.item import InputOptions, Item
@@ -43,12 +43,9 @@ class ParquetShard:
 
     def items(self) -> Iterator[Item]:
         """See `Shard`."""
-        folder = Path(self.path).parent
         wanted = [self.column] if self.key is None else [self.column, self.key]
         for row, values in _rows(self.path, wanted, self.start, self.stop):
-            image, error = image_value(values[self.column], folder)
-            key = f"{self.name}-{row:08d}" if self.key is None else str(values[self.key])
-            yield Item(key=key, source=f"{self.path}#{row}", image=image, error=error)
+            yield row_item(self, row, values)
 
 
 def plan_parquet(paths: Sequence[Path], options: InputOptions) -> list[ParquetShard]:
