@@ -93,8 +93,8 @@ def test_sigterm_loses_no_accepted_request_and_the_log_names_each(begin: Begin) 
     answered = {line["id"]: line["status"] for line in lines if line["status"] == 200}
     assert answered == {name: status for name, status in statuses.items() if status == 200}
     assert {line["status"] for line in lines} <= {200, 503}
-    served = next(line for line in lines if line["status"] == 200)  # a refused request has no stages
-    assert {"queue", "prepare", "encode", "finish"} <= set(served)
+    stages = {"queue", "prepare", "encode", "finish"}  # a refused request has none, an image seen before isn't encoded
+    assert any(stages <= set(line) for line in lines)
 
 
 def test_workers_share_threads_and_vocabularies_and_replace_the_dead(begin: Begin) -> None:
