@@ -1,4 +1,4 @@
-"""The range of every numeric option, in one table: command line, `Segmenter` and C++ (cpp/src/options.cpp) agree."""
+"""The range of every numeric option, in one table: command lines, Python and C++ (cpp/src/options.cpp) agree."""
 
 import math
 from collections.abc import Mapping
@@ -9,6 +9,10 @@ from typing import Any
 from scclip_rt.errors import OptionError
 
 _BYTES = 1 << 50
+_COUNT = 1 << 40  # of images and the like: more than anyone has
+_SIDE = 1 << 16  # pixels
+_BATCH = 65536
+_DAY = 86_400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +31,11 @@ class Range:
 LIMITS: Mapping[str, Range] = MappingProxyType(
     {
         "threads": Range(least=1, most=1024),
-        "batch": Range(least=1, most=65536),
-        "short_side": Range(least=1, most=1 << 16),
-        "stride": Range(least=1, most=1 << 16),
-        "window": Range(least=1, most=1 << 16),
-        "max_pixels": Range(least=1, most=1 << 40),
+        "batch": Range(least=1, most=_BATCH),
+        "short_side": Range(least=1, most=_SIDE),
+        "stride": Range(least=1, most=_SIDE),
+        "window": Range(least=1, most=_SIDE),
+        "max_pixels": Range(least=1, most=_COUNT),
         "max_windows": Range(least=1, most=1 << 20),
         "max_memory": Range(least=1, most=_BYTES),
         # From 1e4 on, a difference of cosines becomes 0 or 1 in the softmax; far above, all pixels get the first class.
@@ -39,13 +43,73 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "prob_threshold": Range(least=0, most=1, whole=False),
         "area_threshold": Range(least=0, most=1, whole=False),
         "class_threshold": Range(least=0, most=1, whole=False),
-        "limit": Range(least=1, most=1 << 40),
+        # eval and bench
+        "limit": Range(least=1, most=_COUNT),
         "worst": Range(least=0, most=10_000),
         "ignore_label": Range(least=0, most=65535),
         "warmup": Range(least=0, most=100_000),
         "iterations": Range(least=1, most=1_000_000),
         "stream": Range(least=0, most=1_000_000),
         "queries": Range(least=1, most=65534),
+        # serve
+        "port": Range(least=0, most=65535),
+        "grpc_port": Range(least=0, most=65535),
+        "workers": Range(least=1, most=1024),
+        "grace": Range(least=0, most=_DAY, whole=False),
+        "watch": Range(least=0, most=_DAY, whole=False),
+        "timeout": Range(least=1e-3, most=_DAY, whole=False),
+        "queue": Range(least=1, most=1_000_000),
+        "max_bytes": Range(least=1, most=_BYTES),
+        "max_classes": Range(least=1, most=1_000_000),
+        "embeddings": Range(least=1, most=1024),
+        "cache_mb": Range(least=0, most=_BYTES >> 20),
+        "cache_bytes": Range(least=0, most=_BYTES),
+        "max_vocabularies": Range(least=1, most=1_000_000),
+        # batch
+        "shard_size": Range(least=1, most=_COUNT),
+        "actors": Range(least=1, most=_BATCH),
+        "gpus_per_actor": Range(least=0, most=1024, whole=False),
+        # Ray Serve
+        "num_replicas": Range(least=1, most=_BATCH),
+        "num_cpus": Range(least=0, most=1024, whole=False),
+        "num_gpus": Range(least=0, most=1024, whole=False),
+        # video and rasters; lengths in metres, or in pixels without a CRS
+        "every": Range(least=1, most=_COUNT),
+        "frames": Range(least=1, most=_COUNT),
+        "resolution": Range(least=1e-6, most=1e7, whole=False),
+        "min_area": Range(least=0, most=1e15, whole=False),
+        "simplify": Range(least=0, most=1e7, whole=False),
+        "tile": Range(least=1, most=_SIDE),
+        # scclip-export
+        "heads": Range(least=1, most=1024),
+        "text_heads": Range(least=1, most=1024),
+        "opset": Range(least=18, most=23),
+        "calibration_windows": Range(least=1, most=4096),
+        "int8_float_share": Range(least=0, most=1, whole=False),
+        "min_batch": Range(least=1, most=_BATCH),
+        "opt_batch": Range(least=1, most=_BATCH),
+        "max_batch": Range(least=1, most=_BATCH),
+        "opt_queries": Range(least=1, most=65534),
+        "max_queries": Range(least=1, most=65534),
+        "workspace": Range(least=1, most=1 << 24),
+        "builder_level": Range(least=0, most=5),
+        # the methods' own options
+        "pre_layer": Range(least=0, most=1023),
+        "post_layer": Range(least=0, most=1023),
+        "fusion_layers": Range(least=0, most=1024),
+        "cross_blocks": Range(least=0, most=1024),
+        "blocks": Range(least=1, most=1024),
+        "self_iterations": Range(least=0, most=64),
+        "cls_residual": Range(least=-100, most=100, whole=False),
+        "class_weight": Range(least=-1e3, most=1e3, whole=False),
+        "cross_weight": Range(least=0, most=1e3, whole=False),
+        "similarity_floor": Range(least=-1, most=1, whole=False),
+        "outlier_neighbors": Range(least=1, most=_SIDE),
+        "outlier_fraction": Range(least=0, most=0.999, whole=False),
+        "max_outliers": Range(least=1, most=_SIDE),
+        "salience": Range(least=0, most=1e6, whole=False),
+        "sigma": Range(least=1e-3, most=1e3, whole=False),
+        "temperature": Range(least=1e-3, most=1e3, whole=False),
     }
 )
 """Option → range, by the name it has in Python."""

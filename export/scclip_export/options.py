@@ -9,9 +9,9 @@ from scclip_export.checkpoint.load_model import Source
 from scclip_export.engines import EngineRequest
 from scclip_export.errors import ExportError
 from scclip_export.methods import METHODS, MethodOptions
-from scclip_export.onnx.trace import MAX_OPSET, MIN_OPSET
 from scclip_export.quantize import Int8Options
 from scclip_export.quantize.fp8 import MIN_OPSET as FP8_MIN_OPSET
+from scclip_rt.limits import in_range
 
 Progress = Callable[[str], None]
 
@@ -65,8 +65,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ExportError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        if not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise ExportError(f"--opset must be in {MIN_OPSET}..{MAX_OPSET}; got {self.opset}")
+        in_range("opset", self.opset)
         if "fp8" in self.precisions and self.opset < FP8_MIN_OPSET:
             raise ExportError(
                 f"--fp8 needs --opset {FP8_MIN_OPSET} or later, which has float8; got {self.opset}"

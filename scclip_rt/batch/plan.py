@@ -13,6 +13,7 @@ from scclip_rt.batch.image_files import plan_files
 from scclip_rt.batch.item import InputOptions, Shard
 from scclip_rt.errors import OptionError
 from scclip_rt.image.files import IMAGE_SUFFIXES, images_below
+from scclip_rt.limits import in_range
 
 _CONTAINERS = {".parquet": "Parquet files", ".tar": "WebDataset tars", ".lance": "Lance datasets"}
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -34,8 +35,7 @@ def plan_shards(inputs: Sequence[str | os.PathLike[str]], options: InputOptions)
         BatchError: nothing there, containers that can't be read, or kinds that are mixed.
         OptionError: an option that this kind of input doesn't have.
     """
-    if options.shard_size < 1:
-        raise OptionError(f"a shard has at least one image; got {options.shard_size}")
+    in_range("shard_size", options.shard_size)
     # Absolute: workers on other machines start in other folders.
     found = list(
         dict.fromkeys(path.absolute() for argument in inputs for path in _expand(os.fspath(argument)))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import (
     add_backend_options,
     add_class_options,
@@ -86,7 +87,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shard-size",
         metavar="N",
-        type=int,
+        type=number("shard_size"),
         default=256,
         help="images done again at most, by each worker, after a crash (default: 256)",
     )
@@ -107,9 +108,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, auto for the one this machine is in "
                        "(default: start Ray on this machine)")  # fmt: skip
     group.add_argument(
-        "--actors", metavar="N", type=int, help="workers (default: one for each four CPUs, or for each GPU)"
+        "--actors",
+        metavar="N",
+        type=number("actors"),
+        help="workers (default: one for each four CPUs, or for each GPU)",
     )
-    group.add_argument("--gpus-per-actor", metavar="N", type=float, help="with --engine ray (default: 0)")
+    group.add_argument(
+        "--gpus-per-actor", metavar="N", type=number("gpus_per_actor"), help="with --engine ray (default: 0)"
+    )
     group.add_argument(
         "--json",
         metavar="FILE",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scclip_rt.cli.image_options import number
 from scclip_rt.cli.inputs import find_images, output_names
 from scclip_rt.errors import OptionError
 from scclip_rt.files import check_replaceable
@@ -32,7 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="values that become black and white (default: bytes as they are; else percentiles 2 and 98)",
     )
     group.add_argument(
-        "--resolution", metavar="METRES", type=float, help="metres a pixel to work at (default: the raster's)"
+        "--resolution",
+        metavar="METRES",
+        type=number("resolution"),
+        help="metres a pixel to work at (default: the raster's)",
     )
     group.add_argument(
         "--polygons", metavar="FILE", type=Path, help="also write regions as polygons, .gpkg or .geojson"
@@ -40,13 +44,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-area",
         metavar="M2",
-        type=float,
+        type=number("min_area"),
         help="leave out smaller polygons, fill smaller holes (default: 0)",
     )
     group.add_argument(
         "--simplify",
         metavar="METRES",
-        type=float,
+        type=number("simplify"),
         help="smooth the polygons' borders by about this (default: 0)",
     )
 

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from scclip_rt.cli.image_options import number
 from scclip_rt.errors import OptionError, OutputError
 from scclip_rt.files import check_replaceable
 
@@ -39,12 +40,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "come while one is in work are dropped for the newest; Ctrl-C ends it and keeps what was written",
     )
     group.add_argument(
-        "--every", metavar="N", type=int, default=1, help="take each N-th frame of a video (default: 1)"
+        "--every",
+        metavar="N",
+        type=number("every"),
+        default=1,
+        help="take each N-th frame of a video (default: 1)",
     )
     group.add_argument(
         "--frames",
         metavar="N",
-        type=int,
+        type=number("frames"),
         help="stop after N frames (default: at the end)",
     )
     group.add_argument(
@@ -75,10 +80,6 @@ def check(args: argparse.Namespace) -> None:
     """
     if len(args.images) != 1:
         raise OptionError(f"one video at a time; got {', '.join(args.images)}")
-    if args.frames is not None and args.frames < 1:
-        raise OptionError(f"--frames must be at least 1; got {args.frames}")
-    if args.every < 1:
-        raise OptionError(f"--every must be at least 1; got {args.every}")
     if args.skip_existing:
         raise OptionError("--skip-existing is for images; a video is written whole or not at all")
     if args.confidence and args.format != "npz":

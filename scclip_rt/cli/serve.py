@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import add_backend_options, class_source, template_source
 from scclip_rt.errors import OptionError
 
@@ -75,12 +76,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="prompts around names (default: imagenet)",
     )
     group.add_argument("--background", metavar="NAME", help="the background among --classes, or none")
-    group.add_argument("--short-side", metavar="PIXELS", type=int, help="resize the short side to this")
-    group.add_argument("--stride", metavar="PIXELS", type=int, help="distance between windows")
+    group.add_argument(
+        "--short-side", metavar="PIXELS", type=number("short_side"), help="resize the short side to this"
+    )
+    group.add_argument("--stride", metavar="PIXELS", type=number("stride"), help="distance between windows")
     group.add_argument(
         "--watch",
         metavar="SECONDS",
-        type=float,
+        type=number("watch"),
         default=2.0,
         help="look this often whether a bundle was replaced; 0: never (default: %(default)s)",
     )
@@ -92,13 +95,20 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--host", metavar="ADDRESS", default="127.0.0.1", help="default: %(default)s, this machine"
     )
     group.add_argument(
-        "--port", metavar="N", type=int, default=8000, help="0: a free one (default: %(default)s)"
+        "--port", metavar="N", type=number("port"), default=8000, help="0: a free one (default: %(default)s)"
     )
     group.add_argument(
-        "--grpc-port", metavar="N", type=int, help="also speak KServe's gRPC there (extra serve-grpc)"
+        "--grpc-port",
+        metavar="N",
+        type=number("grpc_port"),
+        help="also speak KServe's gRPC there (extra serve-grpc)",
     )
     group.add_argument(
-        "--workers", metavar="N", type=int, default=1, help="processes, which share the threads (default: 1)"
+        "--workers",
+        metavar="N",
+        type=number("workers"),
+        default=1,
+        help="processes, which share the threads (default: 1)",
     )
     group.add_argument(
         "--api-key-file", metavar="FILE", type=Path, help="clients must send the key that is its first line"
@@ -117,7 +127,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--grace",
         metavar="SECONDS",
-        type=float,
+        type=number("grace"),
         default=30.0,
         help="time for accepted requests after SIGTERM (default: %(default)s)",
     )
@@ -129,41 +139,49 @@ def _add_limit_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-queue",
         metavar="N",
-        type=int,
+        type=number("queue"),
         default=64,
         help="images at a time, the next get 503 (default: 64)",
     )
     group.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=30.0, help="deadline, then 504 (default: 30)"
+        "--timeout",
+        metavar="SECONDS",
+        type=number("timeout"),
+        default=30.0,
+        help="deadline, then 504 (default: 30)",
     )
     group.add_argument(
         "--max-bytes",
         metavar="N",
-        type=int,
+        type=number("max_bytes"),
         default=32 << 20,
         help="of a request, above: 413 (default: 32 Mi)",
     )
     group.add_argument(
         "--max-pixels",
         metavar="N",
-        type=int,
+        type=number("max_pixels"),
         default=50_000_000,
         help="of an image, above: 413 (default: 50 M)",
     )
     group.add_argument(
-        "--max-classes", metavar="N", type=int, default=1000, help="names of a request (default: 1000)"
+        "--max-classes",
+        metavar="N",
+        type=number("max_classes"),
+        default=1000,
+        help="names of a request (default: 1000)",
     )
     group.add_argument(
         "--max-embeddings",
         metavar="N",
-        type=int,
+        type=number("embeddings"),
         default=2,
         help="class lists embedded at a time (default: %(default)s)",
     )
     group.add_argument(
         "--cache-mb",
         metavar="N",
-        type=int,
+        type=number("cache_mb"),
         default=128,
         help="memory for images just encoded, which need no encoding with other classes; 0: off (default: 128)",
     )

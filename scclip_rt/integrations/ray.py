@@ -21,6 +21,7 @@ from scclip_rt.batch.segment_rows import SegmentRows
 from scclip_rt.batch.worker import Progress, Setup, Worker, bundle_anywhere
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OptionError, ScclipError
+from scclip_rt.limits import in_range
 from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def plan_actors(
     Raises:
         OptionError: the cluster has fewer GPUs than the actors need, or no CPUs.
     """
+    in_range("gpus_per_actor", gpus_per_actor)
     usable = [(cpus, gpus) for cpus, gpus in nodes if cpus >= 1 and gpus >= gpus_per_actor]
     if not usable:
         asked = f"{gpus_per_actor:g} GPUs an actor" if gpus_per_actor else "CPUs"
@@ -80,8 +82,7 @@ def plan_actors(
         room = [max(1, int(cpus) // _CPUS_PER_ACTOR) for cpus, _ in usable]
     if actors is None:
         actors = sum(room)
-    if actors < 1:
-        raise OptionError(f"there is at least one actor; got {actors}")
+    in_range("actors", actors)
     if gpus_per_actor and actors > sum(room):
         raise OptionError(
             f"{actors} actors of {gpus_per_actor:g} GPUs need more than the cluster has: {_describe(nodes)}. "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scclip_rt.errors import OptionError
+from scclip_rt.limits import LIMITS, parse_number
 from scclip_rt.serving.settings import Limits, ModelSource, ServeSettings
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "SegmentService"
 """Of the deployment, for config files."""
-_REPLICA = ("num_replicas", "num_cpus", "num_gpus")
-_NUMBERS = {"threads": int, "batch": int, "short_side": int, "stride": int, "watch": float}
+_REPLICA = {"num_replicas": 1, "num_cpus": 1, "num_gpus": 0}
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -39,11 +39,13 @@ def build(args: Mapping[str, Any]) -> Application:
     from ray import serve
 
     settings = settings_from(args)
-    cpus, gpus = float(args.get("num_cpus", 1)), float(args.get("num_gpus", 0))
+    replicas, cpus, gpus = (
+        parse_number(name, str(args.get(name, usual))) for name, usual in _REPLICA.items()
+    )
 
     wrap: Any = serve.deployment(
         name=NAME,
-        num_replicas=int(args.get("num_replicas", 1)),
+        num_replicas=int(replicas),
         max_ongoing_requests=settings.limits.queue,
         max_queued_requests=settings.limits.queue,  # else Serve lets any number wait
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
@@ -61,7 +63,7 @@ def settings_from(args: Mapping[str, Any]) -> ServeSettings:
     from scclip_rt.bundle.bundle import Bundle
     from scclip_rt.serving.asgi import model_name
 
-    limits: dict[str, Any] = {field.name: type(field.default) for field in fields(Limits)}
+    limits = {field.name for field in fields(Limits)}
     own = {field.name for field in fields(ServeSettings)} - {"models", "limits", "shared"}
     if unknown := sorted(set(args) - {"bundle", *_REPLICA, *limits, *own}):
         known = ", ".join(sorted({"bundle", *_REPLICA, *limits, *own}))
@@ -69,8 +71,11 @@ def settings_from(args: Mapping[str, Any]) -> ServeSettings:
     if "bundle" not in args:
         raise OptionError("bundle=PATH is missing: what to serve, where every machine sees it")
     bundle = str(args["bundle"])
-    values = {name: _NUMBERS.get(name, lambda value: value)(args[name]) for name in own & set(args)}
-    values.setdefault("threads", max(1, int(float(args.get("num_cpus", 1)))))
+    given: dict[str, Any] = {
+        name: parse_number(name, str(value)) if name in LIMITS else value for name, value in args.items()
+    }
+    values = {name: given[name] for name in own & set(given)}
+    values.setdefault("threads", max(1, int(given.get("num_cpus", 1))))
     for name in ("classes", "cors"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
@@ -78,7 +83,7 @@ def settings_from(args: Mapping[str, Any]) -> ServeSettings:
         values["vocabularies"] = {name: Path(path) for name, path in values["vocabularies"].items()}
     return ServeSettings(
         models=(ModelSource(name=model_name(Bundle.open(bundle).name), path=bundle),),
-        limits=Limits(**{name: limits[name](args[name]) for name in limits.keys() & args.keys()}),
+        limits=Limits(**{name: given[name] for name in limits & set(given)}),
         **values,
     )
 

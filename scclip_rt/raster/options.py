@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scclip_rt.errors import OptionError
+from scclip_rt.limits import in_range
 
 POLYGON_SUFFIXES = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """GDAL's driver for each kind of polygon file."""
@@ -30,8 +31,7 @@ class PolygonOptions:
         if self.path.suffix.lower() not in POLYGON_SUFFIXES:
             raise OptionError(f"polygons go to a file in {' or '.join(POLYGON_SUFFIXES)}; got {self.path}")
         for name in ("min_area", "simplify"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise OptionError(f"{name} must be at least 0; got {getattr(self, name)}")
+            in_range(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,6 @@ class RasterOptions:
             raise OptionError(f"value_range goes from a lower to a higher value; got {self.value_range}")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise OptionError(f"percentiles go upwards from 0 to 100; got {self.percentiles}")
-        if self.resolution is not None and not 0 < self.resolution < float("inf"):
-            raise OptionError(f"resolution must be above 0 metres a pixel; got {self.resolution}")
-        if self.tile < 1:
-            raise OptionError(f"tile must be at least 1 pixel; got {self.tile}")
+        if self.resolution is not None:
+            in_range("resolution", self.resolution)
+        in_range("tile", self.tile)

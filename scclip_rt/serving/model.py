@@ -108,7 +108,7 @@ class LoadedModel:
             templates=settings.templates,
             ready=ready,
             default=default,
-            keep=settings.limits.vocabularies,
+            keep=settings.limits.max_vocabularies,
             max_names=settings.limits.max_classes,
             threads=settings.threads,
             shared=settings.shared,

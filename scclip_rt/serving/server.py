@@ -24,6 +24,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from scclip_rt.errors import OptionError, OutputError, ScclipError
+from scclip_rt.limits import in_range
 from scclip_rt.serving.asgi import application
 from scclip_rt.serving.service import Service
 from scclip_rt.serving.settings import ServeSettings
@@ -60,12 +61,10 @@ class ServerOptions:
     def __post_init__(self) -> None:
         for name in ("port", "grpc_port"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 65535:
-                raise OptionError(f"{name} must be from 0 to 65535; got {value}")
-        if self.workers < 1:
-            raise OptionError(f"workers must be at least 1; got {self.workers}")
-        if not 0 <= self.grace < float("inf"):
-            raise OptionError(f"grace must be 0 seconds or more; got {self.grace}")
+            if value is not None:
+                in_range(name, value)
+        in_range("workers", self.workers)
+        in_range("grace", self.grace)
 
 
 def serve(settings: ServeSettings, options: ServerOptions) -> None:

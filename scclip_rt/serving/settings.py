@@ -1,10 +1,11 @@
 """What a service is told: models, limits, and how it talks. Picklable, for worker processes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from scclip_rt.errors import OptionError
+from scclip_rt.limits import in_range
 
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 50_000_000
@@ -23,7 +24,7 @@ class Limits:
         max_classes: names in a request, synonyms included; above it 413.
         embeddings: requests whose class names are embedded at a time; twice as many wait, the next gets 503.
         cache_bytes: images with their features that are kept for the next request with the same bytes; 0 is off.
-        vocabularies: class lists kept embedded in memory.
+        max_vocabularies: class lists kept embedded in memory.
     """
 
     queue: int = 64
@@ -33,16 +34,11 @@ class Limits:
     max_classes: int = 1000
     embeddings: int = 2
     cache_bytes: int = 128 << 20
-    vocabularies: int = 64
+    max_vocabularies: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("queue", "max_bytes", "max_pixels", "max_classes", "embeddings", "vocabularies"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not 0 < self.timeout < float("inf"):
-            raise OptionError(f"timeout must be above 0 seconds; got {self.timeout}")
-        if self.cache_bytes < 0:
-            raise OptionError(f"cache_bytes must be 0 (off) or more; got {self.cache_bytes}")
+        for item in fields(self):
+            in_range(item.name, getattr(self, item.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,5 +107,4 @@ class ServeSettings:
                 raise OptionError(
                     f"a vocabulary's name may hold letters, digits, dots, dashes and underscores; got {name!r}"
                 )
-        if self.watch < 0:
-            raise OptionError(f"watch must be 0 (off) or seconds; got {self.watch}")
+        in_range("watch", self.watch)

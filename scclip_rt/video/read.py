@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import ImageError, OptionError
+from scclip_rt.errors import ImageError
+from scclip_rt.limits import in_range
 from scclip_rt.video.pyav import load_av
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".ts", ".webm", ".wmv"})
@@ -46,15 +47,14 @@ def read_frames(source: str | os.PathLike[str], *, every: int = 1) -> Iterator[F
 
     Raises:
         ImageError: no such file, no video in it, or damaged.
-        OptionError: `every` is under 1.
+        OptionError: `every` is outside its range.
         BackendError: PyAV is not installed.
 
     Example:
         >>> for frame in read_frames("film.mp4", every=10):
         ...     print(float(frame.time), frame.image.shape)
     """
-    if every < 1:
-        raise OptionError(f"every must be at least 1; got {every}")
+    in_range("every", every)
     return _frames(os.fspath(source), every)
 
 

@@ -1,8 +1,12 @@
 """`scclip-export --help` shows what most people need; the rest is under `--help-all`."""
 
+import argparse
+
 import pytest
 
-from scclip_export.cli.main import run
+from parsers import NO_NUMBERS, numeric_options
+from scclip_export.cli.main import build_parser, run
+from scclip_export.methods import METHODS
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -25,3 +29,13 @@ def test_help_is_short_and_help_all_is_whole(capsys: pytest.CaptureFixture[str])
 def test_a_named_method_shows_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--detector" in help_of(capsys, "--calibration", "sfp", "--help")
     assert "--outlier-neighbors" in help_of(capsys, "--calibration", "scclip", "--help")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_option_takes_a_number_that_no_table_limits(method: str) -> None:
+    options = list(numeric_options(build_parser(["--calibration", method])))
+    assert len(options) > 10
+    for action in options:
+        for text in NO_NUMBERS:
+            with pytest.raises(argparse.ArgumentTypeError, match="must be a"):
+                action.type(text)  # type: ignore[misc]

@@ -1,9 +1,12 @@
 """Every numeric option at its ends, past them, and at what is no number."""
 
+import argparse
 import math
 
 import pytest
 
+from parsers import NO_NUMBERS, numeric_options
+from scclip_rt.cli import build_parser
 from scclip_rt.errors import OptionError
 from scclip_rt.limits import LIMITS, in_range, parse_number
 
@@ -15,7 +18,16 @@ def test_the_ends_are_allowed_and_what_lies_past_them_is_not(name: str) -> None:
     for value in (kind(limit.least), kind(limit.most)):
         assert in_range(name, value) == parse_number(name, repr(value)) == value
     step = 1 if limit.whole else 1e-9
-    past = [kind(limit.least) - step, kind(limit.most) * 2, -1, math.nan, math.inf, -math.inf, 1e308, 10**400]
+    past = [
+        kind(limit.least) - step,
+        kind(limit.most) * 2,
+        -1e6 - 1,
+        math.nan,
+        math.inf,
+        -math.inf,
+        1e308,
+        10**400,
+    ]
     for value in past:
         with pytest.raises(OptionError, match=name) as caught:
             in_range(name, value)
@@ -39,6 +51,13 @@ def test_zero_is_allowed_only_where_the_table_says_so(name: str) -> None:
 def test_what_is_no_whole_number_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="threads must be a whole number"):
         parse_number("threads", text)
+
+
+@pytest.mark.parametrize("action", numeric_options(build_parser()), ids=lambda action: action.dest)
+def test_no_option_of_a_command_takes_a_number_that_no_table_limits(action: argparse.Action) -> None:
+    for text in NO_NUMBERS:
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a"):
+            action.type(text)  # type: ignore[misc]
 
 
 def test_a_flag_is_no_number() -> None:

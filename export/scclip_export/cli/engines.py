@@ -7,6 +7,7 @@ from scclip_export.engines.libraries import parse_compute_capability
 from scclip_export.engines.request import ENGINE_PRECISIONS, EngineRequest
 from scclip_export.errors import ExportError
 from scclip_rt.bundle.engine_fit import Library
+from scclip_rt.cli.image_options import number
 
 # Options that mean something with an engine alone: names in `args`.
 ENGINE_DETAILS = (
@@ -76,17 +77,26 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="window, or HxW for a whole-image encoder of that size (default: all but the dynamic one)",
     )
-    group.add_argument("--min-batch", type=int, metavar="N", help="fewest windows at once (1)")
-    group.add_argument("--opt-batch", type=int, metavar="N", help="windows to tune for (6; whole images: 1)")
-    group.add_argument("--max-batch", type=int, metavar="N", help="most windows at once (16)")
-    group.add_argument("--opt-queries", type=int, metavar="N", help="queries to tune for (150)")
-    group.add_argument("--max-queries", type=int, metavar="N", help="most queries (1024)")
     group.add_argument(
-        "--workspace", type=int, metavar="MIB", help="limit of device memory while a layer runs, in MiB"
+        "--min-batch", type=number("min_batch"), metavar="N", help="fewest windows at once (1)"
+    )
+    group.add_argument(
+        "--opt-batch", type=number("opt_batch"), metavar="N", help="windows to tune for (6; whole images: 1)"
+    )
+    group.add_argument("--max-batch", type=number("max_batch"), metavar="N", help="most windows at once (16)")
+    group.add_argument(
+        "--opt-queries", type=number("opt_queries"), metavar="N", help="queries to tune for (150)"
+    )
+    group.add_argument("--max-queries", type=number("max_queries"), metavar="N", help="most queries (1024)")
+    group.add_argument(
+        "--workspace",
+        type=number("workspace"),
+        metavar="MIB",
+        help="limit of device memory while a layer runs, in MiB",
     )
     group.add_argument(
         "--builder-level",
-        type=int,
+        type=number("builder_level"),
         metavar="N",
         help="0 (builds fast) to 5 (tries most); default: the library's",
     )

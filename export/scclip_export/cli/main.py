@@ -55,14 +55,18 @@ examples:
 """
 
 
-def _layer_range(text: str) -> tuple[int, int]:
-    try:
-        start, end = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected A:B, two block indices (B exclusive); got {text!r}"
-        ) from None
-    return start, end
+def _layer_range(name: str) -> Callable[[str], tuple[int, int]]:
+    index = number(name)
+
+    def parse(text: str) -> tuple[int, int]:
+        start, colon, end = text.partition(":")
+        if not colon:
+            raise argparse.ArgumentTypeError(
+                f"expected A:B, two block indices (B exclusive); got {text[:40]!r}"
+            )
+        return int(index(start)), int(index(end))
+
+    return parse
 
 
 def _colour(text: str) -> tuple[float, ...]:
@@ -132,8 +136,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         help="read the weights from FILE, no download: OpenAI's .pt, a state dict (.pt, .safetensors) in OpenAI's, "
         "open_clip's or Hugging Face's layout, an index of shards, or a folder (docs/checkpoints.md)",
     )
-    group.add_argument("--heads", type=int, metavar="N", help="attention heads of the image tower")
-    group.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
+    group.add_argument(
+        "--heads", type=number("heads"), metavar="N", help="attention heads of the image tower"
+    )
+    group.add_argument(
+        "--text-heads", type=number("text_heads"), metavar="N", help="attention heads of the text tower"
+    )
     group.add_argument(
         "--activation", choices=("quickgelu", "gelu", "gelu_tanh"), help="activation of both towers' MLPs"
     )
@@ -171,8 +179,10 @@ def _add_flag(group: Any, name: str, item: Any) -> None:
         group.add_argument(flag, choices=item.metadata["choices"], help=text)
     else:
         metavar = item.metadata["metavar"]
-        kind = {"A:B": _layer_range, "X": float}.get(metavar, int)
-        group.add_argument(flag, type=kind, metavar=metavar, help=text)
+        limit = item.metadata["limit"] or name
+        group.add_argument(
+            flag, type=_layer_range(limit) if metavar == "A:B" else number(limit), metavar=metavar, help=text
+        )
 
 
 def _chosen_method(argv: Sequence[str]) -> str:
@@ -251,7 +261,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repository-precision", default="fp32", metavar="NAME", help="of its ONNX encoder (fp32)"
     )
-    group.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX opset, 18 to 23 (20)")
+    group.add_argument(
+        "--opset", type=number("opset"), default=20, metavar="N", help="ONNX opset, 18 to 23 (20)"
+    )
     group.add_argument(
         "--vocabulary",
         type=Path,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scclip_export.errors import ExportError
+from scclip_rt.cli.image_options import number
 from scclip_rt.precisions import PRECISIONS
 
 PRECISION_FLAGS = {name: spec.help for name, spec in PRECISIONS.items() if name != "fp32"}
@@ -45,7 +46,7 @@ def _add_int8(group: Any) -> None:
     )
     group.add_argument(
         "--calibration-windows",
-        type=int,
+        type=number("calibration_windows"),
         metavar="N",
         help="with --int8 or --fp8: windows to calibrate on (48)",
     )
@@ -57,7 +58,7 @@ def _add_int8(group: Any) -> None:
     )
     group.add_argument(
         "--int8-float-share",
-        type=float,
+        type=number("int8_float_share"),
         metavar="X",
         help="most work that layers with a large error may keep in float32 (0.1 of the multiplications)",
     )

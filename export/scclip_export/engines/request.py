@@ -9,6 +9,7 @@ from typing import Literal
 from scclip_export.errors import ExportError
 from scclip_rt.bundle.engine_fit import Library
 from scclip_rt.bundle.manifest import GridSpec
+from scclip_rt.limits import in_range
 
 Progress = Callable[[str], None]
 HardwareCompatibility = Literal["ampere+", "same-compute-capability"]
@@ -20,7 +21,6 @@ ENGINE_PRECISIONS = ("fp16", "bf16", "fp32", "fp8")
 # A 375×500 photo has six windows; a whole image goes through alone.
 _OPT_BATCH = {"window": 6, "fixed": 1}
 _OPT_QUERIES = 150
-MAX_BUILDER_LEVEL = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +66,9 @@ class EngineRequest:
                 raise ExportError(
                     f"--engine-precision takes {', '.join(ENGINE_PRECISIONS)}; got {precision!r}"
                 )
-        if self.builder_level is not None and not 0 <= self.builder_level <= MAX_BUILDER_LEVEL:
-            raise ExportError(f"--builder-level must be in 0..{MAX_BUILDER_LEVEL}; got {self.builder_level}")
-        if self.workspace is not None and self.workspace < 1:
-            raise ExportError(f"--workspace must be at least 1 MiB; got {self.workspace}")
+        for name in ("builder_level", "workspace", "max_queries"):
+            if getattr(self, name) is not None:
+                in_range(name, getattr(self, name))
         self._check_library()
 
     def _check_profile(self) -> None:
@@ -77,8 +76,6 @@ class EngineRequest:
             raise ExportError(
                 f"--min-batch must be in 1..--max-batch; got {self.min_batch} and {self.max_batch}"
             )
-        if self.max_queries < 1:
-            raise ExportError(f"--max-queries must be at least 1; got {self.max_queries}")
         if self.opt_batch is not None and not self.min_batch <= self.opt_batch <= self.max_batch:
             raise ExportError(
                 f"--opt-batch must be in {self.min_batch}..{self.max_batch}, between --min-batch and --max-batch; "

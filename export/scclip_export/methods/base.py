@@ -11,7 +11,9 @@ Benchmark = Mapping[str, object]
 """Settings of one benchmark that differ from the bundle's: members of docs/bundle.md's `benchmarks`."""
 
 
-def option(default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "X") -> Any:
+def option(
+    default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "X", limit: str | None = None
+) -> Any:
     """A field of a method's options that is a flag of `scclip-export`, `--field-name`.
 
     Args:
@@ -19,8 +21,11 @@ def option(default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: s
         text: its help; the default is added.
         choices: what a text may be.
         metavar: stands for a number in the help.
+        limit: a number's entry in `scclip_rt.limits`; None: the field's name.
     """
-    return field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
+    return field(
+        default=default, metadata={"help": text, "choices": choices, "metavar": metavar, "limit": limit}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

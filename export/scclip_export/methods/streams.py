@@ -26,7 +26,9 @@ class GemOptions(MethodOptions):
     """GEM (arXiv 2312.00878): self-self attention of queries, keys and values."""
 
     blocks: int = option(6, "last blocks that the second stream runs through (gem_depth - 1)", metavar="N")
-    iterations: int = option(1, "how often queries, keys and values attend to themselves", metavar="N")
+    iterations: int = option(
+        1, "how often queries, keys and values attend to themselves", metavar="N", limit="self_iterations"
+    )
     temperature: float | None = option(None, "τ of the attention (default: from the tokens' length)")
 
     def parts(self, *, layers: int, patch_size: int) -> StreamParts:  # noqa: ARG002

@@ -15,6 +15,7 @@ from scclip_export.model.dtypes import saturate
 from scclip_export.model.parts import Positions
 from scclip_kernels import num_outliers, outlier_indices
 from scclip_kernels.operations import Operations, repair_positive
+from scclip_rt.limits import in_range
 
 Source = Literal["published", "extrapolated", "checkpoint", "overridden"]
 
@@ -46,14 +47,8 @@ class CalibrationConfig:
                 f"layers must be >= 0 and fusion_layers A:B needs A < B; got pre_layer={self.pre_layer}, "
                 f"post_layer={self.post_layer}, fusion_layers={start}:{end}"
             )
-        if not -1.0 <= self.similarity_floor <= 1.0:
-            raise ValueError(f"similarity_floor must be in [-1, 1]; got {self.similarity_floor}")
-        if self.outlier_neighbors < 1:
-            raise ValueError(f"outlier_neighbors must be at least 1; got {self.outlier_neighbors}")
-        if not 0.0 <= self.outlier_fraction < 1.0:
-            raise ValueError(f"outlier_fraction must be in [0, 1); got {self.outlier_fraction}")
-        if not -100.0 < self.cls_residual < 100.0:
-            raise ValueError(f"cls_residual must be a finite number of modest size; got {self.cls_residual}")
+        for name in ("similarity_floor", "outlier_neighbors", "outlier_fraction", "cls_residual"):
+            in_range(name, getattr(self, name))
 
     def check(self, *, layers: int, num_patches: int) -> None:
         """Check the parameters against a model.
@@ -121,10 +116,8 @@ class SfpConfig(CalibrationConfig):
 
     def __post_init__(self) -> None:
         CalibrationConfig.__post_init__(self)  # super() fails in a class with slots (Python 3.11)
-        if not 0.0 <= self.salience < float("inf"):
-            raise ValueError(f"salience must be at least 0; got {self.salience}")
-        if self.max_outliers < 1:
-            raise ValueError(f"max_outliers must be at least 1; got {self.max_outliers}")
+        in_range("salience", self.salience)
+        in_range("max_outliers", self.max_outliers)
 
     @property
     def uses_neighbors(self) -> bool:

@@ -9,6 +9,8 @@ projection, F_i the output of block i.
 from dataclasses import dataclass
 from typing import Literal
 
+from scclip_rt.limits import in_range
+
 Scores = Literal["qk", "qq", "kk", "vv", "none", "identity"]
 Amplitude = Literal["one", "norms", "mean_norms"]
 Positions = Literal["bicubic", "bicubic-step", "bilinear", "bicubic-antialias"]
@@ -34,8 +36,8 @@ class Term:
     block: int | None = None
 
     def __post_init__(self) -> None:
-        if self.sigma is not None and not 0.0 < self.sigma < float("inf"):
-            raise ValueError(f"sigma must be above 0; got {self.sigma}")
+        if self.sigma is not None:
+            in_range("sigma", self.sigma)
         if self.scores == "none" and self.sigma is None:
             raise ValueError("attention by the neighbourhood alone needs sigma")
         if self.block is not None and (self.scores != "qk" or self.sigma is not None):
@@ -96,12 +98,10 @@ class StreamParts:
     class_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.blocks < 1 or self.iterations < 0:
-            raise ValueError(
-                f"a stream needs at least one block and no negative iterations; got {self.blocks}, {self.iterations}"
-            )
-        if self.temperature is not None and not 0.0 < self.temperature < float("inf"):
-            raise ValueError(f"the temperature must be above 0; got {self.temperature}")
+        in_range("blocks", self.blocks)
+        in_range("self_iterations", self.iterations)
+        if self.temperature is not None:
+            in_range("temperature", self.temperature)
 
     def check(self, *, layers: int, num_patches: int) -> None:  # noqa: ARG002
         """Raise ValueError if the model has too few blocks."""

@@ -24,7 +24,6 @@ from scclip_rt.image.geometry import MIN_PATCHES
 
 # Operators whose output shape or control flow depends on data: TensorRT can't plan them, and nothing here needs them.
 FORBIDDEN_OPS = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "Compress", "SequenceAt", "Random"})
-MIN_OPSET, MAX_OPSET = 18, 23
 
 
 def onnx_from_encoder(

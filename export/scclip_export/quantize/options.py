@@ -7,6 +7,7 @@ from typing import Literal
 
 from scclip_export.errors import ExportError
 from scclip_export.quantize.ranges import RangeRule
+from scclip_rt.limits import in_range
 
 Progress = Callable[[str], None]
 Method = Literal["tuned", "smooth", "minmax", "percentile", "entropy"]
@@ -45,7 +46,5 @@ class Int8Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ExportError(f"the int8 method must be one of {', '.join(METHODS)}; got {self.method!r}")
-        if not 1 <= self.windows <= 4096:
-            raise ExportError(f"--calibration-windows must be in 1..4096; got {self.windows}")
-        if not 0.0 <= self.float_share <= 1.0:
-            raise ExportError(f"--int8-float-share must be in 0..1; got {self.float_share}")
+        in_range("calibration_windows", self.windows)
+        in_range("int8_float_share", self.float_share)

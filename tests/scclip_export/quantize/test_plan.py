@@ -19,7 +19,7 @@ from scclip_export.quantize import (
 from scclip_export.quantize.observe import Observed
 from scclip_export.quantize.plan import PlannedLayer, keep_float
 from scclip_export.quantize.tune import choose_smoothing, quantize, rescaled
-from scclip_rt.errors import ImageError
+from scclip_rt.errors import ImageError, ScclipError
 
 GEOMETRY = Geometry(window=224, stride=112)
 RNG = np.random.default_rng(0)
@@ -143,10 +143,10 @@ def test_bad_calibration_folders_are_named(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"method": "magic"}, "the int8 method must be one of tuned"),
-        ({"windows": 0}, "--calibration-windows must be in 1..4096; got 0"),
-        ({"float_share": 1.5}, "--int8-float-share must be in 0..1; got 1.5"),
+        ({"windows": 0}, "calibration_windows must be a whole number from 1 to 4,096; got 0"),
+        ({"float_share": 1.5}, "int8_float_share must be a number from 0 to 1; got 1.5"),
     ],
 )
 def test_options_check_themselves(values: dict, message: str) -> None:
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ScclipError, match=message):
         Int8Options(**values)

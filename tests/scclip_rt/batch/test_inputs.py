@@ -187,7 +187,7 @@ def test_what_can_not_be_an_input_is_told(folder: Path, parquet: Path, tar: Path
     for inputs, options, message in [
         ((folder,), {"column": "jpg"}, "--column .* is for Parquet"),
         ((tar,), {"key": "id"}, "--key .* is for Parquet and Lance"),
-        ((folder,), {"size": 0}, "at least one image"),
+        ((folder,), {"size": 0}, "shard_size must be"),
     ]:
         with pytest.raises(OptionError, match=message):
             plan(*inputs, **options)

@@ -46,7 +46,7 @@ def test_plans_leave_a_cpu_of_each_machine_to_read(
         ([(8, 0)], None, 1, "no machine of the cluster has 1 GPUs an actor"),
         ([(8, 2)], 3, 1, "At most 2 fit"),
         ([], None, 0, "no machines"),
-        ([(2, 0)], 0, 0, "at least one actor"),
+        ([(2, 0)], 0, 0, "actors must be a whole number"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -36,7 +36,8 @@ def test_arguments_come_as_texts_or_values(bundle_path: Path) -> None:
     [
         ({"classes": "cat"}, "bundle=PATH is missing"),
         ({"bundle": "x", "clases": "cat"}, "unknown argument 'clases'; known: .*classes"),
-        ({"bundle": "demo", "queue": "0"}, "queue must be at least 1"),
+        ({"bundle": "demo", "queue": "0"}, "queue must be a whole number from 1"),
+        ({"bundle": "demo", "timeout": "soon"}, "timeout must be a number from"),
     ],
 )
 def test_arguments_that_can_not_be(args: dict[str, str], message: str) -> None:
