@@ -152,8 +152,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "encoder.onnx"
             patch = encoder.embedding.patch_size
-            rows, columns = encoder.grid or (0, 0)
-            onnx_from_encoder(encoder, path, opset=20, example_size=(rows * patch, columns * patch))
+            down, across = encoder.grid or (0, 0)
+            onnx_from_encoder(encoder, path, opset=20, example_size=(down * patch, across * patch))
             parity = parity_of(reference, path)
             row = {"seed": seed, "passed": parity.passed} | parity.to_json()
             wrong += not parity.passed
