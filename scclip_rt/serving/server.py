@@ -284,6 +284,7 @@ class _Workers:
 
     def _end(self) -> None:
         limit = time.monotonic() + self._arguments[1].grace + 10
+        self._arguments[2].close()  # else a client that connects now waits for nobody
         for process in self._processes:
             process.terminate()
         while any(process.is_alive() for process in self._processes):

@@ -97,6 +97,29 @@ def test_sigterm_loses_no_accepted_request_and_the_log_names_each(begin: Begin) 
     assert any({"queue", "prepare", "encode", "finish"} <= set(line) for line in lines)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_ends_at_once_what_a_slow_client_holds_up(begin: Begin, workers: str) -> None:
+    process, client, _ = begin("--workers", workers, "--grace", "600", "--timeout", "600")
+
+    def ends_accepting() -> bool:
+        try:
+            client.get("/v2/health/live", headers={"Connection": "close"})
+        except httpx.TransportError:
+            return True
+        return False
+
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as slow:
+        slow.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 100")  # a handler waits for the body
+        process.send_signal(signal.SIGTERM)
+        wait_for(ends_accepting)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
 def test_workers_share_threads_and_vocabularies_and_replace_the_dead(begin: Begin) -> None:
     process, client, lines = begin("--workers", "2", "--threads", "2", "--no-access-log")
     assert any("2 processes of 1 thread on" in line for line in lines)
