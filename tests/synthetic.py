@@ -6,8 +6,11 @@ from numpy.typing import NDArray
 # width, layers, patch, resolution, embed_dim, text width, text layers, vocabulary
 ARCHITECTURES = {
     "tiny": (128, 12, 16, 224, 64, 64, 2, 49408),
+    "tiny14": (128, 12, 14, 224, 64, 64, 2, 49408),
+    "tiny32": (128, 12, 32, 224, 64, 64, 2, 49408),
     "vitb16": (768, 12, 16, 224, 512, 512, 12, 49408),
     "vitl14": (1024, 24, 14, 224, 768, 768, 12, 49408),
+    "huge": (2048, 46, 14, 224, 1024, 1024, 24, 49408),  # 10 GB in float32
 }
 
 

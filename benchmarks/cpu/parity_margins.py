@@ -132,7 +132,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=("tiny", "vitb16", "vitl14"), default="tiny")
+    parser.add_argument("--model", choices=("tiny", "tiny14", "tiny32", "vitb16", "vitl14"), default="tiny")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--statistics", choices=("plain", "real"), default="plain")

@@ -1,7 +1,10 @@
-"""Memory that reading a sharded checkpoint takes, beside its size: `python -m benchmarks.cpu.sharded [--shards 8]`.
+"""Memory that reading a sharded checkpoint takes, beside its size.
 
-Writes a float16 Hugging Face checkpoint in equal shards, reads it in a fresh process, and compares the peak of resident
-memory above that of the imports with the float32 model plus the largest shard.
+    python -m benchmarks.cpu.sharded [--model huge --dtype float32 --shards 8]
+
+Writes a Hugging Face checkpoint in equal shards (`huge` in float32: 10 GB; it needs 14 GB of memory), reads
+it in a fresh process, and compares the peak of resident memory above that of the imports with the float32 model plus
+the largest shard.
 """
 
 import argparse
@@ -30,21 +33,23 @@ print(before, peak(), sum(t.numel() * 4 for t in state.values()) / 1e6)
 """
 
 
-def write_shards(folder: Path, model: str, count: int) -> float:
+def write_shards(folder: Path, model: str, count: int, dtype: torch.dtype) -> float:
     """Write the checkpoint; return the largest shard's size in MB."""
-    state = hugging_face({name: torch.from_numpy(np.array(a)) for name, a in clip_state_dict(model).items()})
-    half = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in state.items()}
-    total = sum(t.nbytes for t in half.values())
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    for name, tensor in half.items():
-        if sum(t.nbytes for t in shards[-1].values()) > total / count:
-            shards.append({})
-        shards[-1][name] = tensor
-    where = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file)
-        where |= dict.fromkeys(shard, file)
+    state = hugging_face(
+        {name: torch.from_numpy(np.asarray(a)) for name, a in clip_state_dict(model).items()}
+    )
+    total = sum(t.numel() for t in state.values()) * dtype.itemsize
+    shard: dict[str, torch.Tensor] = {}
+    where: dict[str, str] = {}
+    while state:
+        name = next(iter(state))
+        tensor = state.pop(name)
+        shard[name] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        if not state or sum(t.nbytes for t in shard.values()) > total / count:
+            file = f"model-{len(set(where.values())) + 1:05d}.safetensors"
+            save_file(shard, folder / file)
+            where |= dict.fromkeys(shard, file)
+            shard = {}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     return max(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
 
@@ -54,12 +59,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=("tiny", "vitb16", "vitl14"), default="vitb16")
+    parser.add_argument("--model", choices=("tiny", "vitb16", "vitl14", "huge"), default="vitb16")
+    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="(%(default)s)")
     parser.add_argument("--shards", type=int, default=8)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shard = write_shards(folder, args.model, args.shards)
+        shard = write_shards(folder, args.model, args.shards, getattr(torch, args.dtype))
         read = [sys.executable, "-c", _READ, str(folder)]
         printed = subprocess.run(read, check=True, capture_output=True, text=True).stdout
     before, peak, model = map(float, printed.split())

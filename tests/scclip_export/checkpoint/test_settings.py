@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip
 import pytest
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -265,6 +266,10 @@ def test_by_file_and_by_download_a_backbone_is_the_same(
         "open_clip_name",
     ):
         assert getattr(by_file, field) == getattr(by_download, field), field
+    assert by_file.checkpoint.sha256 == by_download.checkpoint.sha256
+    tensors = by_download.clip.state_dict()
+    assert all(torch.equal(tensors.pop(key), tensor) for key, tensor in by_file.clip.state_dict().items())
+    assert not tensors
     table = open_clip.get_pretrained_cfg(row.architecture, row.pretrained)
     assert by_file.mean == pytest.approx([255 * value for value in table["mean"]], abs=1e-3)
     assert by_file.sources["mean"] == f"open_clip's {row.architecture} ({row.pretrained})"
