@@ -9,7 +9,7 @@ PIP = mkdir -p $(VENV)/tmp && trap 'rm -rf $(VENV)/tmp' EXIT && \
 FITS := 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-python test-fast test-cpp demo-bundle dist check lint types format bench bench-all clean
+.PHONY: help demo docs test test-python test-fast test-cpp web test-web demo-bundle dist check lint types format bench bench-all clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,17 @@ test-fast: $(VENV)/.dev  ## the tests without the full-size models
 
 test-cpp: $(VENV)/.dev  ## build the C++ library, test it against Python, build the consumer project
 	bash cpp/test.sh $(VENV)
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || { \
+		echo "web/ needs Node 20 or newer with npm; found: $$(node --version 2>&1)" >&2; exit 2; }
+	cd web && npm ci --no-audit --no-fund
+
+web: web/node_modules/.package-lock.json  ## build the npm package and the page (web/dist; needs Node 20)
+	cd web && npm run build
+
+test-web: web/node_modules/.package-lock.json  ## types of web/, and its tests in Node
+	cd web && npm run types && npm test
 
 docs: $(VENV)/.docs  ## build the documentation into build/site; a broken link is an error
 	$(BIN)/zensical build --strict

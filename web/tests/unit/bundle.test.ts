@@ -1,0 +1,98 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { Bundle, type BundleSource, type Progress } from "../../src/bundle.js";
+import { parseManifest } from "../../src/manifest.js";
+import { externalLocations } from "../../src/onnx_weights.js";
+import { DEMO } from "../fixtures.js";
+
+type Json = Record<string, never>;
+const TEXT = readFileSync(`${DEMO}/bundle.json`, "utf8");
+
+/** The demo bundle with a change: of its manifest, or of a file's bytes. */
+function source(change: (manifest: Json) => void = () => {}, files: Record<string, Uint8Array> = {}): BundleSource {
+  const manifest = JSON.parse(TEXT) as Json;
+  change(manifest);
+  return {
+    name: "demo",
+    read: async (file) =>
+      file === "bundle.json"
+        ? new TextEncoder().encode(JSON.stringify(manifest))
+        : files[file] ?? new Uint8Array(readFileSync(`${DEMO}/${file}`)),
+  };
+}
+
+const REFUSED: readonly (readonly [string, string, (manifest: any) => void])[] = [
+  ["a later format", "format_version", (manifest) => { manifest.format_version = 3; }],
+  ["no format", "format_version", (manifest) => { delete manifest.format_version; }],
+  ["a missing member", "preprocessing.stride", (manifest) => { delete manifest.preprocessing.stride; }],
+  ["a fraction for a whole number", "model.patch_size", (manifest) => { manifest.model.patch_size = 16.5; }],
+  ["another resize rule", "preprocessing.interpolation", (manifest) => { manifest.preprocessing.interpolation = "cubic"; }],
+  ["a grid that isn't the window", "encoder.fp32.onnx", (manifest) => { manifest.encoders[0].grid.rows = 13; }],
+  ["a tensor of another width", "encoder.fp32.onnx", (manifest) => { manifest.encoders[0].outputs[0].shape[2] = 7; }],
+  ["a tensor that is missing", "text_encoder.onnx", (manifest) => { manifest.text_encoder.inputs = []; }],
+  ["a path that climbs out", "../x", (manifest) => { manifest.files["../x"] = { sha256: "0".repeat(64), bytes: 1 }; }],
+  ["a file that isn't listed", "tokenizer.json", (manifest) => { delete manifest.files["tokenizer.json"]; }],
+];
+
+for (const [what, field, change] of REFUSED) {
+  test(`refused in one line: ${what}`, async () => {
+    await assert.rejects(Bundle.open(source(change)), (error: any) => {
+      assert.equal(error.code, "BundleError");
+      assert.equal(error.field, field);
+      assert.ok(error.message.startsWith("demo: ") && !error.message.includes("\n"), error.message);
+      return true;
+    });
+  });
+}
+
+test("format 2 is refused with its method and what to do", async () => {
+  const change = (manifest: any): void => {
+    manifest.format_version = 2;
+    manifest.calibration = { method: "naclip" };
+  };
+  await assert.rejects(Bundle.open(source(change)), /format version 2 \(method naclip\).*Use the Python runtime/);
+});
+
+test("what is not JSON is refused", () => {
+  assert.throws(() => parseManifest("<html>"), { code: "BundleError", field: "bundle.json" });
+});
+
+test("a changed or truncated file is refused, with its name", async () => {
+  const bytes = new Uint8Array(readFileSync(`${DEMO}/text_encoder.onnx`));
+  const changed = bytes.slice();
+  changed[100] ^= 1;
+  const file = "text_encoder.onnx";
+  for (const [content, words] of [[changed, /SHA-256/], [bytes.subarray(0, 500), /500 bytes/]] as const) {
+    const bundle = await Bundle.open(source(() => {}, { [file]: content }));
+    await assert.rejects(bundle.graph(file), (error: any) => error.field === file && words.test(error.message));
+  }
+});
+
+test("a graph comes with the weights it refers to, and progress is told", async () => {
+  const seen: Progress[] = [];
+  const bundle = await Bundle.open(source(), (progress) => seen.push(progress));
+  const graph = await bundle.graph("text_encoder.onnx");
+  assert.deepEqual([...graph.weights.keys()], ["text_encoder.onnx.data"]);
+  const last = seen[seen.length - 1];
+  assert.equal(last.loaded, last.total);
+  assert.equal(last.total, 21666 + 6035456);
+});
+
+test("weights outside of the bundle are refused", async () => {
+  const model = readFileSync(`${DEMO}/text_encoder.onnx`);
+  const moved = Buffer.from(model.toString("latin1").replaceAll("text_encoder.onnx.data", "../t_encoder.onnx.data"), "latin1");
+  assert.deepEqual([...externalLocations(moved)], ["../t_encoder.onnx.data"]);
+  const { createHash } = await import("node:crypto");
+  const change = (manifest: any): void => {
+    manifest.files["text_encoder.onnx"].sha256 = createHash("sha256").update(moved).digest("hex");
+  };
+  const bundle = await Bundle.open(source(change, { "text_encoder.onnx": new Uint8Array(moved) }));
+  await assert.rejects(bundle.graph("text_encoder.onnx"), /leaves the bundle/);
+});
+
+test("bytes that are no graph are told from one", () => {
+  for (const bytes of [[0xff, 0xff], [0x3a, 0x7f, 0x00], [0x00, 0x01], new Array<number>(12).fill(0xff)]) {
+    assert.throws(() => externalLocations(Uint8Array.from(bytes)));
+  }
+});

@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import sharp from "sharp";
+import { loadImage, openSegmenter } from "../../src/node.js";
+import type { Pixels } from "../../src/resize.js";
+import type { Segmenter, SegmenterOptions } from "../../src/segmenter.js";
+import { agreement, bytesOf, DEMO, fixtures, floatsOf, SCENE } from "../fixtures.js";
+
+const folder = mkdtempSync(join(tmpdir(), "scclip-web-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const scene = await loadImage(SCENE);
+const segmenter = await openSegmenter(DEMO);
+
+function crop({ data, width }: Pixels, [top, left, height, cropped]: readonly number[]): Pixels {
+  const out = new Uint8Array(height * cropped * 3);
+  for (let y = 0; y < height; y++) {
+    const from = ((top + y) * width + left) * 3;
+    out.set(data.subarray(from, from + cropped * 3), y * cropped * 3);
+  }
+  return { data: out, width: cropped, height };
+}
+
+for (const [number, wanted] of fixtures.scenes.entries()) {
+  const { part, labels, ...options } = wanted;
+  test(`labels of the scene are Python's: ${JSON.stringify({ part, ...options })}`, async () => {
+    const opening: Omit<SegmenterOptions, "ort" | "provider"> = {
+      wholeImage: options.whole_image ?? false,
+      ...(options.precision ? { precision: options.precision } : {}),
+      ...(options.short_side ? { shortSide: options.short_side } : {}),
+      ...(options.stride ? { stride: options.stride } : {}),
+    };
+    const own: Segmenter = number < 4 ? segmenter : await openSegmenter(DEMO, opening);
+    if (options.classes) await own.setClasses(options.classes);
+    const result = await own.segment(crop(scene, part), {
+      ...(options.prob_threshold ? { probThreshold: options.prob_threshold } : {}),
+      ...(options.area_threshold ? { areaThreshold: options.area_threshold } : {}),
+    });
+    // Int8 products saturate on processors without VNNI, so that Python's own labels differ between them.
+    const least = options.precision === "int8" ? 0.95 : 0.999;
+    assert.ok(agreement(result.labels, bytesOf(labels)) >= least, `${agreement(result.labels, bytesOf(labels))}`);
+  });
+}
+
+test("embeddings of names are Python's", async () => {
+  for (const { classes, templates, rows } of fixtures.embeddings) {
+    const own = await openSegmenter(DEMO, { templates });
+    await own.setClasses(classes);
+    const wanted = floatsOf(rows);
+    const worst = own.vocabulary.embeddings.reduce((most, value, at) => Math.max(most, Math.abs(value - wanted[at])), 0);
+    assert.ok(worst < 1e-5, `${worst}`);
+  }
+});
+
+test("another vocabulary needs no second encoding", async () => {
+  const encoded = await segmenter.encode(scene);
+  const before = segmenter.decode(encoded).labels;
+  const own = await openSegmenter(DEMO);
+  await own.setClasses(["brick", "wood"]);
+  const after = own.decode(encoded);
+  assert.deepEqual(after.classes, ["brick", "wood"]);
+  assert.deepEqual(segmenter.decode(encoded).labels, before);
+});
+
+test("windows and names are told as they are done", async () => {
+  const seen: number[][] = [];
+  await segmenter.encode(scene, (done, total) => seen.push([done, total]));
+  assert.deepEqual(seen[seen.length - 1], [6, 6]);
+});
+
+test("options outside their range and precisions that the bundle lacks are refused", async () => {
+  const refused = (options: object, field: string): Promise<void> =>
+    assert.rejects(openSegmenter(DEMO, options), (error: any) => error.field === field && !error.message.includes("\n"));
+  await refused({ precision: "fp16" }, "precision");
+  await refused({ stride: 225 }, "stride");
+  await refused({ stride: 0 }, "stride");
+  await refused({ shortSide: 1.5 }, "shortSide");
+  await refused({ templates: "x" }, "templates");
+  assert.throws(() => segmenter.decode({} as never, { probThreshold: 2 }), { code: "OptionError", field: "probThreshold" });
+  await assert.rejects(openSegmenter("no/such.scclip"), { code: "BundleError" });
+});
+
+test("pictures come upright, over white, and are refused by name", async () => {
+  const file = join(folder, "turned.png");
+  const raw = { width: 3, height: 2, channels: 4 as const };
+  const pixels = Buffer.from(Array.from({ length: 6 }, (_, at) => [at * 20, 0, 0, at === 5 ? 0 : 255]).flat());
+  await sharp(pixels, { raw }).withMetadata({ orientation: 6 }).png().toFile(file);
+  const image = await loadImage(file);
+  assert.deepEqual([image.width, image.height], [2, 3]);
+  assert.deepEqual([...image.data.subarray(0, 3)], [60, 0, 0]); // the lower left one is up now
+  assert.deepEqual([...image.data.subarray(12, 15)], [255, 255, 255]);
+  writeFileSync(join(folder, "no.png"), "text");
+  await assert.rejects(loadImage(join(folder, "no.png")), /can't read the image .*no\.png/);
+  await assert.rejects(loadImage(SCENE, 1000), { code: "ImageError" });
+});
+
+function command(...args: string[]) {
+  return spawnSync(process.execPath, ["dist/lib/cli.js", ...args], { encoding: "utf8" });
+}
+
+test("the command writes labels and an overlay, and keeps files that exist", async () => {
+  const out = join(folder, "out");
+  const first = command(DEMO, SCENE, "--output", out, "--json");
+  assert.equal(first.status, 0, first.stderr);
+  assert.deepEqual(readdirSync(out).sort(), ["scene.labels.png", "scene.overlay.png"]);
+  const report = JSON.parse(first.stdout) as { shares: Record<string, number> };
+  assert.ok(Math.abs(Object.values(report.shares).reduce((sum, share) => sum + share, 0) - 1) < 1e-9);
+  const second = command(DEMO, SCENE, "--output", out);
+  assert.equal(second.status, 2);
+  assert.match(second.stderr, /^scclip-web: .*scene\.labels\.png exists; use --force or another --output\n$/);
+  assert.equal(command(DEMO, SCENE, "--output", out, "--force").status, 0);
+});
+
+test("the command refuses bad input in one line, and goes on after a bad image", () => {
+  for (const args of [[], [DEMO], ["nowhere", SCENE], [DEMO, SCENE, "--stride", "x"], [DEMO, SCENE, "--colour"],
+    [DEMO, SCENE, "--classes", "a", "--classes-file", "b"], [DEMO, SCENE, "--background", "a"]]) {
+    const { status, stderr } = command(...args);
+    assert.equal(status, 2, args.join(" "));
+    assert.match(stderr, /^scclip-web: [^\n]+\n$/, args.join(" "));
+  }
+  const { status, stdout } = command(DEMO, "missing.png", SCENE, "--classes", "zebra; sand", "--output", join(folder, "more"));
+  assert.equal(status, 1);
+  assert.match(stdout, /scene\.png: (zebra|sand) /);
+});
