@@ -4,7 +4,8 @@
     python benchmarks/serving/load.py --bundle vitb16.scclip --images 12 --rounds 2
 
 In each round every contender gets the same images in turn: `Segmenter` called for one after the other, its `stream`,
-`scclip serve`, and an endpoint that handles one request at a time (benchmarks/serving/naive.py). Caches are off.
+`scclip serve`, the same with `--workers` processes, and an endpoint that handles one request at a time
+(benchmarks/serving/naive.py). Caches are off.
 Before the clock, every label map that comes over the wire is compared with Python's.
 Ratios are of medians over rounds; on a busy machine only they mean something.
 """
@@ -217,6 +218,7 @@ def main() -> None:
         "--repeat", type=int, default=2, help="of each image in runs for throughput (%(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="of a second server; 1: none (%(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument(
         "--overload", type=float, default=8.0, help="seconds of overload, 0: none (%(default)s)"
@@ -232,8 +234,13 @@ def main() -> None:
         command = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes, "--port", str(port)]
         command += ["--cache-mb", "0", "--no-access-log", "--max-queue", "24"]
         servers.append(stack.enter_context(server("serve", command, port, files[0])))
+        if args.workers > 1:
+            port = free_port()
+            command[command.index("--port") + 1] = str(port)
+            several = [*command, "--workers", str(args.workers)]
+            servers.append(stack.enter_context(server("workers", several, port, files[0])))
         port = free_port()
-        script = [sys.executable, str(HERE / "naive.py"), args.bundle, str(port)]
+        script = [sys.executable, str(HERE / "naive.py"), args.bundle, str(port), *classes[1:]]
         servers.append(stack.enter_context(server("fastapi", script, port, files[0])))
         for each in servers:
             check(segment, each, files)
@@ -257,12 +264,10 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
     """What the question is about."""
     made = {"serve_1_minus_call_ms": 1000 * (found["serve 1"] - found["call"])}
     for clients in (4, 16):
-        made[f"serve_{clients}_over_stream"] = found[f"serve {clients}"] / found["stream"]
-        for other in ("fastapi", "litserve"):
-            if f"{other} {clients}" in found:
-                made[f"serve_{clients}_over_{other}"] = (
-                    found[f"serve {clients}"] / found[f"{other} {clients}"]
-                )
+        for name in ("serve", "workers"):
+            if (rate := found.get(f"{name} {clients}")) is not None:
+                made[f"{name}_{clients}_over_stream"] = rate / found["stream"]
+                made[f"{name}_{clients}_over_fastapi"] = rate / found[f"fastapi {clients}"]
     return {name: round(value, 3) for name, value in made.items()}
 
 

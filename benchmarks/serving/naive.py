@@ -1,6 +1,6 @@
 """What one writes first: a FastAPI endpoint around a `Segmenter`, one request at a time.
 
-python benchmarks/serving/naive.py BUNDLE PORT
+python benchmarks/serving/naive.py BUNDLE PORT [CLASSES]
 """
 
 import io
@@ -20,12 +20,12 @@ def png_of(segment: Segmenter, data: bytes) -> bytes:
     return stream.getvalue()
 
 
-def serve_fastapi(bundle: str, port: int) -> None:
+def serve_fastapi(bundle: str, port: int, classes: str | None = None) -> None:
     import uvicorn
     from fastapi import FastAPI, Request, Response
     from fastapi.concurrency import run_in_threadpool
 
-    segment, one_at_a_time = Segmenter(bundle), threading.Lock()
+    segment, one_at_a_time = Segmenter(bundle, classes=classes), threading.Lock()
     app = FastAPI()
 
     def answer(data: bytes) -> bytes:
@@ -41,4 +41,4 @@ def serve_fastapi(bundle: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve_fastapi(sys.argv[1], int(sys.argv[2]))
+    serve_fastapi(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
