@@ -7,7 +7,6 @@ mean over the layers and the worst. `shipped` is the exporter's: the largest val
 for all weights that share it, powers of two. What the whole file loses is measured by `benchmarks/cpu/precision.py`.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from benchmarks.cpu.outliers import with_outliers
+from benchmarks.harness import parser, write_report
 from benchmarks.models import ROOT
 from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import calibration_windows
@@ -26,8 +26,6 @@ from scclip_export.quantize.fp8 import E4M3_MAX, HEADROOM, power_of_two_scale, r
 from scclip_export.quantize.layers import find_layers, joint_weight
 from scclip_export.quantize.observe import Observed, observe
 from scclip_export.quantize.tune import output_error, rescaled, smoothing
-from scclip_rt.bench.environment import environment
-from scclip_rt.cli.options import write_json
 
 DEMO = ROOT / "scclip_rt/demo.scclip/encoder.fp32.onnx"
 Array = NDArray[np.float32]
@@ -110,21 +108,15 @@ def measure(count: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--windows", type=int, default=16, help="calibration windows (16)")
-    parser.add_argument("--json", help="write the rows here")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--windows", type=int, default=16, help="calibration windows (16)")
+    args = options.parse_args()
     rows = []
     for row in measure(args.windows):
-        print(
-            f"{row['model']:<9} {row['method']:<38} {row['error_mean']:.2%}  {row['error_worst']:.2%}",
-            flush=True,
-        )
+        errors = f"{row['error_mean']:.2%}  {row['error_worst']:.2%}"
+        print(f"{row['model']:<9} {row['method']:<38} {errors}", flush=True)
         rows.append(row)
-    if args.json:
-        write_json({"environment": environment(), "rows": rows}, args.json, force=True)
+    write_report(args.json, "float8: the error of a layer's output by way of scaling", rows=rows)
 
 
 if __name__ == "__main__":

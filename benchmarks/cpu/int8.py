@@ -16,36 +16,32 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from benchmarks.cpu.int8_rivals import RIVALS
 from benchmarks.cpu.outliers import with_outliers
+from benchmarks.harness import Row, parser, ratios, take_turns, write_report
 from benchmarks.models import add_model_options
 from benchmarks.models import bundle as exported
 from scclip_export.model.geometry import Geometry
 from scclip_export.quantize import METHODS, Int8Options, calibration_windows, make_plan, write_int8
+from scclip_rt import Segmenter
 from scclip_rt.backends.onnxruntime.session import load_onnxruntime
-from scclip_rt.bench.environment import environment
-from scclip_rt.cli.options import write_json
 from scclip_rt.cpus import default_threads
-from scclip_rt.decode.decode import decode
-from scclip_rt.decode.plan import decode_plan
-from scclip_rt.decode.settings import DecodeSettings
-from scclip_rt.demo.scenes import CLASSES, test_scene
+from scclip_rt.demo.scenes import CLASSES, Scene, test_scene
+from scclip_rt.encoded import Encoded
 from scclip_rt.evaluation.metrics import ConfusionMatrix
-from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 
 MODELS = ("demo", "channels", "massive")
 FORMS = ("tuned", "ORT static, minmax", "per token", "ORT dynamic (per batch)", "NNCF (OpenVINO)")
 """Methods whose graphs differ: the rules for ranges make the same graph as `tuned`, so they are as fast."""
 Encoder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-Row = dict[str, Any]
 
 
 def on_onnxruntime(path: Path) -> Encoder:
@@ -93,32 +89,17 @@ def make(method: str, source: Path, windows: NDArray[np.uint8], folder: Path) ->
     return path, {"seconds_to_quantise": seconds, "float_layers": list(plan.float_layers)}
 
 
-class Scenes:
-    """Held-out demo scenes: windows, and from features to mIoU and labels."""
-
-    def __init__(self, demo: Path, count: int) -> None:
-        self.text = load_file(demo / "vocabularies/classes.safetensors")["embeddings"]
-        self.scenes = [test_scene(index) for index in range(count)]
-
-    def evaluate(self, encode: Encoder) -> tuple[float, NDArray[Any], NDArray[np.float32]]:
-        """Return mIoU in percent, labels (scenes, H, W) and features (windows of all scenes, N, E)."""
-        matrix, labels, features = ConfusionMatrix(len(CLASSES)), [], []
-        for scene in self.scenes:
-            shape = resize_shape(*scene.mask.shape, short_side=336, min_side=224)
-            tiling = Tiling.windows(*shape, window=224)
-            features.append(encode(cut_windows(resize(scene.image, shape), tiling)))
-            plan = decode_plan(tiling, (14, 14), scene.mask.shape)
-            classes = range(len(CLASSES))
-            found = decode(
-                features[-1],
-                self.text,
-                plan,
-                DecodeSettings(query_class=list(classes), num_classes=len(CLASSES)),
-                threads=1,
-            ).labels
-            matrix.update(scene.mask, found)
-            labels.append(found)
-        return matrix.scores().miou, np.stack(labels), np.concatenate(features)
+def evaluate(
+    encode: Encoder, segmenter: Segmenter, scenes: Sequence[Scene]
+) -> tuple[float, NDArray[Any], NDArray[np.float32]]:
+    """MIoU in percent, labels (scenes, H, W) and features (windows of all scenes, N, E) of an encoder."""
+    matrix, labels, features = ConfusionMatrix(len(CLASSES)), [], []
+    for scene in scenes:
+        prepared = segmenter.preparation(scene.image)
+        features.append(encode(prepared.windows))
+        labels.append(segmenter.decode(Encoded.of(prepared, features[-1])).labels)
+        matrix.update(scene.mask, labels[-1])
+    return matrix.scores().miou, np.stack(labels), np.concatenate(features)
 
 
 def runtimes_of(method: str) -> list[str]:
@@ -129,7 +110,8 @@ def runtimes_of(method: str) -> list[str]:
 def accuracy(args: argparse.Namespace) -> Iterator[Row]:
     """Every method on every model, against the same model in float32."""
     demo = exported("demo", args.work)
-    scenes, original = Scenes(demo, args.scenes), demo / "encoder.fp32.onnx"
+    segmenter, original = Segmenter(demo), demo / "encoder.fp32.onnx"
+    scenes = [test_scene(index) for index in range(args.scenes)]
     windows, _ = calibration_windows(None, Geometry(window=224, stride=112), count=args.windows)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -138,11 +120,11 @@ def accuracy(args: argparse.Namespace) -> Iterator[Row]:
             if model != "demo":
                 source = folder / f"{model}.onnx"
                 with_outliers(original, source, model)
-            exact = scenes.evaluate(on_onnxruntime(source))
+            exact = evaluate(on_onnxruntime(source), segmenter, scenes)
             for method in args.methods:
                 path, facts = make(method, source, windows, folder)
                 for runtime in runtimes_of(method) if method == args.methods[0] else runtimes_of(method)[:1]:
-                    row = _row(model, method, exact, scenes.evaluate(RUNTIMES[runtime](path)))
+                    row = _row(model, method, exact, evaluate(RUNTIMES[runtime](path), segmenter, scenes))
                     yield row | facts | {"scenes": args.scenes, "windows": args.windows, "runtime": runtime}
 
 
@@ -170,13 +152,8 @@ def latency(args: argparse.Namespace) -> Iterator[Row]:
         for runtime in runtimes_of(method):
             encoders[method, runtime] = RUNTIMES[runtime](path)
         print(f"{method}: ready", file=sys.stderr, flush=True)
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in encoders}
-    for turn in range(args.iterations + 1):
-        for key, encode in encoders.items():
-            started = time.perf_counter()
-            encode(windows[:6])
-            if turn:
-                seconds[key].append(time.perf_counter() - started)
+    work = {key: partial(encode, windows[:6]) for key, encode in encoders.items()}
+    seconds = take_turns(work, args.iterations, warmup=1)
     first = seconds["fp32", "onnxruntime"]
     for (method, runtime), values in seconds.items():
         yield {
@@ -186,9 +163,7 @@ def latency(args: argparse.Namespace) -> Iterator[Row]:
             "windows": 6,
             "median_seconds": statistics.median(values),
             "seconds": [round(value, 4) for value in values],
-            "faster_than_fp32_onnxruntime": statistics.median(
-                a / b for a, b in zip(first, values, strict=True)
-            ),
+            "faster_than_fp32_onnxruntime": statistics.median(ratios(first, values)),
         }
 
 
@@ -208,27 +183,23 @@ def kept(method: str, source: Path, windows: NDArray[np.uint8], folder: Path) ->
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("figure", choices=("accuracy", "latency"))
-    add_model_options(parser)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="of `accuracy`")
+    options = parser(__doc__)
+    options.add_argument("figure", choices=("accuracy", "latency"))
+    add_model_options(options)
+    options.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="of `accuracy`")
     known = ", ".join([*METHODS, "tuned, all int8", *RIVALS])
-    parser.add_argument("--methods", nargs="+", help=f"any of {known} (accuracy: all; latency: each form)")
-    parser.add_argument("--scenes", type=int, default=80, help="held-out scenes (80)")
-    parser.add_argument("--windows", type=int, default=48, help="calibration windows (48)")
-    parser.add_argument("--iterations", type=int, default=7, help="timed rounds (7)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    options.add_argument("--methods", nargs="+", help=f"any of {known} (accuracy: all; latency: each form)")
+    options.add_argument("--scenes", type=int, default=80, help="held-out scenes (80)")
+    options.add_argument("--windows", type=int, default=48, help="calibration windows (48)")
+    options.add_argument("--iterations", type=int, default=7, help="timed rounds (7)")
+    args = options.parse_args()
     if args.methods is None:
         args.methods = [*METHODS, *RIVALS] if args.figure == "accuracy" else list(FORMS)
-    report = {"question": f"int8 methods: {args.figure}", "environment": environment(), "rows": []}
+    rows = []
     for row in accuracy(args) if args.figure == "accuracy" else latency(args):
         print(row, flush=True)
-        report["rows"].append(row)
-        if args.json is not None:
-            write_json(report, str(args.json), force=True)
+        rows.append(row)
+        write_report(args.json, f"int8 methods: {args.figure}", rows=rows)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ For a WebDataset and for Parquet: every file of the two outputs must have the sa
 and no process of a killed run may be left. Ends with 1 where one of these does not hold.
 """
 
-import argparse
 import io
-import json
 import os
 import random
 import signal
@@ -19,13 +17,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.harness import Row, parser, write_report
 from scclip_rt.demo.scenes import render
 
 KILLS = 3
@@ -141,16 +138,13 @@ def keys(folder: Path, kind: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=2000, help="(%(default)s)")
-    parser.add_argument("--actors", type=int, default=2, help="worker processes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=2000, help="(%(default)s)")
+    options.add_argument("--actors", type=int, default=2, help="worker processes (%(default)s)")
+    options.add_argument("--seed", type=int, default=0, help="of the moments of the kills (%(default)s)")
+    args = options.parse_args()
     draw = random.Random(args.seed)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind, inputs in write_inputs(folder, args.images).items():
@@ -169,25 +163,11 @@ def main() -> None:
                 f"{kind}: killed at {at} of {shards} shards; {len(whole)} files equal, {len(names)} keys, each once; "
                 f"{rate:.1f} images/s undisturbed"
             )
-            rows.append(
-                {
-                    "input": kind,
-                    "shards": shards,
-                    "killed_at": at,
-                    "files": len(whole),
-                    "images_per_second": rate,
-                }
-            )
-    if args.json is not None:
-        report = {
-            "question": "is the output of a run killed three times that of an undisturbed one?",
-            "images": args.images,
-            "actors": args.actors,
-            "cpus": os.cpu_count(),
-            "environment": environment(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+            row = {"input": kind, "shards": shards, "killed_at": at}
+            rows.append(row | {"files": len(whole), "images_per_second": rate})
+    question = "is the output of a run killed three times that of an undisturbed one?"
+    facts = {"images": args.images, "actors": args.actors, "cpus": os.cpu_count()}
+    write_report(args.json, question, **facts, rows=rows)
 
 
 if __name__ == "__main__":

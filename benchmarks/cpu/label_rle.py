@@ -6,21 +6,17 @@ pycocotools encodes masks, so it is timed twice: on a (H, W, classes) array that
 for each class in turn. First the gate: every string must be pycocotools' own. All sides run in turn, in one process.
 """
 
-import argparse
-import json
 import statistics
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as pycocotools
 
-from benchmarks.environment import environment
+from benchmarks.harness import Row, parser, ratios, spread, take_turns, write_report
 from scclip_rt.formats.rle import coco_masks, cvat_masks, label_studio_masks
 
 HEIGHT, WIDTH, CLASSES = 3000, 4000, 50
@@ -53,12 +49,6 @@ def class_by_class(labels: NDArray[np.uint8]) -> list[str]:
     ]
 
 
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
 def peak_bytes(labels: NDArray[np.uint8]) -> int:
     """Most memory that our side holds at once."""
     tracemalloc.start()
@@ -69,7 +59,8 @@ def peak_bytes(labels: NDArray[np.uint8]) -> int:
     return peak
 
 
-def measure(name: str, labels: NDArray[np.uint8], rounds: int) -> dict[str, object]:
+def measure(name: str, labels: NDArray[np.uint8], rounds: int) -> Row:
+    """One map: the gate, then every side in turn."""
     ours = [mask.counts for mask in coco_masks(labels)]
     stack = np.asfortranarray(labels[..., None] == np.unique(labels)).view(np.uint8)
     if not ours == class_by_class(labels) == [row["counts"].decode() for row in pycocotools.encode(stack)]:
@@ -81,38 +72,24 @@ def measure(name: str, labels: NDArray[np.uint8], rounds: int) -> dict[str, obje
         "cvat": lambda: list(cvat_masks(labels)),
         "label studio": lambda: list(label_studio_masks(labels)),
     }
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, action in sides.items():
-            times[side].append(seconds(action))
-    peak, base = peak_bytes(labels), times["pycocotools, array given"]
+    times = take_turns(sides, rounds)
+    peak = peak_bytes(labels)
     print(
         f"{name}: peak memory of ours {peak / 1e6:.0f} MB; the (H, W, classes) array {stack.nbytes / 1e6:.0f} MB"
     )
     for side, values in times.items():
-        ratios = [value / other for value, other in zip(values, base, strict=True)]
-        spread = f"{statistics.median(ratios):5.2f} × pycocotools' time ({min(ratios):.2f}–{max(ratios):.2f})"
-        print(f"  {side:28s} {1e3 * statistics.median(values):7.0f} ms, {spread}")
+        ratio = spread(ratios(values, times["pycocotools, array given"]))
+        print(f"  {side:28s} {1e3 * statistics.median(values):7.0f} ms, {ratio} pycocotools' time")
     return {"map": name, "seconds": times, "peak_bytes": peak, "stack_bytes": stack.nbytes}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
-    rows = [
-        measure(name, make(), args.rounds) for name, make in (("smooth", smooth), ("patchwork", patchwork))
-    ]
-    if args.json is not None:
-        report = {
-            "question": "run lengths of a 12-megapixel map of 50 classes, beside pycocotools",
-            "environment": environment(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    """Parse, measure, write."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    args = options.parse_args()
+    rows = [measure(make.__name__, make(), args.rounds) for make in (smooth, patchwork)]
+    write_report(args.json, "run lengths of a 12-megapixel map of 50 classes, beside pycocotools", rows=rows)
 
 
 if __name__ == "__main__":

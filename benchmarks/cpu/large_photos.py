@@ -6,23 +6,20 @@ Renders JPEGs of 4000×3000 pixels, then runs the command of both trees in turn,
 label map and overlay of the two must hold the same pixels.
 """
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.harness import parser, spread, timed, write_report
 from benchmarks.models import work_folder
 from scclip_rt.demo.scenes import render
 
@@ -60,9 +57,8 @@ def checkout(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", tree], check=True)
 
 
-def segment(tree: Path, images: Path, output: Path) -> float:
-    """Seconds of one run of a tree's command."""
-    start = time.perf_counter()
+def segment(tree: Path, images: Path, output: Path) -> None:
+    """One run of a tree's command."""
     subprocess.run(
         [sys.executable, "-m", "scclip_rt.cli", "segment", "demo", images, "--output", output, "--force"],
         check=True,
@@ -71,7 +67,6 @@ def segment(tree: Path, images: Path, output: Path) -> float:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    return time.perf_counter() - start
 
 
 def check_equal(ours: Path, theirs: Path) -> None:
@@ -85,37 +80,27 @@ def check_equal(ours: Path, theirs: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--baseline", default=FIRST, help="commit to compare with (%(default)s)")
-    parser.add_argument("--photos", type=int, default=8, help="how many (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    """Parse, measure, write."""
+    options = parser(__doc__)
+    options.add_argument("--baseline", default=FIRST, help="commit to compare with (%(default)s)")
+    options.add_argument("--photos", type=int, default=8, help="how many (%(default)s)")
+    options.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    args = options.parse_args()
     folder = work_folder()
-    images = photos(folder, args.photos)
+    images, theirs, ours = photos(folder, args.photos), folder / "photos-theirs", folder / "photos-ours"
     rows = []
     with checkout(args.baseline) as tree:
         for number in range(args.rounds):
-            theirs = segment(tree, images, folder / "photos-theirs")
-            ours = segment(HERE, images, folder / "photos-ours")
+            before, _ = timed(partial(segment, tree, images, theirs))
+            now, _ = timed(partial(segment, HERE, images, ours))
             if number == 0:
-                check_equal(folder / "photos-ours", folder / "photos-theirs")
-            rows.append({"baseline_seconds": theirs, "seconds": ours, "ratio": theirs / ours})
-            rates = f"{args.photos / theirs:.2f} images/s, now {args.photos / ours:.2f}"
-            print(f"{args.baseline} {rates}: {theirs / ours:.2f}×")
-    ratios = [row["ratio"] for row in rows]
-    print(f"median {statistics.median(ratios):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})")
-    if args.json is not None:
-        report = {
-            "question": "12-megapixel JPEGs in a folder: images per second beside an older commit",
-            "baseline": args.baseline,
-            "photos": args.photos,
-            "environment": environment(),
-            "rounds": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+                check_equal(ours, theirs)
+            rows.append({"baseline_seconds": before, "seconds": now, "ratio": before / now})
+            rates = f"{args.photos / before:.2f} images/s, now {args.photos / now:.2f}"
+            print(f"{args.baseline} {rates}: {before / now:.2f}×")
+    print("median " + spread([row["ratio"] for row in rows]))
+    question = "12-megapixel JPEGs in a folder: images per second beside an older commit"
+    write_report(args.json, question, baseline=args.baseline, photos=args.photos, rounds=rows)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ remembered (one run of each side goes first). Labels of the packaged scene must 
 processor's time is given beside the clock's, as it moves less on a busy machine.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.harness import parser
 
 _CODE = """
 import hashlib, json, sys, time
@@ -40,13 +41,11 @@ def measure(checkout: Path, bundle: str, image: str | None = None) -> dict[str, 
 
 def main() -> None:
     """Measure and print ratios, this checkout over the other: median and quartiles."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("other", type=Path)
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--bundle", default="demo")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("other", type=Path)
+    options.add_argument("--pairs", type=int, default=20)
+    options.add_argument("--bundle", default="demo")
+    args = options.parse_args()
     here = Path(__file__).resolve().parents[2]
     scene = str(here / "scclip_rt" / "demo" / "scene.png")
     if len({measure(side, args.bundle, scene)["labels"] for side in (here, args.other)}) > 1:

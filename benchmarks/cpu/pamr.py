@@ -6,12 +6,7 @@ The usual form keeps a (queries, height, width) tensor and gathers all 16 neighb
 take the same window features; labels are compared before anything is told about time.
 """
 
-import argparse
-import json
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.environment import environment
+from benchmarks.harness import parser, timed, write_report
 from benchmarks.models import photo, work_folder
 from scclip_rt.bench.inputs import random_queries
 from scclip_rt.decode.decode import decode
@@ -62,12 +57,9 @@ def features(windows: int, patches: int) -> NDArray[np.float32]:
 
 def main() -> None:
     """Compare, then time, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of the runtime's form (5)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--runs", type=int, default=5, help="timed runs of the runtime's form (5)")
+    args = options.parse_args()
     image = load_image(photo(work_folder()))
     shape = image.shape[:2]
     resized = resize(image, resize_shape(*shape, short_side=336, min_side=224))
@@ -76,15 +68,9 @@ def main() -> None:
     plan = decode_plan(tiling, (14, 14), shape)
 
     def ours() -> NDArray[np.integer]:
-        affinity = pixel_weights(resized, shape, mean=MEAN, std=STD, steps=STEPS)
-        query_class = list(range(QUERIES))
-        return decode(
-            dense,
-            embeddings,
-            plan,
-            DecodeSettings(query_class=query_class, num_classes=QUERIES, prob_threshold=0.01),
-            refine=affinity,
-        ).labels
+        weights = pixel_weights(resized, shape, mean=MEAN, std=STD, steps=STEPS)
+        settings = DecodeSettings(query_class=range(QUERIES), num_classes=QUERIES, prob_threshold=0.01)
+        return decode(dense, embeddings, plan, settings, refine=weights).labels
 
     def usual() -> NDArray[np.integer]:
         mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
@@ -103,14 +89,12 @@ def main() -> None:
     print(
         f"usual {seconds:.1f} s, scclip-rt {median:.2f} s: {seconds / median:.0f}×; equal labels {agreement:.3%}"
     )
-    if args.json:
-        rows = {
-            "usual_seconds": seconds,
-            "runtime_seconds": [run[0] for run in runs],
-            "label_agreement": agreement,
-        }
-        report = {"question": "PAMR, 34 queries, 375×500", "environment": environment(), **rows}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    rows = {
+        "usual_seconds": seconds,
+        "runtime_seconds": [run[0] for run in runs],
+        "label_agreement": agreement,
+    }
+    write_report(args.json, "PAMR, 34 queries, 375×500", **rows)
 
 
 def resized_maps(
@@ -127,13 +111,6 @@ def resized_maps(
         total[:, y : y + size, x : x + size] += window
         count[:, y : y + size, x : x + size] += 1
     return F.interpolate((total / count)[None], size=shape[:2], mode="bilinear", align_corners=False)[0]
-
-
-def timed(run: Callable[[], NDArray[np.integer]]) -> tuple[float, NDArray[np.integer]]:
-    """Return seconds and labels of one call."""
-    started = time.perf_counter()
-    labels = run()
-    return time.perf_counter() - started, labels
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import measure, parser
+from benchmarks.harness import Row, measure, parser, write_report
 from benchmarks.models import add_model_options, bundle
 from scclip_rt.bench import Case, Entry, parse_target
-from scclip_rt.cli.options import write_json
 
 TARGETS = ("fp32", "fp32@whole", "int8", "int8@whole")
 
@@ -27,9 +26,8 @@ def cases(path: Path, targets: list[str]) -> dict[str, Case]:
     return {target: parse_target(f"{path}@{target}", Case(bundle=str(path))) for target in targets}
 
 
-def accuracy(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+def accuracy(path: Path, args: argparse.Namespace) -> list[Row]:
     """Label every scene with every target, and compare with the truth and with the first target's labels."""
-    from scclip_rt.bench.environment import environment
     from scclip_rt.evaluation import open_dataset, open_segmenter
     from scclip_rt.evaluation.evaluate import count, new_matrix
 
@@ -44,7 +42,7 @@ def accuracy(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         for number, (matrix, result) in enumerate(zip(matrices, results, strict=True)):
             matrix.counts += count(matrix, sample, result, truth)
             same[number, index] = 100 * (result.labels == results[0].labels).mean()
-    rows = [
+    return [
         {
             "name": target.replace("@", " "),
             "miou": matrix.scores().miou,
@@ -54,9 +52,6 @@ def accuracy(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         }
         for target, matrix, agreement in zip(named, matrices, same, strict=True)
     ]
-    for row in rows:
-        print(row)
-    return {"question": "demo model: mIoU", "environment": environment(), "rows": rows}
 
 
 def _options(case: Case) -> dict[str, Any]:
@@ -77,9 +72,9 @@ def main() -> None:
         named = [Entry(name=t.replace("@", " "), case=case) for t, case in cases(path, args.targets).items()]
         measure("demo model: latency", [named], args, limit=False)
         return
-    report = accuracy(path, args)
-    if args.json is not None:
-        write_json(report, str(args.json), force=True)
+    rows = accuracy(path, args)
+    print(*rows, sep="\n")
+    write_report(args.json, "demo model: mIoU", rows=rows)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ the weights what trained CLIPs have and random ones lack: LayerNorm gains from 0
 long as the median, by one channel. Exit code 1 if a sound graph was refused or a damaged one passed.
 """
 
-import argparse
 import functools
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
+from benchmarks.harness import parser, write_report
 from benchmarks.models import clip_state_dict
 from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 from scclip_export.model.calibration import calibration_for
@@ -129,18 +128,13 @@ def damaged(path: Path, heads: int) -> Iterator[tuple[str, Path]]:
 
 def main() -> int:
     """Try every seed; print a line each, and the counts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=("tiny", "tiny14", "tiny32", "vitb16", "vitl14"), default="tiny")
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
-    parser.add_argument("--statistics", choices=("plain", "real"), default="plain")
-    parser.add_argument(
-        "--damage", type=int, default=0, metavar="N", help="spoil the graphs of the first N seeds"
-    )
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--model", choices=("tiny", "tiny14", "tiny32", "vitb16", "vitl14"), default="tiny")
+    options.add_argument("--seeds", type=int, default=100)
+    options.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    options.add_argument("--statistics", choices=("plain", "real"), default="plain")
+    options.add_argument("--damage", type=int, default=0, metavar="N", help="spoil the first N seeds' graphs")
+    args = options.parse_args()
     rows: list[dict[str, Any]] = []
     wrong = 0
     for seed in range(args.first, args.first + args.seeds):
@@ -172,10 +166,7 @@ def main() -> int:
     print(
         f"{passed} of {len(rows)} passed, {sum(row['tied_windows'] > 0 for row in rows)} with a tie that flipped"
     )
-    if args.json:
-        args.json.write_text(
-            json.dumps({"arguments": vars(args) | {"json": None}, "rows": rows}, indent=1) + "\n"
-        )
+    write_report(args.json, "what parity refuses", arguments=vars(args) | {"json": None}, rows=rows)
     return int(wrong > 0)
 
 

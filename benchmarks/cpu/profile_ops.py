@@ -6,7 +6,6 @@ One image of six windows (or `--batch` of them) goes through the graph; the shar
 limit of `scclip bench` can explain, the rest is what a leaner graph could save.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -18,14 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness import parser, write_report
 from benchmarks.tables.summary import profile_table
 from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.bench.case import Workload
-from scclip_rt.bench.environment import environment
 from scclip_rt.bench.inputs import bench_image
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
-from scclip_rt.cli.options import write_json
 from scclip_rt.cpus import default_threads
 from scclip_rt.errors import ScclipError
 
@@ -111,17 +109,14 @@ def window_encoder(bundle: Bundle, precision: str) -> EncoderSpec:
 
 def main() -> None:
     """Parse, profile, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bundle")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(fp32)")
-    parser.add_argument("--backend", default="onnxruntime", choices=("onnxruntime", "openvino"))
-    parser.add_argument("--batch", type=int, default=6, help="windows at once (6)")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="(%(default)s)")
-    parser.add_argument("--iterations", type=int, default=5, help="runs (5)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("bundle")
+    options.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(fp32)")
+    options.add_argument("--backend", default="onnxruntime", choices=("onnxruntime", "openvino"))
+    options.add_argument("--batch", type=int, default=6, help="windows at once (6)")
+    options.add_argument("--threads", type=int, default=default_threads(), help="(%(default)s)")
+    options.add_argument("--iterations", type=int, default=5, help="runs (5)")
+    args = options.parse_args()
     try:
         bundle = Bundle.open(args.bundle)
         path = bundle.checked_graph(window_encoder(bundle, args.precision).file)
@@ -138,10 +133,8 @@ def main() -> None:
         operators = profile_openvino(path, feeds, args.threads, args.iterations, hint)
     rows = [{"operator": name, "milliseconds": ms, "calls": n} for name, (ms, n) in operators.items()]
     setup = {"bundle": bundle.name, "backend": args.backend, "precision": args.precision, "batch": args.batch}
-    report = {"question": "time by operator", "environment": environment(), **setup, "rows": rows}
-    print(profile_table(report))
-    if args.json is not None:
-        write_json(report, str(args.json), force=True)
+    print(profile_table(rows))
+    write_report(args.json, "time by operator", **setup, rows=rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from benchmarks.environment import environment
+from benchmarks.harness import parser, write_report
 from benchmarks.models import work_folder
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import render
@@ -91,13 +90,9 @@ class QuickEncoder:
 def run_child(mode: str, folder: Path, side: int) -> None:
     """One run; prints a row of JSON."""
     segmenter = Segmenter("demo", classes=CLASSES)
-    options = RasterOptions()
-    if mode == "coarse":
-        source, options = folder / f"full-{side}.tif", RasterOptions(resolution=8.0)
-    elif mode == "sparse":
-        source = folder / f"sparse-{side}.tif"
-    else:
-        source = folder / f"dense-{side}.tif"
+    source = folder / f"{mode}-{side}.tif"
+    options = RasterOptions(resolution=8.0) if mode == "coarse" else RasterOptions()
+    if mode == "dense":
         patches = (segmenter.preparation.window // segmenter.preparation.patch) ** 2
         segmenter._encoder = QuickEncoder(segmenter.backend, patches, segmenter.preparation.embed_dim)
     target = folder / f"{mode}.labels.tif"
@@ -116,19 +111,17 @@ def run_child(mode: str, folder: Path, side: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--side", type=int, default=40_000, help="pixels (%(default)s)")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="(%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    """Make the rasters, run each mode in a process of its own, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--side", type=int, default=40_000, help="pixels (%(default)s)")
+    options.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="(%(default)s)")
+    options.add_argument("--child", help=argparse.SUPPRESS)
+    args = options.parse_args()
     folder = work_folder()
     if args.child:
         run_child(args.child, folder, args.side)
         return
-    make_raster(folder / f"full-{args.side}.tif", args.side, args.side)
+    make_raster(folder / f"coarse-{args.side}.tif", args.side, args.side)
     make_raster(folder / f"sparse-{args.side}.tif", args.side, args.side, filled=3000)
     make_raster(folder / f"dense-{args.side}.tif", min(DENSE_ROWS, args.side), args.side)
     rows = []
@@ -142,19 +135,12 @@ def main() -> None:
             "--child",
             mode,
         ]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
-        rows.append(json.loads(done.stdout))
-        row = rows[-1]
+        row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        rows.append(row)
         height, width = row["labels"]
         work = f"{row['tiles']:,} tiles, {row['windows']:,} windows, {row['seconds']:.0f} s"
         print(f"{mode}: labels {width:,}×{height:,}, {work}, peak {row['peak_bytes'] / 1e9:.2f} GB")
-    if args.json is not None:
-        report = {
-            "question": f"peak memory of rasters of {args.side:,} pixels",
-            "environment": environment(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_report(args.json, f"peak memory of rasters of {args.side:,} pixels", rows=rows)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ command and all its descendants, Ray's own included, between the same two moment
 process had of its own (USS) and in all (PSS, shared pages divided).
 """
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -25,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.harness import Row, parser, ratios, spread, write_report
 from scclip_rt.demo.scenes import test_scene
 
 CPUS = 2
@@ -52,22 +50,10 @@ class Run:
 def command(name: str, images: Path, output: Path) -> list[str]:
     """The command line of a contender; shards of half of the images, so that two workers have work to the end."""
     count = len(list(images.iterdir()))
-    if not CONTENDERS[name]:
-        arguments = ["segment", "demo", images, "--output", output]
-    else:
-        size = -(-count // 2)
-        arguments = [
-            "batch",
-            images,
-            "--bundle",
-            "demo",
-            "--output",
-            output,
-            "--format",
-            "png",
-            "--shard-size",
-            size,
-        ]
+    arguments = ["segment", "demo", images, "--output", output]
+    if CONTENDERS[name]:
+        arguments = ["batch", images, "--bundle", "demo", "--output", output]
+        arguments += ["--format", "png", "--shard-size", -(-count // 2)]
     return [sys.executable, "-m", "scclip_rt.cli", *map(str, arguments), *CONTENDERS[name]]
 
 
@@ -152,68 +138,63 @@ def labels(folder: Path) -> dict[str, Any]:
     return {path.name: np.asarray(Image.open(path)) for path in folder.rglob("*.labels.png")}
 
 
+def check_equal(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
+    """The gate: the same files with the same labels."""
+    if found.keys() != expected.keys() or not all(np.array_equal(found[key], expected[key]) for key in found):
+        sys.exit(f"error: {name} gives other labels; nothing is told about time")
+
+
+def row_of(name: str, own: list[Run], base: list[Run]) -> Row:
+    """A contender's figures, and its ratios to `segment FOLDER` round by round."""
+
+    def median(figure: str) -> float:
+        return statistics.median(getattr(run, figure) for run in own)
+
+    rates = ratios([run.images_per_second for run in own], [run.images_per_second for run in base])
+    cpu = ratios([run.cpu_seconds_per_image for run in base], [run.cpu_seconds_per_image for run in own])
+    return {
+        "contender": name,
+        "images_per_second": median("images_per_second"),
+        "ratio": statistics.median(rates),
+        "ratios": rates,
+        "cpu_seconds_per_image": median("cpu_seconds_per_image"),
+        "cpu_ratio": statistics.median(cpu),
+        "start_seconds": median("start_seconds"),
+        "worker_pss_mb": max(run.worker_pss for run in own),
+        "worker_uss_mb": max(run.worker_uss for run in own),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=48, help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--only", action="append", choices=CONTENDERS, help="beside segment; again for each")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    """Parse, measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=48, help="(%(default)s)")
+    options.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    options.add_argument("--only", action="append", choices=CONTENDERS, help="beside segment; again for each")
+    args = options.parse_args()
     names = [name for name in CONTENDERS if not CONTENDERS[name] or args.only is None or name in args.only]
     runs: dict[str, list[Run]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as name:
-        images, output = Path(name) / "images", Path(name) / "out"
+    expected: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        images, output = Path(folder) / "images", Path(folder) / "out"
         images.mkdir()
         for index in range(args.images):
             Image.fromarray(test_scene(index).image).save(images / f"{index:03}.jpg", quality=92)
         for number in range(args.rounds):
-            for contender in names:
-                runs[contender].append(run(contender, images, output))
-                if number == 0 and contender == names[0]:
-                    expected = labels(output)
-                elif number == 0:
-                    found = labels(output)
-                    if found.keys() != expected.keys() or any(
-                        not np.array_equal(found[key], expected[key]) for key in expected
-                    ):
-                        sys.exit(f"error: {contender} gives other labels; nothing is told about time")
-    base = runs["segment FOLDER"]
-    rows = []
-    for contender, own in runs.items():
-        ratios = [
-            mine.images_per_second / theirs.images_per_second for mine, theirs in zip(own, base, strict=True)
-        ]
-        row = {
-            "contender": contender,
-            "images_per_second": statistics.median(run.images_per_second for run in own),
-            "ratio": statistics.median(ratios),
-            "ratios": ratios,
-            "cpu_seconds_per_image": statistics.median(run.cpu_seconds_per_image for run in own),
-            "cpu_ratio": statistics.median(
-                theirs.cpu_seconds_per_image / mine.cpu_seconds_per_image
-                for mine, theirs in zip(own, base, strict=True)
-            ),
-            "start_seconds": statistics.median(run.start_seconds for run in own),
-            "worker_pss_mb": max(run.worker_pss for run in own),
-            "worker_uss_mb": max(run.worker_uss for run in own),
-        }
-        rows.append(row)
-        spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
+            for name in names:
+                runs[name].append(run(name, images, output))
+                if number == 0:
+                    expected = expected or labels(output)
+                    check_equal(labels(output), expected, name)
+    rows = [row_of(name, own, runs[names[0]]) for name, own in runs.items()]
+    for row in rows:
         print(
-            f"{contender:18} {row['images_per_second']:6.2f} images/s, {row['ratio']:.2f} of segment ({spread}), "
+            f"{row['contender']:18} {row['images_per_second']:6.2f} images/s, {spread(row['ratios'])} segment's, "
             f"by processor time {row['cpu_ratio']:.2f}, first after {row['start_seconds']:.1f} s, "
             f"{row['worker_pss_mb']:.0f} MB a worker"
         )
-    if args.json is not None:
-        report = {
-            "question": "workers of scclip batch on two CPUs, beside scclip segment FOLDER",
-            "images": args.images,
-            "environment": environment(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    question = "workers of scclip batch on two CPUs, beside scclip segment FOLDER"
+    write_report(args.json, question, images=args.images, rows=rows)
 
 
 if __name__ == "__main__":

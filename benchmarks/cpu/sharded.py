@@ -7,7 +7,6 @@ it in a fresh process, and compares the peak of resident memory above that of th
 the largest shard.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.harness import parser
 from benchmarks.models import clip_state_dict
 from stand_ins.layouts import hugging_face
 
@@ -56,13 +56,11 @@ def write_shards(folder: Path, model: str, count: int, dtype: torch.dtype) -> fl
 
 def main() -> int:
     """Write, read in a fresh process, print; exit code 1 if it took 5 % more than the model and a shard."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=("tiny", "vitb16", "vitl14", "huge"), default="vitb16")
-    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="(%(default)s)")
-    parser.add_argument("--shards", type=int, default=8)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--model", choices=("tiny", "vitb16", "vitl14", "huge"), default="vitb16")
+    options.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="(%(default)s)")
+    options.add_argument("--shards", type=int, default=8)
+    args = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shard = write_shards(folder, args.model, args.shards, getattr(torch, args.dtype))

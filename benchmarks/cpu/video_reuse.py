@@ -6,19 +6,16 @@ Frames of 375×500 pixels, six windows; something moves in a corner that only th
 Each frame goes through both sides in turn; the first whose labels differ ends the run, with nothing told about time.
 """
 
-import argparse
-import json
 import statistics
 import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import environment
+from benchmarks.harness import parser, ratios, spread, timed, write_report
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import render
 from scclip_rt.video import FrameSegmenter
@@ -40,18 +37,16 @@ def frames(count: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def measure(segment: Segmenter, count: int) -> list[dict[str, float]]:
+    """Seconds of both sides for each frame after the first."""
     step = FrameSegmenter(segment)
     rows = []
     for number, frame in enumerate(frames(count + 1)):
-        start = time.perf_counter()
-        single = segment(frame)
-        between = time.perf_counter()
-        reused = step(frame)
-        end = time.perf_counter()
+        alone, single = timed(partial(segment, frame))
+        reuse, reused = timed(partial(step, frame))
         if not np.array_equal(single.labels, reused.labels):
             sys.exit(f"error: labels of frame {number} differ; nothing is told about time")
         if number:  # the first has nothing to reuse
-            rows.append({"frame_by_frame": between - start, "reuse": end - between})
+            rows.append({"frame_by_frame": alone, "reuse": reuse})
     windows = (step.encoded - 6) / count
     if windows != 1:
         sys.exit(f"error: {windows} windows of six changed a frame, not one")
@@ -59,35 +54,26 @@ def measure(segment: Segmenter, count: int) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", default="demo", help="(%(default)s)")
-    parser.add_argument("--frames", type=int, default=30, help="(%(default)s)")
-    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], help="(%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    """Parse, measure, write."""
+    options = parser(__doc__)
+    options.add_argument("--bundle", default="demo", help="(%(default)s)")
+    options.add_argument("--frames", type=int, default=30, help="(%(default)s)")
+    options.add_argument("--precision", nargs="+", default=["fp32", "int8"], help="(%(default)s)")
+    args = options.parse_args()
     classes = [f"class {number}" for number in range(20)]
     rows = []
     for precision in args.precision:
         segment = Segmenter(args.bundle, classes=classes, precision=precision)
         times = measure(segment, args.frames)
-        ratios = sorted(row["frame_by_frame"] / row["reuse"] for row in times)
-        alone, reuse = (
-            1e3 * statistics.median(row[side] for row in times) for side in ("frame_by_frame", "reuse")
-        )
-        spread = f"median {statistics.median(ratios):.2f}× ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        alone, reuse = ([row[side] for row in times] for side in ("frame_by_frame", "reuse"))
+        taken = [f"{1e3 * statistics.median(side):.0f} ms" for side in (alone, reuse)]
+        faster = spread(ratios(alone, reuse))
         print(
-            f"{precision}: frame by frame {alone:.0f} ms, reuse {reuse:.0f} ms a frame: {spread}; labels equal"
+            f"{precision}: frame by frame {taken[0]}, reuse {taken[1]} a frame: median {faster}; labels equal"
         )
         rows.append({"backend": segment.backend.describe(), "frames": times})
-    if args.json is not None:
-        report = {
-            "question": "a still camera, one of six windows changes: reuse of windows beside frame by frame",
-            "environment": environment(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    question = "a still camera, one of six windows changes: reuse of windows beside frame by frame"
+    write_report(args.json, question, rows=rows)
 
 
 if __name__ == "__main__":

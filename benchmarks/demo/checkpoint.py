@@ -1,18 +1,17 @@
 """Reading and writing the demo checkpoint: OpenAI's state-dict layout, float16, with a pruned token table."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from model import ModelConfig, build_model
 from open_clip.model import CLIP
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from benchmarks.demo.model import ModelConfig, build_model
 
 ARCHITECTURE = (
     "demo CLIP, ViT/16 of {0.blocks} blocks {0.width} wide, text {0.text_blocks} blocks {0.text_width} wide"

@@ -1,9 +1,7 @@
 """Training data of the demo model: scenes rendered once into memory-mapped files.
 
-python benchmarks/demo/data.py --out DIR --size 112 --count 65536
+python -m benchmarks.demo.data --out DIR --size 112 --count 65536
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -11,6 +9,7 @@ import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -38,14 +37,12 @@ class SceneBank:
     classes: NDArray[np.int8]
 
     @classmethod
-    def open(cls, folder: Path, size: int) -> SceneBank:
+    def open(cls, folder: Path, size: int) -> Self:
         """Open what `render_bank` wrote."""
         images = np.load(folder / f"images_{size}.npy", mmap_mode="r")
         return cls(images, np.load(folder / f"classes_{size}.npy"))
 
-    def batches(
-        self, seed: int, batch: int, start: int = 0
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int8]]]:
+    def batches(self, seed: int, batch: int, start: int = 0) -> Iterator[Batch]:
         """Endless shuffled batches from batch number `start` on; each is turned and mirrored at random.
 
         Yields:

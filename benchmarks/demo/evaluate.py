@@ -1,13 +1,10 @@
 """Measure the demo model: mIoU on held-out scenes with the calibration, as MaskCLIP, and as plain CLIP.
 
-    python benchmarks/demo/evaluate.py CHECKPOINT [--split test] [--scenes 300] [--json FILE]
+    python -m benchmarks.demo.evaluate CHECKPOINT [--split test] [--scenes 300] [--json FILE]
 
 The encoder is the one that is exported, in torch; resizing, windows and decoding are the runtime's.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -18,13 +15,14 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from checkpoint import load_checkpoint
-from model import PATCH, encode_texts
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.demo.checkpoint import load_checkpoint
+from benchmarks.demo.model import PATCH, encode_texts
+from benchmarks.harness import parser, write_report
 from scclip_export.methods.last_block import PLAIN, VALUES
 from scclip_export.model.calibration import CalibrationConfig, calibration_for
 from scclip_export.model.encoder import CalibratedEncoder, Trunk
@@ -32,40 +30,11 @@ from scclip_rt.decode.decode import decode
 from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeSettings
 from scclip_rt.demo.scenes import CLASSES, HELD_OUT_PAIRS, TEST_SCENES, Scene, test_scene, tuning_scene
+from scclip_rt.evaluation.metrics import ConfusionMatrix
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape, whole_image_shape
 
 WINDOW, SHORT_SIDE = 224, 336
 METHODS = ("scclip", "maskclip", "none")  # those that share the trunk; `scclip compare-methods` has all
-
-
-class Score:
-    """Intersections and unions over many scenes."""
-
-    def __init__(self, classes: int = len(CLASSES)) -> None:
-        self.confusion = np.zeros((classes, classes), np.int64)
-
-    def add(self, mask: NDArray[np.uint8], labels: NDArray[np.integer]) -> None:
-        """Count one scene."""
-        classes = len(self.confusion)
-        pairs = mask.ravel().astype(np.int64) * classes + labels.ravel()
-        self.confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-    @property
-    def per_class(self) -> NDArray[np.float64]:
-        """IoU of every class; NaN for one that neither occurs nor is predicted."""
-        hit = np.diag(self.confusion)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - hit
-        return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU in percent."""
-        return float(100 * np.nanmean(self.per_class))
-
-    @property
-    def accuracy(self) -> float:
-        """Pixels labelled right, in percent."""
-        return float(100 * np.trace(self.confusion) / self.confusion.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +92,8 @@ class Evaluator:
         dense, _ = encoder.dense_tokens(encoded.trunk, *encoded.grid)
         features = functional.normalize(encoder.proj(encoder.ln_post(dense)), dim=-1).numpy()
         plan = decode_plan(encoded.tiling, encoded.grid, encoded.mask.shape)
-        queries = range(len(self.text))
-        return decode(
-            features,
-            self.text,
-            plan,
-            DecodeSettings(query_class=list(queries), num_classes=len(queries)),
-            threads=1,
-        ).labels
+        settings = DecodeSettings(query_class=range(len(self.text)), num_classes=len(self.text))
+        return decode(features, self.text, plan, settings, threads=1).labels
 
 
 @torch.no_grad()
@@ -167,55 +130,46 @@ def has_new_pair(scene: Scene) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--split", choices=("test", "tune"), default="test")
-    parser.add_argument("--scenes", type=int, default=TEST_SCENES)
-    parser.add_argument(
-        "--calibration", type=json.loads, default={}, help="JSON; default: the checkpoint's own"
-    )
-    parser.add_argument(
-        "--plain", action="store_true", help="the middle 224 pixels of each scene, one window"
-    )
-    parser.add_argument("--whole-image", action="store_true", help="each scene in one pass, no windows")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    """Parse, measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("checkpoint", type=Path)
+    options.add_argument("--split", choices=("test", "tune"), default="test")
+    options.add_argument("--scenes", type=int, default=TEST_SCENES)
+    options.add_argument("--calibration", type=json.loads, default={}, help="JSON (the checkpoint's own)")
+    options.add_argument("--plain", action="store_true", help="each scene's middle 224 pixels, one window")
+    options.add_argument("--whole-image", action="store_true", help="each scene in one pass, no windows")
+    options.add_argument("--threads", type=int, default=2)
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
     clock = time.monotonic()
-    model, index, shipped = load_checkpoint(options.checkpoint)
-    blocks = len(model.visual.transformer.resblocks)
-    config = calibration_from(options.calibration or shipped, blocks)
+    model, index, shipped = load_checkpoint(args.checkpoint)
+    config = calibration_from(args.calibration or shipped, len(model.visual.transformer.resblocks))
     evaluator = Evaluator(model, class_embeddings(model, index), config)
-    scores = {method: Score() for method in METHODS}
-    new_pairs = Score()
-    for scene in scenes(options.split, options.scenes):
-        encoded = evaluator.encode(scene, plain=options.plain, whole=options.whole_image)
-        for method, score in scores.items():
+    matrices = {method: ConfusionMatrix(len(CLASSES)) for method in METHODS}
+    new_pairs = ConfusionMatrix(len(CLASSES))
+    for scene in scenes(args.split, args.scenes):
+        encoded = evaluator.encode(scene, plain=args.plain, whole=args.whole_image)
+        for method, matrix in matrices.items():
             labels = evaluator.label(encoded, method)
-            score.add(encoded.mask, labels)
+            matrix.update(encoded.mask, labels)
             if method == "scclip" and has_new_pair(scene):
-                new_pairs.add(encoded.mask, labels)
-    per_class = 100 * scores["scclip"].per_class
+                new_pairs.update(encoded.mask, labels)
+    scores = {method: matrix.scores() for method, matrix in matrices.items()}
     report = {
-        "checkpoint": options.checkpoint.name,
-        "split": options.split,
-        "scenes": options.scenes,
-        "plain": options.plain,
-        "whole_image": options.whole_image,
+        "checkpoint": args.checkpoint.name,
+        "split": args.split,
+        "scenes": args.scenes,
+        "plain": args.plain,
+        "whole_image": args.whole_image,
         "calibration": asdict(config),
         "miou": {method: round(score.miou, 2) for method, score in scores.items()},
-        "pixel_accuracy": {method: round(score.accuracy, 2) for method, score in scores.items()},
-        "new_pairs_pixel_accuracy": round(new_pairs.accuracy, 2) if new_pairs.confusion.any() else None,
-        "per_class": dict(zip(CLASSES, per_class.round(1).tolist(), strict=True)),
+        "pixel_accuracy": {method: round(score.aacc, 2) for method, score in scores.items()},
+        "new_pairs_pixel_accuracy": round(new_pairs.scores().aacc, 2) if new_pairs.pixels else None,
+        "per_class": dict(zip(CLASSES, scores["scclip"].iou.round(1).tolist(), strict=True)),
         "seconds": round(time.monotonic() - clock, 1),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+    print(json.dumps(report, indent=2))
+    write_report(args.json, "the demo model on scenes that it has never seen", **report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The README's gallery: demo scenes, their masks, and what each calibration makes of them.
 
-    python benchmarks/demo/gallery.py [--scenes 3 8 14] [--output docs/images/gallery.jpg]
+    python -m benchmarks.demo.gallery [--scenes 3 8 14] [--output docs/images/gallery.jpg]
 
 Exports the demo checkpoint once per calibration, to a temporary folder.
 """

@@ -1,7 +1,5 @@
 """The demo CLIP: open_clip's own modules, a pruned token table, and a faster forward for training."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

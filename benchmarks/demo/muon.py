@@ -1,7 +1,5 @@
 """Muon: momentum orthogonalised by Newton–Schulz steps, for the weight matrices of transformer blocks."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Executor

@@ -6,7 +6,6 @@ The numbers come from `oracles.scclip`, which states the method one window at a 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.demo.checkpoint import load_checkpoint
 from oracles.scclip import MEAN, STD, NaiveScclip
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import test_scene
@@ -257,9 +257,6 @@ def draw(stages: Stages, query: int, text: Tensor, names: Sequence[str], folder:
 
 def load_model() -> NaiveScclip:
     """The demo checkpoint with its own parameters."""
-    sys.path.insert(0, str(CHECKPOINT.parent))  # the modules there import each other by name
-    from checkpoint import load_checkpoint
-
     clip, _, calibration = load_checkpoint(CHECKPOINT)
     return NaiveScclip(
         clip=clip,

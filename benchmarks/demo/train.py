@@ -1,11 +1,9 @@
 """Train the demo CLIP from scene–caption pairs alone.
 
-    python benchmarks/demo/train.py --work DIR [--recipe recipe.json] [--minutes M]
+    python -m benchmarks.demo.train --work DIR [--recipe recipe.json] [--minutes M]
 
 Everything random is drawn from (seed, step): a run stopped and resumed ends in the identical state.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -16,19 +14,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import open_clip
 import torch
-from model import ModelConfig, PrunedTokenizer, build_model, demo_tokenizer, encode_images, encode_texts
-from muon import Muon
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from data import SceneBank, render_bank
+from benchmarks.demo.data import Batch, SceneBank, render_bank
+from benchmarks.demo.model import (
+    ModelConfig,
+    PrunedTokenizer,
+    build_model,
+    demo_tokenizer,
+    encode_images,
+    encode_texts,
+)
+from benchmarks.demo.muon import Muon
 from scclip_rt.demo.scenes import caption
 
 # A step that took longer was stopped from outside; the pause is no training time.
@@ -70,7 +75,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
     @classmethod
-    def from_json(cls, text: str) -> Recipe:
+    def from_json(cls, text: str) -> Self:
         """Read what `json.dumps(asdict(recipe))` wrote; missing keys keep their defaults."""
         raw: dict[str, Any] = json.loads(text)
         unknown = set(raw) - {f.name for f in fields(cls)}
@@ -108,7 +113,7 @@ class Trainer:
         self.step = 0
         self.active_s = 0.0
         self.images_seen = 0
-        self._batches: Iterator[tuple[NDArray[np.uint8], NDArray[np.int8]]] | None = None
+        self._batches: Iterator[Batch] | None = None
 
     def stage(self) -> tuple[int, Stage, int]:
         """(index, stage, step within the stage) of the next step."""

@@ -1,13 +1,10 @@
 """Tune the calibration of a demo checkpoint by coordinate descent, on the tuning scenes only.
 
-    python benchmarks/demo/tune.py CHECKPOINT [--scenes 60] [--json FILE]
+    python -m benchmarks.demo.tune CHECKPOINT [--scenes 60] [--json FILE]
 
 Every constant is tried in turn, the best kept, until a round changes nothing. Scenes are encoded once.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -15,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint import load_checkpoint
-from evaluate import Evaluator, Score, calibration_from, class_embeddings, scenes
 
+from benchmarks.demo.checkpoint import load_checkpoint
+from benchmarks.demo.evaluate import Evaluator, calibration_from, class_embeddings, scenes
+from benchmarks.harness import parser, write_report
 from scclip_export.model.calibration import CalibrationConfig
+from scclip_rt.demo.scenes import CLASSES
+from scclip_rt.evaluation.metrics import ConfusionMatrix
 
 RESIDUALS = (0.0, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
 FLOORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -38,6 +38,21 @@ def candidates(blocks: int) -> Iterator[tuple[str, list[Any]]]:
     yield "post_layer", list(layers)
     yield "similarity_floor", list(FLOORS)
     yield "outlier_fraction", list(FRACTIONS)
+
+
+class Bench:
+    """Encoded tuning scenes."""
+
+    def __init__(self, evaluator: Evaluator, count: int) -> None:
+        self.evaluator = evaluator
+        self.encoded = [evaluator.encode(scene) for scene in scenes("tune", count)]
+
+    def miou(self, config: CalibrationConfig) -> float:
+        """MIoU of the calibrated model over all scenes."""
+        matrix = ConfusionMatrix(len(CLASSES))
+        for encoded in self.encoded:
+            matrix.update(encoded.mask, self.evaluator.label(encoded, "scclip", config))
+        return matrix.scores().miou
 
 
 def descend(
@@ -64,44 +79,26 @@ def descend(
     return config, trials
 
 
-class Bench:
-    """Encoded tuning scenes."""
-
-    def __init__(self, evaluator: Evaluator, count: int) -> None:
-        self.evaluator = evaluator
-        self.encoded = [evaluator.encode(scene) for scene in scenes("tune", count)]
-
-    def miou(self, config: CalibrationConfig) -> float:
-        """MIoU of the calibrated model over all scenes."""
-        score = Score()
-        for encoded in self.encoded:
-            score.add(encoded.mask, self.evaluator.label(encoded, "scclip", config))
-        return score.miou
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--scenes", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--start", type=json.loads, default={}, help="JSON of the first calibration")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    model, index, shipped = load_checkpoint(options.checkpoint)
+    """Parse, descend, print, write."""
+    options = parser(__doc__)
+    options.add_argument("checkpoint", type=Path)
+    options.add_argument("--scenes", type=int, default=60)
+    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--start", type=json.loads, default={}, help="JSON of the first calibration")
+    options.add_argument("--threads", type=int, default=2)
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
+    model, index, shipped = load_checkpoint(args.checkpoint)
     blocks = len(model.visual.transformer.resblocks)
-    start = calibration_from(options.start or shipped, blocks)
-    bench = Bench(Evaluator(model, class_embeddings(model, index), start), options.scenes)
-    config, trials = descend(bench, start, blocks, options.rounds)
+    start = calibration_from(args.start or shipped, blocks)
+    bench = Bench(Evaluator(model, class_embeddings(model, index), start), args.scenes)
+    config, trials = descend(bench, start, blocks, args.rounds)
     calibration = asdict(config)
     calibration.pop("source")
-    report = {"scenes": options.scenes, "miou": round(bench.miou(config), 2), "calibration": calibration}
+    report = {"scenes": args.scenes, "miou": round(bench.miou(config), 2), "calibration": calibration}
     print(json.dumps(report))
-    if options.json:
-        options.json.write_text(json.dumps(report | {"trials": trials}, indent=1) + "\n")
+    write_report(args.json, "the calibration of the demo model", **report, trials=trials)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,23 @@
 """What writing a label map costs: PNG by several settings, run lengths, raw; beside the decoding that made it.
 
-    python benchmarks/serving/encode.py [--size 4000 3000] [--json table.json]
+    python -m benchmarks.serving.encode [--size 4000 3000] [--json table.json]
 
 The map is the demo model's of a rendered scene, at the size of a 12-megapixel photo; a noisy map (every tenth pixel of
 another class) stands for the worst case. Times are medians, in turn; the gate is that every PNG reads back equal.
 """
 
-import argparse
 import io
-import json
 import statistics
 import sys
-import time
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.harness import Row, parser, take_turns, write_report
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import test_scene
 from scclip_rt.formats.rle import coco_masks
@@ -58,53 +55,35 @@ def writers(result: Segmentation) -> dict[str, Callable[[], bytes]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, nargs=2, default=(4000, 3000), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    """Check, measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--size", type=int, nargs=2, default=(4000, 3000), metavar=("WIDTH", "HEIGHT"))
+    options.add_argument("--rounds", type=int, default=5)
+    args = options.parse_args()
     segment = Segmenter("demo")
-    picture = np.array(Image.fromarray(test_scene(0).image).resize(tuple(args.size)))
-    encoded = segment.encode(picture)
+    encoded = segment.encode(np.array(Image.fromarray(test_scene(0).image).resize(tuple(args.size))))
     smooth = segment.decode(encoded)
-    noisy = smooth.labels.copy()
     rng = np.random.default_rng(0)
-    noisy[rng.random(noisy.shape) < 0.1] = rng.integers(0, 24)
-    decode = statistics.median(timed(lambda: segment.decode(encoded)) for _ in range(args.rounds))
-    table = {"decode": {"seconds": decode}}
-    for kind, result in (
-        ("model's map", smooth),
-        ("noisy map", Segmentation(labels=noisy, classes=smooth.classes, unlabelled=smooth.unlabelled)),
-    ):
+    labels = np.where(rng.random(smooth.labels.shape) < 0.1, np.uint8(rng.integers(0, 24)), smooth.labels)
+    noisy = Segmentation(labels=labels, classes=smooth.classes, unlabelled=smooth.unlabelled)
+    times = take_turns({"decode": lambda: segment.decode(encoded)}, args.rounds)["decode"]
+    decode = statistics.median(times)
+    table: dict[str, Row] = {"decode": {"seconds": decode}}
+    for kind, result in (("model's map", smooth), ("noisy map", noisy)):
         made = writers(result)
         for name, write in made.items():
-            if "PNG" in name or "Pillow" in name or "OpenCV" in name:
+            if any(word in name for word in ("PNG", "Pillow", "OpenCV")):
                 read = np.array(Image.open(io.BytesIO(write())))
                 if not np.array_equal(read, result.labels):
                     sys.exit(f"{name} does not read back")
-        times: dict[str, list[float]] = {name: [] for name in made}
-        for _ in range(args.rounds):
-            for name, write in made.items():
-                times[name].append(timed(write))
-        for name, write in made.items():
-            table[f"{kind}: {name}"] = {
-                "seconds": statistics.median(times[name]),
-                "over_decode": statistics.median(times[name]) / decode,
-                "bytes": len(write()),
-            }
+        for name, seconds in take_turns(made, args.rounds).items():
+            median = statistics.median(seconds)
+            size = len(made[name]())
+            table[f"{kind}: {name}"] = {"seconds": median, "over_decode": median / decode, "bytes": size}
     for name, row in table.items():
         size = f"{row['bytes'] / 1e6:8.2f} MB" if "bytes" in row else ""
         print(f"{name:48} {1000 * row['seconds']:8.1f} ms {row.get('over_decode', 1):6.2f} × decode {size}")
-    if args.json is not None:
-        args.json.write_text(json.dumps(table, indent=2) + "\n")
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    write_report(args.json, "what writing a label map costs", rows=table)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How much a service costs beside the library: latency, throughput, overload, memory, over loopback.
 
-    python benchmarks/serving/load.py --bundle demo --json serving.json
-    python benchmarks/serving/load.py --bundle vitb16.scclip --images 12 --rounds 2
+    python -m benchmarks.serving.load --bundle demo --json serving.json
+    python -m benchmarks.serving.load --bundle vitb16.scclip --images 12 --rounds 2
 
 In each round every contender gets the same images in turn: `Segmenter` called for one after the other, its `stream`,
 `scclip serve`, the same with `--workers` processes, and an endpoint that handles one request at a time
@@ -22,22 +22,32 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.harness import parser, timed, write_report
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import test_scene
 from scclip_rt.serving.render import labels_png
 
-HERE = Path(__file__).parent
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is posted: an image for its label map, unless said otherwise."""
+
+    body: bytes
+    path: str = "/v1/segment"
+    accept: str = "image/png"
+    mime: str = "image/jpeg"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One answer: its status, its body and the seconds it took."""
 
@@ -73,7 +83,7 @@ def server(name: str, command: Sequence[str], port: int, first: bytes) -> Iterat
     limit = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError, IndexError):
-            if asyncio.run(post_all(made, [first], clients=1))[0].status == 200:
+            if asyncio.run(post_all(made, [Request(first)], clients=1))[0].status == 200:
                 break
         if process.poll() is not None or time.monotonic() > limit:
             sys.exit(f"{name} did not start: {' '.join(command)}")
@@ -88,32 +98,31 @@ def server(name: str, command: Sequence[str], port: int, first: bytes) -> Iterat
         process.wait()
 
 
-async def post_all(to: Server, bodies: Sequence[bytes], *, clients: int) -> list[Reply]:
-    """Send every body once, by so many clients that each wait for their answer; replies in the order of bodies."""
-    left = iter(range(len(bodies)))
-    replies: list[Reply | None] = [None] * len(bodies)
+async def post_all(to: Server, requests: Sequence[Request], *, clients: int) -> list[Reply]:
+    """Send every request once, by so many clients that each wait for their answer; replies in the same order."""
+    left = iter(range(len(requests)))
+    replies: list[Reply | None] = [None] * len(requests)
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
         for index in left:
-            replies[index] = await post(reader, writer, bodies[index])
+            replies[index] = await post(reader, writer, requests[index])
         writer.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return [reply for reply in replies if reply is not None]
 
 
-async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> Reply:
+async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> Reply:
     """One request on an open connection. A client of few lines: it must not take the cores that the server needs."""
     start = time.perf_counter()
-    length = f"Content-Length: {len(body)}"
-    head = f"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\n{length}\r\n\r\n"
-    writer.write(head.encode() + body)
-    lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-    answer = await reader.readexactly(
-        next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-    )
-    return Reply(int(lines[0].split()[1]), time.perf_counter() - start, answer)
+    lines = [f"POST {request.path} HTTP/1.1", "Host: a", f"Accept: {request.accept}"]
+    lines += [f"Content-Type: {request.mime}", f"Content-Length: {len(request.body)}", "", ""]
+    writer.write("\r\n".join(lines).encode() + request.body)
+    answer = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+    length = next(int(line[15:]) for line in answer if line.startswith(b"content-length:"))
+    body = await reader.readexactly(length)
+    return Reply(int(answer[0].split()[1]), time.perf_counter() - start, body)
 
 
 async def open_loop(to: Server, body: bytes, *, rate: float, seconds: float) -> list[Reply]:
@@ -122,7 +131,7 @@ async def open_loop(to: Server, body: bytes, *, rate: float, seconds: float) -> 
     async def one() -> Reply:
         reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
         try:
-            return await post(reader, writer, body)
+            return await post(reader, writer, Request(body))
         finally:
             writer.close()
 
@@ -144,15 +153,11 @@ def pictures(count: int, size: tuple[int, int]) -> list[bytes]:
     return files
 
 
-def timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def check(segment: Segmenter, to: Server, files: Sequence[bytes]) -> None:
     """The gate: what comes over the wire is what Python gives."""
-    for file, reply in zip(files, asyncio.run(post_all(to, files, clients=4)), strict=True):
+    for file, reply in zip(
+        files, asyncio.run(post_all(to, [Request(file) for file in files], clients=4)), strict=True
+    ):
         expected = segment(Image.open(io.BytesIO(file))).labels
         if reply.status != 200 or not np.array_equal(np.array(Image.open(io.BytesIO(reply.body))), expected):
             sys.exit(f"{to.name}: another label map than Python's (status {reply.status})")
@@ -167,23 +172,23 @@ def rates(
 ) -> dict[str, Any]:
     """Latency of one client, and images a second at 4 and 16; contenders in turn, round by round."""
     samples: dict[str, list[float]] = {}
-    many = [file for file in files for _ in range(args.repeat)]
+    many = [Request(file) for file in files for _ in range(args.repeat)]
 
     def note(name: str, value: float) -> None:
         samples.setdefault(name, []).append(value)
 
     def throughput(to: Server, clients: int) -> float:
-        return len(many) / timed(lambda: asyncio.run(post_all(to, many, clients=clients)))
+        return len(many) / timed(lambda: asyncio.run(post_all(to, many, clients=clients)))[0]
 
     for turn in range(args.rounds):
         order = servers if turn % 2 else servers[::-1]
         for file in files:  # calls and requests one after the other, each image by everyone
-            note("call", timed(lambda: one_call(segment, file)))  # noqa: B023 (called at once)
+            note("call", timed(partial(one_call, segment, file))[0])
             for each in order:
-                note(f"{each.name} 1", asyncio.run(post_all(each, [file], clients=1))[0].seconds)
+                note(f"{each.name} 1", asyncio.run(post_all(each, [Request(file)], clients=1))[0].seconds)
         for clients in (4, 16):
-            opened = (Image.open(io.BytesIO(file)) for file in many)
-            note("stream", len(many) / timed(lambda: list(segment.stream(opened))))  # noqa: B023
+            opened = (Image.open(io.BytesIO(request.body)) for request in many)
+            note("stream", len(many) / timed(partial(list, segment.stream(opened)))[0])
             for each in order:
                 note(f"{each.name} {clients}", throughput(each, clients))
         print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
@@ -207,59 +212,6 @@ def overload(to: Server, file: bytes, *, rate: float, seconds: float) -> dict[st
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", default="demo")
-    parser.add_argument("--classes", help="for bundles without a list of their own")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument(
-        "--repeat", type=int, default=2, help="of each image in runs for throughput (%(default)s)"
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="of a second server; 1: none (%(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument(
-        "--overload", type=float, default=8.0, help="seconds of overload, 0: none (%(default)s)"
-    )
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    files = pictures(args.images, tuple(args.size))
-    classes = [] if args.classes is None else ["--classes", args.classes]
-    segment = Segmenter(args.bundle, classes=args.classes)
-    with contextlib.ExitStack() as stack:
-        servers = []
-        port = free_port()
-        command = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes, "--port", str(port)]
-        command += ["--cache-mb", "0", "--no-access-log", "--max-queue", "24"]
-        servers.append(stack.enter_context(server("serve", command, port, files[0])))
-        if args.workers > 1:
-            port = free_port()
-            command[command.index("--port") + 1] = str(port)
-            several = [*command, "--workers", str(args.workers)]
-            servers.append(stack.enter_context(server("workers", several, port, files[0])))
-        port = free_port()
-        script = [sys.executable, str(HERE / "naive.py"), args.bundle, str(port), *classes[1:]]
-        servers.append(stack.enter_context(server("fastapi", script, port, files[0])))
-        for each in servers:
-            check(segment, each, files)
-        found = rates(args, segment, servers, files)
-        report = {
-            "bundle": args.bundle,
-            "backend": segment.backend.describe(),
-            "medians": found,
-            "ratios": ratios(found),
-        }
-        if args.overload:
-            report["overload"] = overload(
-                servers[0], files[0], rate=4 * found["serve 16"], seconds=args.overload
-            )
-    print(json.dumps(report, indent=2))
-    if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
 def ratios(found: dict[str, float]) -> dict[str, float]:
     """What the question is about."""
     made = {"serve_1_minus_call_ms": 1000 * (found["serve 1"] - found["call"])}
@@ -269,6 +221,43 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
                 made[f"{name}_{clients}_over_stream"] = rate / found["stream"]
                 made[f"{name}_{clients}_over_fastapi"] = rate / found[f"fastapi {clients}"]
     return {name: round(value, 3) for name, value in made.items()}
+
+
+def main() -> None:
+    """Start the services, check, measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--bundle", default="demo")
+    options.add_argument("--classes", help="for bundles without a list of their own")
+    options.add_argument("--images", type=int, default=16)
+    options.add_argument("--repeat", type=int, default=2, help="of each image, for throughput (%(default)s)")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--workers", type=int, default=2, help="of a second server; 1: none (%(default)s)")
+    options.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
+    options.add_argument("--overload", type=float, default=8.0, help="seconds of it, 0: none (%(default)s)")
+    args = options.parse_args()
+    files = pictures(args.images, tuple(args.size))
+    classes = [] if args.classes is None else ["--classes", args.classes]
+    segment = Segmenter(args.bundle, classes=args.classes)
+    ours = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes]
+    ours += ["--cache-mb", "0", "--no-access-log", "--max-queue", "24", "--port"]
+    commands = {"serve": ours, "workers": [*ours[:-1], "--workers", str(args.workers), "--port"]}
+    commands["fastapi"] = [sys.executable, "-m", "benchmarks.serving.naive", args.bundle]
+    if args.workers < 2:
+        del commands["workers"]
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for name, command in commands.items():
+            port = free_port()
+            line = [*command, str(port), *(classes[1:] if name == "fastapi" else [])]
+            servers.append(stack.enter_context(server(name, line, port, files[0])))
+            check(segment, servers[-1], files)
+        found = rates(args, segment, servers, files)
+        report = {"backend": segment.backend.describe(), "medians": found, "ratios": ratios(found)}
+        if args.overload:
+            rate = 4 * found["serve 16"]
+            report["overload"] = overload(servers[0], files[0], rate=rate, seconds=args.overload)
+    print(json.dumps(report, indent=2))
+    write_report(args.json, "a service beside the library", bundle=args.bundle, **report)
 
 
 if __name__ == "__main__":

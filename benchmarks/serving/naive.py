@@ -1,6 +1,6 @@
 """What one writes first: a FastAPI endpoint around a `Segmenter`, one request at a time.
 
-python benchmarks/serving/naive.py BUNDLE PORT [CLASSES]
+python -m benchmarks.serving.naive BUNDLE PORT [CLASSES]
 """
 
 import io

@@ -240,9 +240,8 @@ def precision_table(rows: Sequence[Row]) -> str:
     return markdown(header, lines)
 
 
-def profile_table(report: Row, least: float = 0.015) -> str:
+def profile_table(rows: Sequence[Row], least: float = 0.015) -> str:
     """Time by operator, the costliest first; what is under `least` of the whole in one line."""
-    rows = report["rows"]
     total = sum(row["milliseconds"] for row in rows)
     shown = [row for row in rows if row["milliseconds"] >= least * total]
     rest = [row for row in rows if row not in shown]
@@ -287,7 +286,7 @@ def tables(results: Path) -> dict[str, str]:
     if rows := load_rows(results, "calibration*.json"):
         made["calibration"] = calibration_table(rows)
     for path in sorted(results.glob("profile-*.json")):
-        made[path.stem] = profile_table(json.loads(path.read_text("utf-8")))
+        made[path.stem] = profile_table(load_rows(results, path.name))
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
         made["pareto"] = pareto_table(pareto_points(miou, latency))
