@@ -1,18 +1,21 @@
 """The bundle contenders of benchmarks/gpu: every backend that is here and that a bundle has something for."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.run import Run
+from benchmarks.gpu.run import Row, Run
 from scclip_rt import Segmenter
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import ScclipError
 from scclip_rt.vocabulary.file import Vocabulary
+
+Expected = Callable[[int], NDArray[Any]]
+"""Labels of the bundle's float32 encoder on the CPU, by the number of queries."""
 
 # name, backend, provider of ONNX Runtime, precisions tried
 GPU_CONTENDERS = (
@@ -39,7 +42,9 @@ def measure_bundle(
     """
     bundle = Bundle.open(path)
     device = f"cuda:{run.clock.device.index or 0}" if run.clock.on_gpu else "cpu"
-    reference = _Reference(bundle, image)
+    # Opened and labelled when first asked for: a run that goes on may have all rows already.
+    reference = cache(partial(_open, bundle, "onnxruntime", "cpu", "fp32", "cpu"))
+    expected = cache(lambda queries: _labels(reference(), image, queries))
     for name, backend, provider, precision in GPU_CONTENDERS if run.clock.on_gpu else CPU_CONTENDERS:
         base = {"arch": arch, "bundle": bundle.name, "contender": name, "precision": precision}
         images = [base | {"question": "image", "queries": count} for count in run.args.queries]
@@ -57,29 +62,12 @@ def measure_bundle(
             continue
         least = agreement[precision]
         for row in images:
-            run.attempt(row, partial(_image_row, run, segmenter, reference, row["queries"], least))
+            run.attempt(row, partial(_image_row, run, segmenter, image, row["queries"], expected, least))
         for row in encodes:
-            run.attempt(row, partial(_encode_row, run, segmenter, bundle, row["windows"]))
+            run.attempt(row, partial(_encode_row, run, segmenter, row["windows"]))
         close = getattr(segmenter.backend, "close", None)
         if close is not None:
             close()
-
-
-class _Reference:
-    """Labels of the bundle's float32 encoder on the CPU, made when they are first asked for."""
-
-    def __init__(self, bundle: Bundle, image: NDArray[np.uint8]) -> None:
-        self.bundle, self.image = bundle, image
-        self._segmenter: Segmenter | None = None
-        self._labels: dict[int, NDArray[Any]] = {}
-
-    def labels(self, queries: int) -> NDArray[Any]:
-        if queries not in self._labels:
-            if self._segmenter is None:
-                self._segmenter = _open(self.bundle, "onnxruntime", "cpu", "fp32", "cpu")
-            self._segmenter.set_classes(vocabulary=_vocabulary(self.bundle, queries))
-            self._labels[queries] = self._segmenter(self.image).labels
-        return self._labels[queries]
 
 
 def _open(bundle: Bundle, backend: str, provider: str | None, precision: str, device: str) -> Segmenter:
@@ -90,27 +78,25 @@ def _open(bundle: Bundle, backend: str, provider: str | None, precision: str, de
     )
 
 
+def _labels(segmenter: Segmenter, image: NDArray[np.uint8], queries: int) -> NDArray[Any]:
+    segmenter.set_classes(vocabulary=_vocabulary(segmenter.bundle, queries))
+    return segmenter(image).labels
+
+
 def _image_row(
-    run: Run, segmenter: Segmenter, reference: _Reference, queries: int, least: float
-) -> dict[str, Any]:
-    segmenter.set_classes(vocabulary=_vocabulary(reference.bundle, queries))
-    image = reference.image
-    agreement = float((segmenter(image).labels == reference.labels(queries)).mean())
+    run: Run, segmenter: Segmenter, image: NDArray[np.uint8], queries: int, expected: Expected, least: float
+) -> Row:
+    agreement = float((_labels(segmenter, image, queries) == expected(queries)).mean())
     if agreement < least:
         raise ValueError(f"labels agree with float32's on {agreement:.3%} of pixels; not timed")
-    work: Callable[[], Any] = lambda: segmenter(image)  # noqa: E731
-    taken = run.clock.host_time(work)
-    return {
-        "labels_as_fp32": agreement,
-        "milliseconds": taken,
-        "backend": dict(segmenter.backend.describe()),
-    }
+    taken = run.clock.host_time(partial(segmenter, image))
+    return {"labels_as_fp32": agreement, "milliseconds": taken, "backend": dict(segmenter.backend.describe())}
 
 
-def _encode_row(run: Run, segmenter: Segmenter, bundle: Bundle, batch: int) -> dict[str, Any]:
-    side = bundle.preprocessing.window
+def _encode_row(run: Run, segmenter: Segmenter, batch: int) -> Row:
+    side = segmenter.bundle.preprocessing.window
     windows = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    return {"milliseconds": run.clock.host_time(lambda: segmenter.backend.features(windows))}
+    return {"milliseconds": run.clock.host_time(partial(segmenter.backend.features, windows))}
 
 
 def _vocabulary(bundle: Bundle, queries: int) -> Vocabulary:

@@ -7,8 +7,9 @@ them.
 
 import ctypes
 import functools
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,12 +22,12 @@ from scclip_rt.backends.cuda import (
     DeviceBuffer,
     Kernel,
     KernelSet,
-    KernelSpec,
     Ledger,
     Stream,
     image_array,
 )
 from scclip_rt.backends.cuda.decode import DecodeKernels, DecodeTask
+from scclip_rt.backends.cuda.kernels import parse_kernel_list
 from scclip_rt.backends.cuda.plans import Lane, SegmentPlan, SegmentShape, Sizes
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.settings import DecodeSettings
@@ -38,37 +39,24 @@ SAME_LABELS = 0.9999
 CONFIDENCE = 1e-4
 
 
-class TorchGraph:
-    """A torch encoder where the runtime expects a library's; see `scclip_rt.backends.cuda.loaded`.
+class StandIn:
+    """An encoder where the runtime expects a library's: all three of `scclip_rt.backends.cuda.loaded` in one.
 
-    Args:
-        encode: uint8 windows (B, H, W, 3) and text (Q, E) to logits (B, N, Q), on `device`.
-        sizes: of a window.
-        device: torch's.
+    There is one stream and one shape, and nothing is held.
     """
 
     batch = queries = (1, NO_LIMIT)
+    capturable = True
 
-    def __init__(self, encode: Encoder, sizes: Sizes, device: torch.device) -> None:
-        self.encode, self.sizes, self.device = encode, sizes, device
+    def session(self, stream: Stream) -> Self:
+        """The stream that everything is queued on."""
+        self.stream = stream
+        return self
 
-    def session(self, stream: Stream) -> "TorchSession":
-        """One more stream."""
-        return TorchSession(self, stream)
-
-    def close(self) -> None:
-        """The model is the caller's."""
-
-
-class TorchSession:
-    """See `GraphSession`."""
-
-    def __init__(self, graph: TorchGraph, stream: Stream) -> None:
-        self._graph, self._stream = graph, stream
-
-    def call(self, *, batch: int, height: int, width: int, queries: int) -> "TorchCall":
-        """One shape."""
-        return TorchCall(self._graph, self._stream, (batch, height, width, 3), queries)
+    def call(self, *, batch: int, height: int, width: int, queries: int) -> Self:
+        """The shape of the windows, and the number of queries."""
+        self.windows, self.count = (batch, height, width, 3), queries
+        return self
 
     def settled(self) -> None:
         """Nothing to keep."""
@@ -77,44 +65,59 @@ class TorchSession:
         """Nothing is held."""
 
 
-class TorchCall:
-    """One shape; see `GraphCall`. torch's part is a CUDA graph of torch's own, launched on the runtime's stream."""
+class TorchGraph(StandIn):
+    """A torch encoder. Its part is a CUDA graph of torch's own, launched on the runtime's stream.
+
+    Args:
+        encode: uint8 windows (B, H, W, 3) and text (Q, E) to logits (B, N, Q), on `device`.
+        sizes: of a window.
+        device: torch's.
+    """
 
     capturable = False  # a graph can't be launched while another is captured
 
-    def __init__(
-        self, graph: TorchGraph, stream: Stream, windows: tuple[int, int, int, int], queries: int
-    ) -> None:
-        self._graph, self._stream, self._windows, self._queries = graph, stream, windows, queries
+    def __init__(self, encode: Encoder, sizes: Sizes, device: torch.device) -> None:
+        self.encode, self.sizes, self.device = encode, sizes, device
         self._replay: Callable[[], Any] | None = None
 
     def enqueue(self, *, windows: int, text: int, features: int, logits: int) -> None:
         """Queue one run; see `GraphCall`. The features stay inside: nobody reads them here."""
         del features
-        on_gpu = self._graph.device.type == "cuda"
+        on_gpu = self.device.type == "cuda"
         if self._replay is None:
             # What was queued before must not run into the warm-up, nor the warm-up into the run.
-            self._stream.synchronize()
+            self.stream.synchronize()
             self._replay = self._prepare(windows, text, logits)
             if on_gpu:
-                torch.cuda.synchronize(self._graph.device)
+                torch.cuda.synchronize(self.device)
         if not on_gpu:
             self._replay()
             return
-        with torch.cuda.stream(torch.cuda.ExternalStream(self._stream.address, self._graph.device)):
+        with torch.cuda.stream(torch.cuda.ExternalStream(self.stream.address, self.device)):
             self._replay()
 
     def _prepare(self, windows: int, text: int, logits: int) -> Callable[[], Any]:
-        graph, (batch, *_) = self._graph, self._windows
-        pixels = view(windows, self._windows, np.uint8, graph.device)
-        queries = view(text, (self._queries, graph.sizes.embed_dim), np.float32, graph.device)
-        out = view(logits, (batch, graph.sizes.patches, self._queries), np.float32, graph.device)
-        work = lambda: out.copy_(graph.encode(pixels, queries))  # noqa: E731
-        return CudaGraph(work) if graph.device.type == "cuda" else work
+        pixels = view(windows, self.windows, np.uint8, self.device)
+        queries = view(text, (self.count, self.sizes.embed_dim), np.float32, self.device)
+        out = view(logits, (self.windows[0], self.sizes.patches, self.count), np.float32, self.device)
+        work = lambda: out.copy_(self.encode(pixels, queries))  # noqa: E731
+        return CudaGraph(work) if self.device.type == "cuda" else work
 
     def close(self) -> None:
         """Let the graph go."""
         self._replay = None
+
+
+class CopyGraph(StandIn):
+    """An encoder that copies logits it was given: what is left is the runtime itself, all of it in one CUDA graph."""
+
+    def __init__(self, logits: DeviceBuffer) -> None:
+        self._logits = logits
+
+    def enqueue(self, *, windows: int, text: int, features: int, logits: int) -> None:
+        """Queue the copy."""
+        del windows, text, features
+        self.stream.copy(logits, self._logits.pointer, self._logits.size)
 
 
 class _Memory:
@@ -139,58 +142,24 @@ def view(pointer: int, shape: tuple[int, ...], dtype: Any, device: torch.device)
     return torch.from_numpy(np.frombuffer(block, dtype).reshape(shape))
 
 
-class CopyGraph:
-    """An encoder that copies logits it was given: what is left is the runtime itself, all of it in one CUDA graph."""
-
-    batch = queries = (1, NO_LIMIT)
-    capturable = True
-
-    def __init__(self, logits: DeviceBuffer) -> None:
-        self._logits, self._stream = logits, None
-
-    def session(self, stream: Stream) -> "CopyGraph":
-        """The stream; there is one."""
-        self._stream: Any = stream
-        return self
-
-    def call(self, **_: int) -> "CopyGraph":
-        """Any shape."""
-        return self
-
-    def enqueue(self, *, windows: int, text: int, features: int, logits: int) -> None:
-        """Queue the copy."""
-        del windows, text, features
-        self._stream.copy(logits, self._logits.pointer, self._logits.size)
-
-    def settled(self) -> None:
-        """Nothing to keep."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 @functools.cache
 def compiled_kernels(device: Device) -> KernelSet:
     """The runtime's kernels for this GPU, as a bundle would bring them."""
     from scclip_kernels.aot.variants import runtime_variants
 
     major, minor = device.compute_capability
+    compiled = [compile_variant(variant, 10 * major + minor) for variant in runtime_variants()]
+    specs = parse_kernel_list(json.dumps([done.entry_of_list() for done in compiled]).encode())
     kernels: dict[str, tuple[Kernel, ...]] = {}
-    for variant in runtime_variants():
-        done = compile_variant(variant, 10 * major + minor)
-        spec = KernelSpec(
-            name=done.name,
-            file=done.file,
-            compute_capability=(major, minor),
-            entry=done.entry,
-            num_warps=done.num_warps,
-            shared_bytes=done.shared_bytes,
-            parameters=done.parameters,
-            constants=done.constants,
-            hidden_pointers=done.hidden_pointers,
-        )
-        kernels[done.name] = (*kernels.get(done.name, ()), Kernel(device, spec, done.cubin))
+    for spec, done in zip(specs, compiled, strict=True):
+        kernels[spec.name] = (*kernels.get(spec.name, ()), Kernel(device, spec, done.cubin))
     return KernelSet(device, kernels, "")
+
+
+def sizes_of(photo: Any, text: Tensor) -> Sizes:
+    """Patches of a window, and the width of the embeddings."""
+    rows, columns = photo.plan.grid
+    return Sizes(patches=rows * columns, embed_dim=text.shape[1])
 
 
 class RuntimePath:
@@ -210,26 +179,18 @@ class RuntimePath:
     ) -> None:
         self.ledger = ledger or Ledger(device)
         self._lane = Lane(device, graph, self.ledger)
-        rows, columns = photo.plan.grid
         queries = len(text)
-        shape = SegmentShape(
-            source=photo.pixels.shape[:2],
-            tiling=photo.tiling,
-            batch=len(photo.tiling),
-            sizes=Sizes(patches=rows * columns, embed_dim=text.shape[1]),
+        sizes = sizes_of(photo, text)
+        source, batch = photo.pixels.shape[:2], len(photo.tiling)
+        shape = SegmentShape(source=source, tiling=photo.tiling, batch=batch, sizes=sizes)
+        classes = np.arange(queries, dtype=np.int32)
+        settings = DecodeSettings(
+            query_class=classes,
+            num_classes=queries,
+            area_threshold=area_threshold,
+            with_confidence=with_confidence,
         )
-        task = DecodeTask(
-            plan=photo.plan,
-            settings=DecodeSettings(
-                query_class=np.arange(queries, dtype=np.int32),
-                num_classes=queries,
-                logit_scale=40.0,
-                prob_threshold=0.0,
-                area_threshold=area_threshold,
-                background=None,
-                with_confidence=with_confidence,
-            ),
-        )
+        task = DecodeTask(plan=photo.plan, settings=settings)
         self._text = DeviceBuffer.of(self.ledger, text.cpu().numpy(), f"{queries} queries")
         cutter = kernels.get("resize_windows")
         self.plan = SegmentPlan(self._lane, shape, task, self._text, DecodeKernels.of(kernels), cutter)
@@ -258,9 +219,9 @@ def runtime_row(
     """One photo from host to host; the labels are those of the encoder's own logits, from the host and the device."""
     run, photo, text = subject.run, subject.photo, subject.text[queries]
     device, kernels = setting or this_gpu(subject)
-    rows, columns = photo.plan.grid
-    sizes = Sizes(patches=rows * columns, embed_dim=text.shape[1])
-    path = RuntimePath(device, kernels, TorchGraph(encode, sizes, subject.device), photo, text)
+    path = RuntimePath(
+        device, kernels, TorchGraph(encode, sizes_of(photo, text), subject.device), photo, text
+    )
     try:
         wanted = subject.labels(encode)[len(text)].cpu().numpy()
         labels = path.plan.run(photo.pixels).labels
@@ -287,9 +248,8 @@ def overhead_row(subject: Any, queries: int, setting: tuple[Device, KernelSet] |
     photo = subject.photo
     device, kernels = setting or this_gpu(subject)
     text = subject.text[queries].cpu().numpy()
-    features = np.random.default_rng(0).standard_normal(
-        (len(photo.tiling), photo.plan.grid[0] * photo.plan.grid[1], text.shape[1]), np.float32
-    )
+    size = (len(photo.tiling), sizes_of(photo, subject.text[queries]).patches, text.shape[1])
+    features = np.random.default_rng(0).standard_normal(size, np.float32)
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
     options: Row = {"query_class": np.arange(queries), "num_classes": queries}
     ledger = Ledger(device)
