@@ -61,8 +61,8 @@ web/node_modules/.package-lock.json: web/package-lock.json
 web: web/node_modules/.package-lock.json  ## build the npm package and the page (web/dist; needs Node 20)
 	cd web && npm run build
 
-test-web: web/node_modules/.package-lock.json  ## types of web/, and its tests in Node
-	cd web && npm run types && npm test
+test-web: web/node_modules/.package-lock.json  ## types of web/, and its tests in Node and Chromium
+	cd web && npm run types && npm test && npm run test:browser
 
 docs: $(VENV)/.docs  ## build the documentation into build/site; a broken link is an error
 	$(BIN)/zensical build --strict

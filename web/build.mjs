@@ -1,14 +1,81 @@
-// Builds the library and the command (dist/lib), and the tests (build).
-import { readdirSync, rmSync } from "node:fs";
+// Builds the library and the command (dist/lib), the page (dist/site), and the tests and tools (build).
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
 
-const node = { bundle: true, format: "esm", platform: "node", target: "node20", packages: "external", logLevel: "warning" };
+const SITE = "dist/site";
+const RUNTIME = "../scclip_rt";
+const SERVED_PAGE = `${RUNTIME}/serving/page`; // its look is this page's
+const ORT = "node_modules/onnxruntime-web/dist";
+
+const CSP = [
+  "default-src 'none'", "script-src 'self' 'wasm-unsafe-eval'", "worker-src 'self'", "connect-src 'self'",
+  "img-src 'self' blob:", "style-src 'self'", "base-uri 'none'", "form-action 'none'",
+].join("; ");
+const HEADERS = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+  "Cross-Origin-Resource-Policy": "same-origin",
+  "Content-Security-Policy": CSP,
+  "X-Content-Type-Options": "nosniff",
+};
+
+const common = { bundle: true, format: "esm", logLevel: "warning" };
+const node = { ...common, platform: "node", target: "node20", packages: "external" };
+const browser = {
+  ...common, platform: "browser", target: "es2022", minify: true, splitting: true, outdir: SITE,
+  conditions: ["onnxruntime-web-use-extern-wasm"], // its .wasm and .mjs stay files, so that they are cached and allowed by the policy
+};
+
+function files(folder) {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => `${entry.parentPath}/${entry.name}`.slice(folder.length + 1))
+    .sort();
+}
+
+async function library() {
+  await build({ ...node, entryPoints: ["src/index.ts", "src/node.ts", "src/cli.ts"], outdir: "dist/lib", splitting: true });
+  const types = spawnSync("node_modules/.bin/tsc", ["-p", "tsconfig.types.json"], { stdio: "inherit" });
+  if (types.status !== 0) process.exit(1);
+}
+
+async function page() {
+  await build({ ...browser, entryPoints: ["page/page.ts", "page/worker.ts"] });
+  mkdirSync(`${SITE}/ort`, { recursive: true });
+  for (const name of ["ort-wasm-simd-threaded", "ort-wasm-simd-threaded.asyncify"]) {
+    for (const end of ["mjs", "wasm"]) cpSync(`${ORT}/${name}.${end}`, `${SITE}/ort/${name}.${end}`);
+  }
+  for (const name of ["page.css", "favicon.svg"]) cpSync(`${SERVED_PAGE}/${name}`, `${SITE}/${name}`);
+  cpSync("page/web.css", `${SITE}/web.css`);
+  cpSync(`${RUNTIME}/demo/scene.png`, `${SITE}/sample.png`);
+  writeFileSync(`${SITE}/index.html`, readFileSync("page/index.html", "utf8").replace("{{csp}}", CSP));
+  const lines = Object.entries(HEADERS).map(([name, value]) => `  ${name}: ${value}\n`);
+  writeFileSync(`${SITE}/_headers`, `/*\n${lines.join("")}`); // as Netlify and Cloudflare Pages read it
+  await serviceWorker();
+  cpSync(`${RUNTIME}/demo.scclip`, `${SITE}/demo.scclip`, { recursive: true });
+}
+
+/** What it keeps from the start is everything but the GPU's runtime, which few need. */
+async function serviceWorker() {
+  const shell = files(SITE).filter((name) => !name.includes("asyncify") && name !== "_headers");
+  const hash = createHash("sha256");
+  for (const name of shell) hash.update(name).update(readFileSync(`${SITE}/${name}`));
+  const define = {
+    SHELL: JSON.stringify(["./", ...shell.filter((name) => name !== "index.html")]),
+    VERSION: JSON.stringify(hash.digest("hex").slice(0, 16)),
+    HEADERS: JSON.stringify(HEADERS),
+  };
+  await build({ ...common, format: "iife", minify: true, target: "es2022", entryPoints: ["page/sw.ts"], outdir: SITE, define });
+}
+
+async function tests() {
+  for (const folder of ["unit", "browser"]) {
+    const entryPoints = readdirSync(`tests/${folder}`).map((name) => `tests/${folder}/${name}`);
+    await build({ ...node, entryPoints, outdir: `build/${folder}` });
+  }
+}
 
 for (const folder of ["dist", "build"]) rmSync(folder, { recursive: true, force: true });
-
-await build({ ...node, entryPoints: ["src/index.ts", "src/node.ts", "src/cli.ts"], outdir: "dist/lib", splitting: true });
-await build({
-  ...node,
-  entryPoints: readdirSync("tests/unit").map((name) => `tests/unit/${name}`),
-  outdir: "build/unit",
-});
+await Promise.all([library(), page(), tests()]);

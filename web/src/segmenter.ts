@@ -1,6 +1,6 @@
 /** `Segmenter`: a bundle and a vocabulary, ready to turn pictures into label maps. */
 
-import { Bundle, type BundleSource, type OnProgress } from "./bundle.js";
+import { Bundle, type BundleSource, type Graph, type OnProgress } from "./bundle.js";
 import { findBackground, parseClasses, type ClassSource } from "./classes.js";
 import { decode, type Decoded, type Encoded } from "./decode.js";
 import { ScclipError } from "./errors.js";
@@ -16,6 +16,8 @@ import { Embedder, parseVocabulary, type Vocabulary } from "./vocabulary.js";
 /** Windows encoded at once, in patches: as the Python runtime on a CPU. */
 const BATCH_PATCHES = 8 * 196;
 
+/** Between the features of a window on a GPU and on the processor. */
+const LEAST_COSINE = 0.999;
 /** Others need a GPU, or are slower than fp32 on a CPU. */
 const RUNS_HERE: readonly string[] = ["fp32", "int8"];
 
@@ -100,11 +102,18 @@ export class Segmenter {
     const spec = chooseEncoder(bundle, options.precision ?? "fp32", options.wholeImage ?? false);
     const geometry = tilingOptions(bundle, spec, options);
     const templates = loadTemplates(options.templates ?? "imagenet");
-    const encoder = await Session.load(await bundle.graph(spec.file), spec, options);
+    const graph = await bundle.graph(spec.file);
+    const encoder = await Session.load(graph, spec, options);
+    if (options.provider === "webgpu") await compareWithProcessor(encoder, graph, spec, geometry, options);
     const segmenter = new Segmenter(bundle, spec, encoder, geometry, { ...options, templates });
     const [ready] = bundle.manifest.vocabularies;
-    if (ready !== undefined) await segmenter.useVocabulary(await bundle.read(ready), ready);
+    if (ready !== undefined) segmenter.vocabulary = segmenter.readVocabulary(await bundle.read(ready), ready);
     return segmenter;
+  }
+
+  /** Whether there are classes: the bundle's own, or those that were set. */
+  get hasVocabulary(): boolean {
+    return this.chosen !== null;
   }
 
   /**
@@ -115,6 +124,10 @@ export class Segmenter {
   get vocabulary(): Vocabulary {
     if (this.chosen) return this.chosen;
     throw new ScclipError("VocabularyError", "no classes yet; call setClasses first", "classes");
+  }
+
+  set vocabulary(vocabulary: Vocabulary) {
+    this.chosen = vocabulary;
   }
 
   /** The precision of the encoder in use. */
@@ -135,10 +148,14 @@ export class Segmenter {
     this.chosen = await this.embedder.embed(parsed, background, onName);
   }
 
-  /** Use a vocabulary file, as `scclip embed` writes it. */
-  async useVocabulary(bytes: Uint8Array, name: string): Promise<void> {
+  /**
+   * A vocabulary from a file that `scclip embed` wrote, to be assigned to `vocabulary`.
+   *
+   * @throws ScclipError VocabularyError: damaged, or of another model.
+   */
+  readVocabulary(bytes: Uint8Array, name: string): Vocabulary {
     const { textEncoder, embedDim } = this.bundle.manifest;
-    this.chosen = parseVocabulary(bytes, textEncoder.modelSha256, embedDim, name);
+    return parseVocabulary(bytes, textEncoder.modelSha256, embedDim, name);
   }
 
   /**
@@ -201,6 +218,37 @@ export class Segmenter {
     return new Embedder(
       (tokens, rows, length) => session.run({ tokens: session.tensor("int64", tokens, [rows, length]) }, "embeddings"),
       words, this.options.templates as readonly string[], textEncoder.contextLength,
+    );
+  }
+}
+
+/**
+ * Run one window on the GPU and on the processor: drivers and kernels differ, and a wrong map looks like a map.
+ *
+ * @throws ScclipError BackendError: they don't agree.
+ */
+async function compareWithProcessor(
+  encoder: Session, graph: Graph, spec: EncoderSpec, { window, patch }: TilingOptions, options: SegmenterOptions,
+): Promise<void> {
+  const width = spec.inputs.find((tensor) => tensor.name === "text")?.shape[1] as number;
+  const side = spec.grid.kind === "dynamic" ? Math.ceil(window / patch) * patch : window;
+  const [rows, columns] = spec.grid.kind === "fixed" ? [spec.grid.rows * patch, spec.grid.columns * patch] : [side, side];
+  const pixels = Uint8Array.from({ length: rows * columns * 3 }, (_, at) => 128 + 90 * Math.sin(at / 7) + 30 * Math.sin(at / 997));
+  const features = (session: Session): Promise<Float32Array> =>
+    session.run({
+      windows: session.tensor("uint8", pixels, [1, rows, columns, 3]),
+      text: session.tensor("float32", new Float32Array(width), [1, width]),
+    }, "features");
+  const processor = await Session.load(graph, spec, { ...options, provider: "wasm" });
+  const [found, wanted] = [await features(encoder), await features(processor)];
+  await processor.release();
+  const product = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, at) => sum + value * b[at], 0);
+  const cosine = product(found, wanted) / Math.sqrt(product(found, found) * product(wanted, wanted));
+  if (!(cosine >= LEAST_COSINE)) {
+    throw new ScclipError(
+      "BackendError",
+      `this GPU gives other features than the processor (cosine ${cosine.toFixed(4)}): let the model run on the processor`,
+      "provider",
     );
   }
 }

@@ -1,0 +1,49 @@
+/** A static file server on this machine, for tests and pictures: with the headers of cross-origin isolation or without. */
+
+import { createReadStream, statSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { extname, join, normalize } from "node:path";
+
+const TYPES: Readonly<Record<string, string>> = {
+  ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
+  ".json": "application/json", ".svg": "image/svg+xml", ".png": "image/png", ".wasm": "application/wasm",
+};
+
+export interface Served {
+  /** Address of the folder, with a slash at the end. */
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+/** Serve a folder on a free port of this machine. */
+export function serve(folder: string, headers: Readonly<Record<string, string>> = {}): Promise<Served> {
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(new URL(request.url ?? "/", "http://host").pathname);
+    const file = join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
+    const size = statSync(file, { throwIfNoEntry: false })?.size;
+    if (size === undefined) {
+      response.writeHead(404).end();
+      return;
+    }
+    response.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", "Content-Length": size, ...headers });
+    createReadStream(file).pipe(response);
+  });
+  return new Promise((settle) => {
+    server.listen(0, "127.0.0.1", () => {
+      settle({
+        url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+        close: () => new Promise<void>((done) => {
+          server.closeAllConnections();
+          server.close(() => done());
+        }),
+      });
+    });
+  });
+}
+
+/** The headers that the built site asks for. */
+export const ISOLATED: Readonly<Record<string, string>> = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
