@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from scclip_rt import __version__
 from scclip_rt.cli import (
+    bake,
     batch,
     bench,
     compare_methods,
@@ -23,7 +24,7 @@ from scclip_rt.cli.guard import EXIT_ERROR, EXIT_INTERRUPTED, Parser, guard, lea
 
 __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "guard", "leave", "main", "run"]
 
-COMMANDS = (segment, batch, embed, inspect, serve, eval, compare_methods, bench, convert_coco_object)
+COMMANDS = (segment, batch, embed, inspect, bake, serve, eval, compare_methods, bench, convert_coco_object)
 
 _DESCRIPTION = """\
 Open-vocabulary segmentation with SC-CLIP bundles: name the classes, get a label map.

@@ -154,10 +154,11 @@ def requests_from(args: argparse.Namespace) -> tuple[EngineRequest, ...]:
             raise ExportError(
                 "--tensorrt-plugins is for --tensorrt; add it, or export again without --bundle"
             )
-        if args.bundle is not None and not args.gpu_kernels and args.triton_repository is None:
+        others = (args.gpu_kernels, args.triton_repository, args.bake)
+        if args.bundle is not None and not any(others):
             raise ExportError(
-                "--bundle adds engines: say which with --tensorrt or --tensorrt-rtx (or --gpu-kernels, or "
-                "--triton-repository DIR)"
+                "--bundle adds engines: say which with --tensorrt or --tensorrt-rtx (or --gpu-kernels, "
+                "--triton-repository DIR or --bake CLASSES)"
             )
     if libraries == ["tensorrt-rtx"] and args.bundle is not None and args.tensorrt_plugins:
         raise ExportError("--tensorrt-plugins is for --tensorrt: TensorRT-RTX takes no such plug-ins")

@@ -1,6 +1,7 @@
 """The command `scclip-export`."""
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ _COMMON = {
     "--bundle",
     "--tensorrt",
     "--vocabulary",
+    "--bake",
     "--output",
 }
 """What `--help` shows; `--help-all` shows the rest under their headings."""
@@ -50,6 +52,8 @@ examples:
       build TensorRT-RTX engines into an existing bundle; needs no GPU, no torch
   scclip-export --bundle vitb16.scclip --triton-repository triton
       a model repository for NVIDIA Triton from an existing bundle
+  scclip-export --bundle vitb16.scclip --bake "roof; tree; road" --bake-output roofs.onnx
+      one ONNX file with the classes inside, from an existing bundle, as scclip bake does
   scclip-export --model ViT-B-16 --pretrained datacomp_xl_s13b_b90k
       any other open_clip ViT
 """
@@ -262,6 +266,24 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--repository-precision", default="fp32", metavar="NAME", help="of its ONNX encoder (fp32)"
     )
     group.add_argument(
+        "--bake",
+        metavar="CLASSES|FILE.safetensors",
+        help="also write one ONNX file with these classes inside, for other tools: class names or a file, or a "
+        "vocabulary (docs/baking.md)",
+    )
+    group.add_argument(
+        "--bake-output",
+        type=Path,
+        metavar="FILE.onnx",
+        help="that file (default: beside the bundle, its name)",
+    )
+    group.add_argument(
+        "--bake-options",
+        default="",
+        metavar="OPTIONS",
+        help="further options of `scclip bake`, in one word: '--size 512 --result labels'",
+    )
+    group.add_argument(
         "--opset", type=number("opset"), default=20, metavar="N", help="ONNX opset, 18 to 23 (20)"
     )
     group.add_argument(
@@ -309,9 +331,10 @@ def main() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
+    bake_words = _bake_words(args)
     engines, progress = requests_from(args), _progress()
     if args.bundle is not None:
-        return _run_engines(args, engines, progress)
+        return _run_engines(args, engines, bake_words, progress)
     try:
         import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
         import open_clip  # noqa: F401
@@ -365,7 +388,36 @@ def _run(args: argparse.Namespace) -> int:
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
     _write_repository(args, report.path)
+    _bake(bake_words, report.path)
     return 0
+
+
+def _bake_words(args: argparse.Namespace) -> list[str] | None:
+    """`scclip bake`'s command line without the bundle, read once so that a wrong option shows before the export."""
+    if args.bake is None:
+        if args.bake_output is not None or args.bake_options:
+            raise ExportError("--bake-output and --bake-options go with --bake CLASSES|FILE.safetensors")
+        return None
+    from scclip_rt.cli import build_parser as runtime_parser
+
+    source = "--vocabulary" if args.bake.endswith(".safetensors") else "--classes"
+    words = [source, args.bake, *shlex.split(args.bake_options), *(["--force"] if args.force else [])]
+    if args.bake_output is not None:
+        words += ["--output", str(args.bake_output)]
+    runtime_parser().parse_args(["bake", "BUNDLE", "--output", "FILE.onnx", *words])
+    return words
+
+
+def _bake(words: list[str] | None, bundle: Path) -> None:
+    """The baked file, if one is asked for."""
+    if words is None:
+        return
+    from scclip_rt.cli import build_parser as runtime_parser
+
+    # The last --output holds: the given one, if there is one.
+    output = bundle.with_suffix(".onnx")
+    args = runtime_parser().parse_args(["bake", str(bundle), "--output", str(output), *words])
+    args.run(args)
 
 
 def _write_repository(args: argparse.Namespace, bundle: Path) -> None:
@@ -394,12 +446,17 @@ def _progress() -> Callable[[str], None]:
 
 
 def _run_engines(
-    args: argparse.Namespace, engines: tuple[EngineRequest, ...], progress: Callable[[str], None]
+    args: argparse.Namespace,
+    engines: tuple[EngineRequest, ...],
+    bake_words: list[str] | None,
+    progress: Callable[[str], None],
 ) -> int:
     """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
     ours = {"bundle", "tensorrt", "tensorrt_rtx", "tensorrt_plugins", "gpu_kernels", "json", *ENGINE_DETAILS}
     if args.triton_repository is not None:
         ours |= {"triton_repository", "repository_precision", "force"}
+    if bake_words is not None:
+        ours |= {"bake", "bake_output", "bake_options", "force"}
     defaults = vars(build_parser().parse_args([]))
     given = [name for name, value in vars(args).items() if name not in ours and value != defaults.get(name)]
     if given:
@@ -420,6 +477,7 @@ def _run_engines(
         for report in reports:
             print(f"{args.bundle}/{report.sidecar}: {report.bytes / 1e6:.0f} MB in {report.seconds:.0f} s")
     _write_repository(args, args.bundle)
+    _bake(bake_words, args.bundle)
     return 0
 
 

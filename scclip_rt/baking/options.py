@@ -1,0 +1,57 @@
+"""What a baked file is to look like."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scclip_rt.errors import OptionError
+
+Pixels = Literal["unit", "byte", "uint8"]
+Result = Literal["probabilities", "logits", "labels"]
+LEAST_OPSET = 17
+"""LayerNormalization came with it."""
+LEAST_IR, MOST_IR = 8, 13
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BakeOptions:
+    """The form of a baked file.
+
+    Attributes:
+        size: (height, width) of the image that it takes, pixels; None: a square of the bundle's short side, which
+            needs no resizing.
+        pixels: `unit` takes float32 (B, 3, H, W) from 0 to 1, `byte` the same from 0 to 255, `uint8` (B, H, W, 3).
+        result: `probabilities` (B, C, H, W) float32, `logits` the same before the softmax, `labels` (B, H, W).
+        batch: images at once; None leaves it open.
+        opset: of the default domain.
+        ir: IR version of the file: 8 is read by every ONNX Runtime since 1.12, 9 since 1.15, 10 since 1.18.
+        weights: `inside` the file, or `beside` it in FILE.data.
+        resolution: centimetres per pixel, for QGIS; None leaves it out.
+    """
+
+    size: tuple[int, int] | None = None
+    pixels: Pixels = "unit"
+    result: Result = "probabilities"
+    batch: int | None = None
+    opset: int = LEAST_OPSET
+    ir: int = LEAST_IR
+    weights: Literal["inside", "beside"] = "inside"
+    resolution: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not all(1 <= side <= 1 << 14 for side in self.size):
+            raise OptionError(f"size must be 1 to 16,384 pixels a side; got {self.size}", field="size")
+        if self.batch is not None and not 1 <= self.batch <= 4096:
+            raise OptionError(f"batch must be 1 to 4,096, or left open; got {self.batch}", field="batch")
+        if self.opset < LEAST_OPSET:
+            raise OptionError(f"opset must be {LEAST_OPSET} or more; got {self.opset}", field="opset")
+        if not LEAST_IR <= self.ir <= MOST_IR:
+            raise OptionError(f"ir must be {LEAST_IR} to {MOST_IR}; got {self.ir}", field="ir")
+        if self.resolution is not None and not self.resolution > 0:
+            raise OptionError(
+                f"resolution must be above 0 centimetres; got {self.resolution}", field="resolution"
+            )
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the image is (B, H, W, 3)."""
+        return self.pixels == "uint8"
