@@ -42,7 +42,7 @@ def measure(checkout: Path, bundle: str, image: str | None = None) -> dict[str, 
 def main() -> None:
     """Measure and print ratios, this checkout over the other: median and quartiles."""
     options = parser(__doc__)
-    options.add_argument("other", type=Path)
+    options.add_argument("other", type=lambda path: Path(path).resolve())
     options.add_argument("--pairs", type=int, default=20)
     options.add_argument("--bundle", default="demo")
     args = options.parse_args()
