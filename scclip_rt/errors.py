@@ -49,6 +49,11 @@ class OptionError(ScclipError, ValueError):
     """An option outside its range."""
 
 
+def install(extra: str) -> str:
+    """The command that brings an extra, for messages. Once a package index has scclip-rt, this line says so."""
+    return f"pip install '.[{extra}]' in a checkout of scclip-rt"
+
+
 def not_finite(what: str) -> BackendError:
     """The error for an encoder's output that holds NaN or infinity: no result is made of it.
 

@@ -317,9 +317,9 @@ Written by `scclip-export --triton-repository` {__version__}. The model `{MODEL}
 and, if you like, `CLASSES` (an entry a class, synonyms after commas), and gives `LABELS` (uint16, 65535 is unlabelled)
 and `CLASS_NAMES`. It calls `{ENCODER}` and `{TEXT}`, which may also be called alone.
 
-The Python backend needs the runtime in Triton's image:
+The Python backend needs the runtime in Triton's image (DIST is a folder with the wheel that `make dist` builds):
 
-    printf 'FROM {IMAGE}\\nRUN pip install scclip-rt=={__version__}\\n' | docker build -t triton-scclip -
+    printf 'FROM {IMAGE}\\nCOPY . /dist\\nRUN pip install /dist/*.whl\\n' | docker build -t triton-scclip -f - DIST
     docker run --rm{gpus} --shm-size 1g -p 8000:8000 -p 8001:8001 -p 8002:8002 -v "$PWD/models":/models:ro \\
         triton-scclip tritonserver --model-repository /models --disable-auto-complete-config
 

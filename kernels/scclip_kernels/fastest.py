@@ -28,7 +28,7 @@ def check_kernels(kernels: str) -> None:
         raise ValueError(f"kernels must be 'reference', 'triton' or 'auto'; got {kernels!r}")
     if kernels == "triton" and find_spec("triton") is None:
         raise ValueError(
-            "kernels='triton' needs Triton, which is not installed. pip install 'scclip-rt[triton]', "
+            "kernels='triton' needs Triton, which is not installed. pip install triton, "
             "or use kernels='reference'"
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import plan_files
 from scclip_rt.batch.item import InputOptions, Shard
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 from scclip_rt.image.files import IMAGE_SUFFIXES, images_below
 from scclip_rt.limits import in_range
 
@@ -79,7 +79,7 @@ def _check_options(kind: str, options: InputOptions) -> None:
 
 def _need(module: str, what: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise BatchError(f"{what} need {module}, which is not installed: pip install 'scclip-rt[batch]'")
+        raise BatchError(f"{what} need {module}, which is not installed: {install('batch')}")
 
 
 def _expand(argument: str) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from scclip_rt.batch.worker import Progress, Setup, bundle_anywhere
 from scclip_rt.batch.writers import WRITERS, Labelling
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.decode.plan import label_type
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 from scclip_rt.files import atomic_path, sha256_file
 from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
 
@@ -176,7 +176,7 @@ def _need_pyarrow(format: str) -> None:  # noqa: A002 (the option's name)
 
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise BatchError(
-            "--format parquet needs pyarrow, which is not installed: pip install 'scclip-rt[batch]', "
+            f"--format parquet needs pyarrow, which is not installed: {install('batch')}, "
             "or take --format webdataset or png"
         )
 

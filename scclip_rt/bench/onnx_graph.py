@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -70,7 +70,7 @@ def _onnx() -> Any:
     except ImportError as error:
         raise OptionError(
             "the machine's limit is measured on ONNX models that the package onnx makes; "
-            "pip install 'scclip-rt[bench]', or leave the limit out with --no-limit"
+            f"{install('bench')}, or leave the limit out with --no-limit"
         ) from error
     return onnx
 

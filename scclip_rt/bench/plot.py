@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scclip_rt.bench.report import groups_of
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def check_plot(path: Path) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise OptionError(
-            "--plot needs matplotlib, which is not installed; `pip install 'scclip-rt[bench]'`, or leave --plot out "
+            f"--plot needs matplotlib, which is not installed; {install('bench')}, or leave --plot out "
             "and draw from --json"
         )
     from matplotlib.backend_bases import FigureCanvasBase

@@ -22,7 +22,7 @@ from scclip_rt.bundle.engine_sidecar import (
     source_sha256,
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GridSpec, Precision
-from scclip_rt.errors import BackendError, BundleError
+from scclip_rt.errors import BackendError, BundleError, install
 
 __all__ = [
     "RTX_CAPABILITIES",
@@ -96,7 +96,7 @@ def library_module(library: Library) -> Any:
     except ImportError as error:
         raise BackendError(
             f"{library} can't be imported ({' '.join(str(error).split())[:160]}); "
-            f"install it with: pip install 'scclip-rt[{library}]'"
+            f"install it with: {install(library)}"
         ) from error
 
 

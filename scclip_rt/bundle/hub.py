@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from scclip_rt.errors import BundleError
+from scclip_rt.errors import BundleError, install
 
 HUB_SCHEME = "hf://"
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -29,7 +29,7 @@ def hub_folder(name: str) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise BundleError(
-            f"{name} needs huggingface_hub; install it with: pip install 'scclip-rt[hub]'", field="bundle"
+            f"{name} needs huggingface_hub; install it with: {install('hub')}", field="bundle"
         ) from error
     try:
         return Path(huggingface_hub.snapshot_download(repository, revision=revision))

@@ -215,7 +215,7 @@ def _check_version(document: object) -> None:
         known = ", ".join(str(known) for known in FORMAT_VERSIONS)
         raise BundleError(
             f"bundle.json has format version {version!r}; this runtime reads {known}. "
-            "Upgrade scclip-rt (pip install -U scclip-rt) or export the bundle again",
+            "Upgrade scclip-rt, or export the bundle again",
             field="format_version",
         )
 

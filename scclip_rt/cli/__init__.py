@@ -21,6 +21,7 @@ from scclip_rt.cli import (
     serve,
 )
 from scclip_rt.cli.guard import EXIT_ERROR, EXIT_INTERRUPTED, Parser, guard, leave
+from scclip_rt.errors import install
 
 __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "guard", "leave", "main", "run"]
 
@@ -83,7 +84,7 @@ class _Completion(argparse.Action):
         try:
             import shtab
         except ImportError:
-            parser.error("--print-completion needs shtab: pip install 'scclip-rt[completion]'")
+            parser.error(f"--print-completion needs shtab: {install('completion')}")
         if values[0] not in shtab.SUPPORTED_SHELLS:
             parser.error(f"--print-completion knows {', '.join(shtab.SUPPORTED_SHELLS)}; got {values[0]!r}")
         print(shtab.complete(parser, shell=values[0]))

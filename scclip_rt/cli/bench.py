@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 from scclip_rt.files import atomic_path, check_replaceable
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _limit(args: argparse.Namespace) -> bool:
     if args.no_limit or importlib.util.find_spec("onnx") is not None:
         return not args.no_limit
     print(
-        "note: the machine's limit is left out; it needs onnx: pip install 'scclip-rt[bench]'",
+        f"note: the machine's limit is left out; it needs onnx: {install('bench')}",
         file=sys.stderr,
     )
     return False

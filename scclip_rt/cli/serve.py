@@ -7,7 +7,7 @@ from typing import Any
 
 from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import add_backend_options, class_source, template_source
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 
 _DESCRIPTION = """\
 Serve bundles: KServe v2 (Triton's clients), a plain HTTP way, Label Studio, X-AnyLabeling, and a page at /.
@@ -206,9 +206,7 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
         from scclip_rt.serving.server import ServerOptions
         from scclip_rt.serving.settings import Limits, ServeSettings
     except ModuleNotFoundError as error:
-        raise OptionError(
-            f"serving needs the package {error.name!r}: pip install 'scclip-rt[serve]'"
-        ) from error
+        raise OptionError(f"serving needs the package {error.name!r}: {install('serve')}") from error
     options = ServerOptions(
         host=args.host,
         port=args.port,
@@ -301,4 +299,4 @@ def _check_grpc() -> None:
     try:
         import grpc  # noqa: F401
     except ModuleNotFoundError as error:
-        raise OptionError("--grpc-port needs gRPC: pip install 'scclip-rt[serve-grpc]'") from error
+        raise OptionError(f"--grpc-port needs gRPC: {install('serve-grpc')}") from error

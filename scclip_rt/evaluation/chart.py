@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, install
 from scclip_rt.vocabulary.classes import shorten
 
 _BAR, _MEAN, _FAINT = "#0072b2", "#d55e00", "#6e6e6e"
@@ -25,7 +25,7 @@ def check_chart() -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise OptionError(
-            "--plot needs matplotlib, which is not installed; `pip install 'scclip-rt[bench]'`, or leave --plot out "
+            f"--plot needs matplotlib, which is not installed; {install('bench')}, or leave --plot out "
             "and draw from --json"
         )
 

@@ -20,7 +20,7 @@ from scclip_rt.batch.item import Shard
 from scclip_rt.batch.segment_rows import SegmentRows
 from scclip_rt.batch.worker import Progress, Setup, Worker, bundle_anywhere
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.errors import OptionError, ScclipError
+from scclip_rt.errors import OptionError, ScclipError, install
 from scclip_rt.limits import in_range
 from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
 
@@ -344,7 +344,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise OptionError("Ray is not installed: pip install 'scclip-rt[ray]'") from error
+        raise OptionError(f"Ray is not installed: {install('ray')}") from error
     return ray
 
 

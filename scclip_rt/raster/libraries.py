@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, install
 
 _CACHE_MEGABYTES = 256
 """GDAL would take 5 % of the machine's memory for blocks it has read."""
@@ -23,7 +23,7 @@ def load_rasterio() -> ModuleType:
         import rasterio
     except ImportError as error:
         raise BackendError(
-            f"rasters need rasterio, which is not installed ({error}): pip install 'scclip-rt[geo]'"
+            f"rasters need rasterio, which is not installed ({error}): {install('geo')}"
         ) from error
     module: ModuleType = rasterio
     return module

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import BackendError, OutputError
+from scclip_rt.errors import BackendError, OutputError, install
 from scclip_rt.files import atomic_path
 from scclip_rt.formats.polygons import label_polygons
 from scclip_rt.raster.options import POLYGON_SUFFIXES, PolygonOptions
@@ -88,7 +88,7 @@ def _libraries() -> tuple[Any, Any]:
         import shapely
     except ImportError as error:
         raise BackendError(
-            f"polygons need shapely and pyogrio, which are not both installed ({error}): pip install 'scclip-rt[geo]'"
+            f"polygons need shapely and pyogrio, which are not both installed ({error}): {install('geo')}"
         ) from error
     return shapely, pyogrio
 

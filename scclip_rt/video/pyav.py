@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, install
 
 
 def load_av() -> ModuleType:
@@ -17,7 +17,7 @@ def load_av() -> ModuleType:
         import av
     except ImportError as error:
         raise BackendError(
-            f"video needs PyAV, which is not installed ({error}): pip install 'scclip-rt[video]'"
+            f"video needs PyAV, which is not installed ({error}): {install('video')}"
         ) from error
     module: ModuleType = av
     return module

@@ -340,11 +340,9 @@ def _run(args: argparse.Namespace) -> int:
         import open_clip  # noqa: F401
         import torch  # noqa: F401
     except ImportError as error:
-        from scclip_rt.errors import ScclipError
+        from scclip_rt.errors import ScclipError, install
 
-        raise ScclipError(
-            f"scclip-export needs {error.name}; install it with: pip install 'scclip-rt[export]'"
-        ) from error
+        raise ScclipError(f"scclip-export needs {error.name}: {install('export')}") from error
     from scclip_export.checkpoint.load_model import Source
     from scclip_export.options import ExportConfig
     from scclip_export.pipeline import export_bundle

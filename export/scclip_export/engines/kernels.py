@@ -12,6 +12,7 @@ from scclip_export.engines.store import check_writable, locked, write_manifest
 from scclip_export.errors import ExportError
 from scclip_rt.bundle.bundle import MANIFEST_FILE, Bundle
 from scclip_rt.bundle.engine_fit import Engine, read_engines, supports
+from scclip_rt.errors import install
 from scclip_rt.files import atomic_path, sha256_file
 
 # Code for 8.0 runs on every 8.x; from 9.0 on it runs on its own target alone. 8.9 adds nothing that these kernels use.
@@ -26,9 +27,7 @@ def check_kernels() -> None:
     """
     missing = [name for name in ("triton", "torch") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(
-            f"--gpu-kernels needs {' and '.join(missing)}; install: pip install 'scclip-rt[export,triton]'"
-        )
+        raise ExportError(f"--gpu-kernels needs {' and '.join(missing)}; install: {install('export,triton')}")
 
 
 def wants_kernels(asked: bool | None, engines: Sequence[EngineRequest], progress: Progress) -> bool:

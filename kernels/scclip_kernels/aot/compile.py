@@ -329,9 +329,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             from scclip_kernels.aot.variants import model_variants, runtime_variants
             from scclip_kernels.plugins.plugins import plugin_variants
         except ImportError as error:
-            raise CompileError(
-                f"compiling kernels needs Triton ({error}); pip install 'scclip-rt[triton]'"
-            ) from error
+            raise CompileError(f"compiling kernels needs Triton ({error}); pip install triton") from error
         if options.output:
             if not options.output.is_dir():
                 raise CompileError(f"--output {options.output} is no directory; give a bundle's")

@@ -4,7 +4,7 @@ import functools
 import threading
 from typing import Any
 
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, install
 
 # What a user can do about a status, by CUresult's name. What is not listed keeps CUDA's own words.
 _ADVICE = {
@@ -108,8 +108,8 @@ def load_driver() -> Driver:
             from cuda.bindings import driver as bindings
         except ImportError as error:
             raise BackendError(
-                "this backend needs cuda-python, which is not installed: pip install 'scclip-rt[tensorrt]' "
-                f"('scclip-rt[gpu]' for ONNX Runtime), or use --device cpu ({error})"
+                f"this backend needs cuda-python, which is not installed: {install('tensorrt')} "
+                f"(gpu instead of tensorrt for ONNX Runtime), or use --device cpu ({error})"
             ) from error
         driver = Driver(bindings)
         try:

@@ -85,7 +85,7 @@ def _check_installed(provider: str) -> None:
     names = ", ".join(key for key, value in PROVIDERS.items() if value in available) or "none"
     raise BackendError(
         f"ONNX Runtime {onnxruntime.__version__} here has no {provider!r} provider; it has: {names}. "
-        "Put the GPU build (extra `scclip-rt[gpu]`) in the CPU build's place, as both write the same folder: "
+        "Put the GPU build (extra `gpu`) in the CPU build's place, as both write the same folder: "
         "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'onnxruntime-gpu[cuda,cudnn]'`; "
         "or use --device cpu",
         field="ort_provider",

@@ -19,7 +19,7 @@ from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.cpus import default_threads
-from scclip_rt.errors import BackendError, BundleError
+from scclip_rt.errors import BackendError, BundleError, install
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _import_lock = threading.Lock()
@@ -44,7 +44,7 @@ def load_openvino() -> Any:
             import openvino
         except ImportError as error:
             raise BackendError(
-                f"backend 'openvino' is not installed ({error}); `pip install 'scclip-rt[openvino]'`, or use "
+                f"backend 'openvino' is not installed ({error}); {install('openvino')}, or use "
                 "--backend onnxruntime"
             ) from error
         finally:

@@ -111,7 +111,7 @@ def test_what_it_can_not_do_is_refused(bundle: Bundle, options: dict[str, Any], 
 
 def test_not_installed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(BackendError, match=r"pip install 'scclip-rt\[openvino\]'.*--backend onnxruntime"):
+    with pytest.raises(BackendError, match=r"pip install '\.\[openvino\]'.*--backend onnxruntime"):
         open_backend(bundle, backend="openvino")
 
 
@@ -176,19 +176,26 @@ def bf16_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "processor_flags", lambda: frozenset({"avx512_bf16"}))
 
 
-@pytest.mark.usefixtures("bf16_processor")
-@pytest.mark.parametrize("grid", ["window", "whole"])
-def test_the_three_parts_are_the_encoder(demo: Bundle, monkeypatch: pytest.MonkeyPatch, grid: Any) -> None:
-    """In float32, so that every processor can tell: what bf16 changes is numbers, not the cut."""
-    monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
-    real = backend_module._compile
-    asked: list[str] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """OpenVINO takes float32 whatever it is asked for; the precisions that it was asked for."""
+    real, asked = backend_module._compile, []
 
     def in_float32(core: Any, model: Any, threads: int, precision: str) -> Any:
         asked.append(precision)
         return real(core, model, threads, "f32")
 
     monkeypatch.setattr(backend_module, "_compile", in_float32)
+    return asked
+
+
+@pytest.mark.usefixtures("bf16_processor")
+@pytest.mark.parametrize("grid", ["window", "whole"])
+def test_the_three_parts_are_the_encoder(
+    demo: Bundle, asked: list[str], monkeypatch: pytest.MonkeyPatch, grid: Any
+) -> None:
+    """In float32, so that every processor can tell: what bf16 changes is numbers, not the cut."""
+    monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
     backend = open_backend(demo, backend="openvino", precision="bf16", grid=grid)
     assert asked == ["bf16", "bf16", "f32"]  # trunk, tail, anomaly stage
     assert backend.describe()["precision"] == "bf16"
@@ -237,15 +244,19 @@ def test_bf16_without_the_arithmetic_is_refused(demo: Bundle, monkeypatch: pytes
         open_backend(demo, backend="openvino", precision="bf16")
 
 
-@pytest.mark.skipif(bool(processor_flags() & BF16_FLAGS), reason="this processor has bf16")
-@pytest.mark.usefixtures("bf16_processor")
+@pytest.mark.usefixtures("bf16_processor", "asked")
 def test_a_hint_that_was_not_taken_is_an_error(demo: Bundle) -> None:
     with pytest.raises(BackendError, match="asked OpenVINO for bf16, it took f32"):
         open_backend(demo, backend="openvino", precision="bf16")
 
 
-@pytest.mark.skipif(not processor_flags() & BF16_FLAGS, reason="needs a processor with bf16")
+@pytest.mark.usefixtures("bf16_processor")
 def test_bf16_in_earnest(demo: Bundle) -> None:
+    """Where the processor has it; on another OpenVINO takes float32, which is refused."""
+    if not processor_flags() & BF16_FLAGS:
+        with pytest.raises(BackendError, match="asked OpenVINO for bf16, it took f32"):
+            open_backend(demo, backend="openvino", precision="bf16")
+        return
     backend, windows = open_backend(demo, backend="openvino", precision="bf16"), some_windows(2, 224, 224)
     cosines = (backend.features(windows) * open_backend(demo).features(windows)).sum(-1)
     assert cosines.mean() > 0.999

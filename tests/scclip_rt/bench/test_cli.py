@@ -66,5 +66,5 @@ def test_what_is_wrong_is_told_in_one_line(
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(OptionError, match=r"pip install 'scclip-rt\[bench\]'"):
+    with pytest.raises(OptionError, match=r"pip install '\.\[bench\]'"):
         check_plot(Path("x.png"))

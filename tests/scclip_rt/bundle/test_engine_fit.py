@@ -301,7 +301,7 @@ def test_the_source_hash_is_the_documented_one(own_bundle: Path) -> None:
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(engines.MODULES, "tensorrt", "no_such_tensorrt")  # type: ignore[index]
-    with pytest.raises(BackendError, match=r"pip install 'scclip-rt\[tensorrt\]'"):
+    with pytest.raises(BackendError, match=r"pip install '\.\[tensorrt\]'"):
         engine_machine("tensorrt")
 
 

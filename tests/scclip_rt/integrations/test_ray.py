@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_refused(
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scclip-rt[ray]'")
+    ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home folder
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")

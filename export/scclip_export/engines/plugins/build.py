@@ -28,6 +28,7 @@ from typing import Any
 
 from scclip_export.errors import ExportError
 from scclip_rt.bundle.manifest import EncoderSpec
+from scclip_rt.errors import install
 
 _Key = tuple[str, str, tuple[float, ...]]
 
@@ -64,7 +65,7 @@ def check_plugins(trt: Any) -> None:
     if missing:
         raise ExportError(
             f"--tensorrt-plugins compiles kernels and needs {', '.join(missing)}; "
-            "install: pip install 'scclip-rt[export,triton]', or leave it out"
+            f"install: {install('export,triton')}, or leave it out"
         )
     if not hasattr(trt, "QuickPluginCreationRequest"):
         raise ExportError(
