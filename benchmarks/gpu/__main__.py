@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--results", type=Path, default=RESULTS, help="folder for the JSON (%(default)s)")
     args = parser.parse_args(arguments)
     if args.quick:
-        args.arch, args.queries, args.windows = ["tiny"], [5], [2]
+        args.arch, args.queries, args.windows = ["micro"], [5], [2]
         args.iterations, args.warmup = 1, 0
     if args.device == "cpu":
         # Before Triton is imported: kernels run in its interpreter.

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import synthetic
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import measure as gpu_measure
 from benchmarks.gpu.clock import Clock, CudaGraph
@@ -24,12 +23,6 @@ ENVIRONMENT = {"gpu": {"name": "NVIDIA H100", "cuda": "13.0"}, "versions": {"tor
 
 
 MICRO = "micro"
-
-
-@pytest.fixture(autouse=True)
-def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """49 patches a window, four blocks: half precision is slow on a CPU."""
-    monkeypatch.setitem(synthetic.ARCHITECTURES, MICRO, (64, 4, 32, 224, 32, 32, 1, 64))
 
 
 def make_run(folder: Path, *arguments: str, **environment: Any) -> Run:
