@@ -3,8 +3,10 @@
 `code` names the kind (docs/errors.md explains each) and `field` what is at fault; the C++ library has the same two.
 """
 
+import importlib
 import re
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class ScclipError(Exception):
@@ -52,6 +54,23 @@ class OptionError(ScclipError, ValueError):
 def install(extra: str) -> str:
     """The command that brings an extra, for messages. Once a package index has scclip-rt, this line says so."""
     return f"pip install '.[{extra}]' in a checkout of scclip-rt"
+
+
+def optional_module(name: str, needed: str, extra: str) -> ModuleType:
+    """Import a module that only an extra brings.
+
+    Args:
+        name: of the module.
+        needed: what needs what, for the message: "video needs PyAV".
+        extra: that has it.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BackendError(f"{needed}, which is not installed ({error}): {install(extra)}") from error
 
 
 def not_finite(what: str) -> BackendError:

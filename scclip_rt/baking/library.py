@@ -1,26 +1,18 @@
 """The package `onnx`, which only this room needs."""
 
+import importlib
 from types import ModuleType
 
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import optional_module
 
 
 def load_onnx() -> ModuleType:
-    """The module `onnx`.
+    """The module `onnx` with the parts that baking uses.
 
     Raises:
         BackendError: it is not installed.
     """
-    try:
-        import onnx
-        import onnx.checker
-        import onnx.defs
-        import onnx.helper
-        import onnx.numpy_helper
-        import onnx.shape_inference
-    except ImportError as error:
-        raise BackendError(
-            f"baking needs onnx, which is not installed ({error}): pip install 'scclip-rt[bake]'"
-        ) from error
-    module: ModuleType = onnx
-    return module
+    onnx = optional_module("onnx", "baking needs onnx", "bake")
+    for part in ("checker", "defs", "helper", "numpy_helper", "shape_inference"):
+        importlib.import_module(f"onnx.{part}")
+    return onnx

@@ -3,14 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.item import Item
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+ROWS_AT_ONCE = 16
+"""Rows of images held in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableShard:
+    """Rows `start` to `stop` of a file or dataset: the part of a `Shard` that every format of rows has."""
+
+    path: str
+    start: int
+    stop: int
+    column: str
+    key: str | None
+    name: str
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return self.stop - self.start
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [self.column] if self.key is None else [self.column, self.key]
+
+    def item(self, row: int, values: Mapping[str, Any]) -> Item:
+        """The item of one row, numbered where the shard has no key column.
+
+        Args:
+            row: its number in the file.
+            values: of `columns`; relative paths of images start from the file's folder.
+        """
+        image, error = image_value(values[self.column], Path(self.path).parent)
+        key = f"{self.name}-{row:08d}" if self.key is None else str(values[self.key])
+        return Item(key=key, source=f"{self.path}#{row}", image=image, error=error)
+
+
+def shard_name(path: Path, base: Path) -> str:
+    """What a file's rows are named after: its place below the inputs' common folder, without the suffix."""
+    return path.absolute().relative_to(base).with_suffix("").as_posix()
+
+
+def check_column(schema: pa.Schema, name: str, place: str | Path) -> None:
+    """Refuse a column that is not there.
+
+    Raises:
+        BatchError: says which there are.
+    """
+    if name not in schema.names:
+        raise BatchError(f"{place} has no column {name!r}; it has {', '.join(schema.names)}")
 
 
 def image_column(schema: pa.Schema, wanted: str | None, place: str) -> str:
@@ -22,8 +75,7 @@ def image_column(schema: pa.Schema, wanted: str | None, place: str) -> str:
         BatchError: no such column, of another type, or not exactly one that could be it.
     """
     if wanted is not None:
-        if wanted not in schema.names:
-            raise BatchError(f"{place} has no column {wanted!r}; it has {', '.join(schema.names)}")
+        check_column(schema, wanted, place)
         if not (_holds_bytes(schema.field(wanted).type) or _is_text(schema.field(wanted).type)):
             raise BatchError(
                 f"column {wanted!r} of {place} is {schema.field(wanted).type}; images are binary, "
@@ -59,32 +111,6 @@ def image_value(value: Any, folder: Path | None) -> tuple[Path | bytes | None, s
     if value is None or value == "":
         return None, "the row has no image"
     return None, f"an image must be bytes or a path; got {type(value).__name__}"
-
-
-class RowShard(Protocol):
-    """What of a shard of rows a row's item is made from: frozen, so read alone."""
-
-    @property
-    def path(self) -> str: ...  # noqa: D102
-    @property
-    def column(self) -> str: ...  # noqa: D102
-    @property
-    def key(self) -> str | None: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-
-def row_item(shard: RowShard, row: int, values: Mapping[str, Any]) -> Item:
-    """The item of one row, numbered where the shard has no key column.
-
-    Args:
-        shard: relative paths of images start from its file's folder.
-        row: its number in the file.
-        values: of the shard's columns.
-    """
-    image, error = image_value(values[shard.column], Path(shard.path).parent)
-    key = f"{shard.name}-{row:08d}" if shard.key is None else str(values[shard.key])
-    return Item(key=key, source=f"{shard.path}#{row}", image=image, error=error)
 
 
 def check_keys(keys: list[Any], column: str) -> list[str]:

@@ -7,30 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.batch.arrow_columns import check_keys, image_column, row_item
+from scclip_rt.batch.arrow_columns import (
+    ROWS_AT_ONCE,
+    TableShard,
+    check_column,
+    check_keys,
+    image_column,
+    shard_name,
+)
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import common_folder
 from scclip_rt.batch.item import InputOptions, Item
 
-_ROWS_AT_ONCE = 16
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LanceShard:
-    """Rows `start` to `stop` of one version of a dataset."""
+class LanceShard(TableShard):
+    """Rows of one version of a dataset."""
 
-    path: str
     version: int
-    start: int
-    stop: int
-    column: str
-    key: str | None
-    name: str
-
-    @property
-    def count(self) -> int:
-        """How many images."""
-        return self.stop - self.start
 
     @property
     def identity(self) -> str:
@@ -39,15 +33,16 @@ class LanceShard:
 
     def items(self) -> Iterator[Item]:
         """See `Shard`."""
-        columns = [self.column] if self.key is None else [self.column, self.key]
         scanner = _open(self.path, self.version).scanner(
-            columns=columns, offset=self.start, limit=self.count, batch_size=_ROWS_AT_ONCE, scan_in_order=True
+            columns=self.columns,
+            offset=self.start,
+            limit=self.count,
+            batch_size=ROWS_AT_ONCE,
+            scan_in_order=True,
         )
-        row = self.start
-        for batch in scanner.to_batches():
-            for values in batch.to_pylist():
-                yield row_item(self, row, values)
-                row += 1
+        rows = (values for batch in scanner.to_batches() for values in batch.to_pylist())
+        for row, values in enumerate(rows, self.start):
+            yield self.item(row, values)
 
 
 def plan_lance(paths: Sequence[Path], options: InputOptions) -> list[LanceShard]:
@@ -62,10 +57,7 @@ def plan_lance(paths: Sequence[Path], options: InputOptions) -> list[LanceShard]
         dataset = _open(str(path), None)
         column = image_column(dataset.schema, options.column, str(path))
         if options.key is not None:
-            if options.key not in dataset.schema.names:
-                raise BatchError(
-                    f"{path} has no column {options.key!r}; it has {', '.join(dataset.schema.names)}"
-                )
+            check_column(dataset.schema, options.key, path)
             keys += dataset.to_table(columns=[options.key])[options.key].to_pylist()
         rows = dataset.count_rows()
         for start in range(0, rows, options.shard_size):
@@ -76,7 +68,7 @@ def plan_lance(paths: Sequence[Path], options: InputOptions) -> list[LanceShard]
                 stop=min(start + options.shard_size, rows),
                 column=column,
                 key=options.key,
-                name=path.absolute().relative_to(base).with_suffix("").as_posix(),
+                name=shard_name(path, base),
             )
             shards.append(shard)
     if options.key is not None:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.batch.arrow_columns import check_keys, image_column, row_item
+from scclip_rt.batch.arrow_columns import (
+    ROWS_AT_ONCE,
+    TableShard,
+    check_column,
+    check_keys,
+    image_column,
+    shard_name,
+)
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import common_folder
 from scclip_rt.batch.item import InputOptions, Item
@@ -15,26 +22,12 @@ from scclip_rt.batch.item import InputOptions, Item
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-_ROWS_AT_ONCE = 16
-"""Rows of images held in memory at a time."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParquetShard:
-    """Rows `start` to `stop` of a file."""
+class ParquetShard(TableShard):
+    """Rows of a file."""
 
-    path: str
     bytes: int
-    start: int
-    stop: int
-    column: str
-    key: str | None
-    name: str
-
-    @property
-    def count(self) -> int:
-        """How many images."""
-        return self.stop - self.start
 
     @property
     def identity(self) -> str:
@@ -43,9 +36,8 @@ class ParquetShard:
 
     def items(self) -> Iterator[Item]:
         """See `Shard`."""
-        wanted = [self.column] if self.key is None else [self.column, self.key]
-        for row, values in _rows(self.path, wanted, self.start, self.stop):
-            yield row_item(self, row, values)
+        for row, values in _rows(self.path, self.columns, self.start, self.stop):
+            yield self.item(row, values)
 
 
 def plan_parquet(paths: Sequence[Path], options: InputOptions) -> list[ParquetShard]:
@@ -61,7 +53,8 @@ def plan_parquet(paths: Sequence[Path], options: InputOptions) -> list[ParquetSh
             column = image_column(file.schema_arrow, options.column, str(path))
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             if options.key is not None:
-                keys += _key_values(file, options.key, path)
+                check_column(file.schema_arrow, options.key, path)
+                keys += file.read(columns=[options.key])[options.key].to_pylist()
         for start, stop in _ranges(groups, options.shard_size):
             shard = ParquetShard(
                 path=str(path),
@@ -70,7 +63,7 @@ def plan_parquet(paths: Sequence[Path], options: InputOptions) -> list[ParquetSh
                 stop=stop,
                 column=column,
                 key=options.key,
-                name=path.absolute().relative_to(base).with_suffix("").as_posix(),
+                name=shard_name(path, base),
             )
             shards.append(shard)
     if options.key is not None:
@@ -86,13 +79,6 @@ def _open(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise BatchError(f"can't read {path}: {_reason(error)}") from error
-
-
-def _key_values(file: pq.ParquetFile, key: str, path: Path) -> list[Any]:
-    if key not in file.schema_arrow.names:
-        raise BatchError(f"{path} has no column {key!r}; it has {', '.join(file.schema_arrow.names)}")
-    values: list[Any] = file.read(columns=[key])[key].to_pylist()
-    return values
 
 
 def _ranges(groups: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
@@ -125,7 +111,7 @@ def _rows(path: str, columns: list[str], start: int, stop: int) -> Iterator[tupl
             row += rows
         row = first
         try:
-            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=columns):
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
                 begin, end = max(start - row, 0), min(stop - row, len(batch))
                 if begin < end:
                     part = batch.slice(begin, end - begin).to_pylist()

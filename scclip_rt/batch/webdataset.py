@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from scclip_rt.batch.arrow_columns import shard_name
 from scclip_rt.batch.errors import BatchError
 from scclip_rt.batch.image_files import common_folder
 from scclip_rt.batch.item import InputOptions, Item
@@ -71,7 +72,7 @@ def plan_tars(paths: Sequence[Path], options: InputOptions) -> list[TarShard]:
     base = common_folder(paths)
     shards = []
     for path, index in indices:
-        prefix = "" if unique else path.absolute().relative_to(base).with_suffix("").as_posix() + "/"
+        prefix = "" if unique else shard_name(path, base) + "/"
         for start in range(0, len(index), options.shard_size):
             part = index[start : start + options.shard_size]
             shard = TarShard(

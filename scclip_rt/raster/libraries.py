@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from scclip_rt.errors import BackendError, install
+from scclip_rt.errors import optional_module
 
 _CACHE_MEGABYTES = 256
 """GDAL would take 5 % of the machine's memory for blocks it has read."""
@@ -19,14 +19,7 @@ def load_rasterio() -> ModuleType:
     Raises:
         BackendError: it is not installed.
     """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise BackendError(
-            f"rasters need rasterio, which is not installed ({error}): {install('geo')}"
-        ) from error
-    module: ModuleType = rasterio
-    return module
+    return optional_module("rasterio", "rasters need rasterio", "geo")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import BackendError, OutputError, install
+from scclip_rt.errors import OutputError, optional_module
 from scclip_rt.files import atomic_path
 from scclip_rt.formats.polygons import label_polygons
 from scclip_rt.raster.options import POLYGON_SUFFIXES, PolygonOptions
@@ -83,13 +83,9 @@ def write_polygons(
 
 
 def _libraries() -> tuple[Any, Any]:
-    try:
-        import pyogrio
-        import shapely
-    except ImportError as error:
-        raise BackendError(
-            f"polygons need shapely and pyogrio, which are not both installed ({error}): {install('geo')}"
-        ) from error
+    shapely, pyogrio = (
+        optional_module(name, f"polygons need {name}", "geo") for name in ("shapely", "pyogrio")
+    )
     return shapely, pyogrio
 
 

@@ -1,10 +1,8 @@
 """PyAV, or the message that it is missing."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
-from scclip_rt.errors import BackendError, install
+from scclip_rt.errors import optional_module
 
 
 def load_av() -> ModuleType:
@@ -13,11 +11,4 @@ def load_av() -> ModuleType:
     Raises:
         BackendError: it is not installed.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise BackendError(
-            f"video needs PyAV, which is not installed ({error}): {install('video')}"
-        ) from error
-    module: ModuleType = av
-    return module
+    return optional_module("av", "video needs PyAV", "video")
