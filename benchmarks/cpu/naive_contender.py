@@ -102,8 +102,3 @@ class NaiveContender:
         for _ in range(images):
             self.labels()
         return time.perf_counter() - start
-
-
-def open_naive(case: Case) -> NaiveContender:
-    """For the harness."""
-    return NaiveContender(case)

@@ -38,14 +38,14 @@ def default_targets(path: Path) -> list[str]:
 def contenders(path: Path, targets: list[str], workload: Workload) -> list[Entry]:
     """The naive baseline, then one entry for each target (PRECISION, @BACKEND, @whole)."""
     # Not at the top: every contender's process imports this module again, and torch would count in its memory.
-    from benchmarks.cpu.naive_contender import open_naive
+    from benchmarks.cpu.naive_contender import NaiveContender
 
     base = Case(bundle=str(path), workload=workload)
     named = [
         Entry(name=target.replace("@", " "), case=parse_target(f"{path}@{target}", base))
         for target in targets
     ]
-    return [Entry(name="naive eager", case=base, factory=open_naive), *named]
+    return [Entry(name="naive eager", case=base, factory=NaiveContender), *named]
 
 
 def main() -> None:

@@ -81,17 +81,10 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `Segmenter`."""
-        names = (
-            "backend",
-            "device",
-            "precision",
-            "ort_provider",
-            "threads",
-            "batch",
-            "whole_image",
-            "short_side",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in OPTIONS}
+
+
+OPTIONS = tuple(option.name for option in fields(Case) if option.name not in ("bundle", "workload"))
 
 
 def parse_target(target: str, base: Case) -> Case:
@@ -184,17 +177,7 @@ def labels(cases: Sequence[Case]) -> list[str]:
     Returns:
         Names in the order of `cases`, different for different cases.
     """
-    names = (
-        "backend",
-        "precision",
-        "device",
-        "ort_provider",
-        "whole_image",
-        "short_side",
-        "batch",
-        "threads",
-    )
-    varying = [name for name in names if len({getattr(case, name) for case in cases}) > 1]
+    varying = [name for name in OPTIONS if len({getattr(case, name) for case in cases}) > 1]
     stems = {case.bundle: Path(case.bundle).name.removesuffix(".scclip") or case.bundle for case in cases}
     if len(set(stems.values())) < len(stems):
         stems = {bundle: bundle for bundle in stems}

@@ -160,13 +160,3 @@ class Reference:
             raise BenchError(
                 f"{self._bundle}: no fp32 encoder of the same grid to compare with ({error})"
             ) from error
-
-
-def open_contender(case: Case) -> Contender:
-    """For `Remote`."""
-    return Contender(case)
-
-
-def open_reference(case: Case) -> Reference:
-    """For `Remote`."""
-    return Reference(case)

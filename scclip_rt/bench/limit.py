@@ -62,11 +62,6 @@ class GemmLimit:
         }
 
 
-def open_limit(request: LimitRequest) -> GemmLimit:
-    """For `Remote`."""
-    return GemmLimit(request)
-
-
 def _seconds(run: Run) -> float:
     start = time.perf_counter()
     run()

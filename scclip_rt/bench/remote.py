@@ -16,7 +16,7 @@ from scclip_rt.bench.errors import BenchError
 from scclip_rt.errors import ScclipError
 
 Factory = Callable[[Any], Any]
-"""Makes the object from one argument; a top-level function, as its name is what the process gets."""
+"""Makes the object from one argument; a class or function of a module, as its name is what the process gets."""
 _PATIENCE_S = 10.0
 
 

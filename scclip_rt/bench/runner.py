@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.bench.case import Case, labels
-from scclip_rt.bench.contender import Description, Sample, open_contender, open_reference
+from scclip_rt.bench.contender import Contender, Description, Reference, Sample
 from scclip_rt.bench.gate import Gate
-from scclip_rt.bench.limit import LIBRARIES, LimitRequest, open_limit
+from scclip_rt.bench.limit import LIBRARIES, GemmLimit, LimitRequest
 from scclip_rt.bench.load import LoadMark
 from scclip_rt.bench.remote import Factory, Handle, Remote
 from scclip_rt.errors import OptionError
@@ -30,7 +30,7 @@ class Entry:
 
     name: str
     case: Case
-    factory: Factory = open_contender
+    factory: Factory = Contender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class Bench:
                 gates.append(handle.call("check", self._reference(entry, handle.call("windows"))))
             requests = [limit_request(d) if self.plan.limit else None for d in descriptions]
             limits = {
-                request: self._open(stack, open_limit, request, f"the GEMM limit of {request}")
+                request: self._open(stack, GemmLimit, request, f"the GEMM limit of {request}")
                 for request in unique(requests)
             }
             agreements = _agreements(handles)
@@ -150,7 +150,7 @@ class Bench:
         key = f"{entry.case.bundle} {windows.shape} {hashlib.sha256(windows.tobytes()).hexdigest()}"
         if key not in self._references:
             with contextlib.ExitStack() as stack:
-                handle = self._open(stack, open_reference, entry.case, f"the reference of {entry.name}")
+                handle = self._open(stack, Reference, entry.case, f"the reference of {entry.name}")
                 self._references[key] = handle.call("features", windows)
         return self._references[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from scclip_rt.bundle.manifest import ModelSpec
 
@@ -58,17 +59,5 @@ def is_large(model: ModelSpec) -> bool:
     return model.layers >= 24 or model.width >= 1024
 
 
-def published(
-    *,
-    short_side: int = 336,
-    logit_scale: float = 40.0,
-    prob_threshold: tuple[float, float] = (0.0, 0.0),
-    area_threshold: float = 0.0,
-) -> Preset:
-    """A preset that leaves nothing to the bundle; the defaults are those of most benchmarks."""
-    return Preset(
-        short_side=short_side,
-        logit_scale=logit_scale,
-        prob_threshold=prob_threshold,
-        area_threshold=area_threshold,
-    )
+published = partial(Preset, short_side=336, logit_scale=40.0, prob_threshold=(0.0, 0.0), area_threshold=0.0)
+"""A preset that leaves nothing to the bundle; the defaults are those of most benchmarks."""

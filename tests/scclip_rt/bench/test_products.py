@@ -9,7 +9,7 @@ from onnx import shape_inference
 
 from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.bench.flops import Product, block_products, count_flops
-from scclip_rt.bench.limit import LimitRequest, open_limit
+from scclip_rt.bench.limit import GemmLimit, LimitRequest
 from scclip_rt.bench.onnx_graph import float_product, quantised_product
 from scclip_rt.bundle.bundle import Bundle
 
@@ -45,7 +45,7 @@ def test_a_quantised_product_multiplies(float_input: bool) -> None:
 
 
 def test_the_limit_times_every_product_in_every_precision() -> None:
-    limit = open_limit(LimitRequest(library="onnxruntime", threads=1, products=PRODUCTS))
+    limit = GemmLimit(LimitRequest(library="onnxruntime", threads=1, products=PRODUCTS))
     seconds = limit.seconds()
     assert {"fp32", "int8"} <= set(seconds)
     assert all(len(each) == 2 and min(each) > 0 for each in seconds.values())
@@ -54,7 +54,7 @@ def test_the_limit_times_every_product_in_every_precision() -> None:
 def test_the_limit_of_openvino() -> None:
     openvino = pytest.importorskip("openvino")
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    seconds = open_limit(LimitRequest(library="openvino", threads=1, products=PRODUCTS)).seconds()
+    seconds = GemmLimit(LimitRequest(library="openvino", threads=1, products=PRODUCTS)).seconds()
     assert ("bf16" in seconds) == ("BF16" in capabilities)
     assert {"fp32", "int8"} <= set(seconds)
 

@@ -9,10 +9,10 @@ import pytest
 
 from scclip_rt.bench import Bench, BenchError, Case, Entry, Plan, Workload, document, entries, table
 from scclip_rt.bench.case import sweep
-from scclip_rt.bench.contender import Description, Sample, open_contender, open_reference
+from scclip_rt.bench.contender import Contender, Description, Reference, Sample
 from scclip_rt.bench.flops import Product
 from scclip_rt.bench.gate import Gate, Limits
-from scclip_rt.bench.limit import open_limit
+from scclip_rt.bench.limit import GemmLimit
 from scclip_rt.bench.report import groups_of
 from scclip_rt.bench.stats import Percentiles, Ratio
 from scclip_rt.errors import OptionError
@@ -30,7 +30,7 @@ class Machine:
         self.wrong, self.backend = wrong, backend
 
     def start(self, factory: Callable[[Any], Any], argument: Any, name: str) -> "Process":
-        kind = {open_contender: "contender", open_reference: "reference", open_limit: "limit"}[factory]
+        kind = {Contender: "contender", Reference: "reference", GemmLimit: "limit"}[factory]
         assert name not in self.open
         self.open.add(name)
         return Process(self, kind, argument, name)
