@@ -1,7 +1,7 @@
 """What the encoder made of one image."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,14 @@ class Encoded:
     resized: NDArray[np.uint8]
     name: str | None
     class_features: NDArray[np.float32] | None = None
+
+    def text(
+        self, embeddings: NDArray[np.float32], weighting: Literal["none", "surgery"]
+    ) -> NDArray[np.float32]:
+        """The queries (Q, E) as this image is compared with them: times their weights where the method has some."""
+        if weighting == "none" or self.class_features is None:
+            return embeddings
+        return embeddings * class_weights(self.class_features, embeddings)[:, None]
 
     @classmethod
     def of(cls, prepared: PreparedImage, features: NDArray[np.float32]) -> Self:

@@ -50,6 +50,8 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "warmup": Range(least=0, most=100_000),
         "iterations": Range(least=1, most=1_000_000),
         "stream": Range(least=0, most=1_000_000),
+        "near": Range(least=0, most=1, whole=False),
+        "template_count": Range(least=1, most=10_000),
         "queries": Range(least=1, most=65534),
         # serve
         "port": Range(least=0, most=65535),

@@ -20,7 +20,7 @@ from scclip_rt.decode.pamr import pixel_weights
 from scclip_rt.decode.plan import decode_plan
 from scclip_rt.decode.settings import DecodeOptions
 from scclip_rt.device_stream import DevicePath, device_path
-from scclip_rt.encoded import Encoded, class_weights
+from scclip_rt.encoded import Encoded
 from scclip_rt.errors import ImageError, OptionError, VocabularyError
 from scclip_rt.image.geometry import MAX_PIXELS, MAX_WINDOWS
 from scclip_rt.image.memory import EncoderCost
@@ -55,6 +55,8 @@ class Segmenter:
             to a file; None takes the bundle's.
         background: name of the class that takes what no class claims, `none` for no such class; None takes
             the class called "background" if there is one.
+        background_words: name of a list of words that find the background (`scclip_rt.vocabulary.background_words`);
+            a class called "background" is added at the end where there is none. Goes with class names.
         backend: `onnxruntime`, `openvino`, `tensorrt`, `tensorrt-rtx`, or `auto` (docs/backends.md).
         device: `auto`, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device, `fast` for the
@@ -103,6 +105,7 @@ class Segmenter:
         vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
         templates: str | os.PathLike[str] | None = None,
         background: str | None = None,
+        background_words: str | None = None,
         backend: str = "auto",
         device: str = "auto",
         precision: str = "auto",
@@ -138,10 +141,16 @@ class Segmenter:
                 "templates go with classes: a vocabulary is embedded already. Leave one of them out",
                 field="templates",
             )
+        if vocabulary is not None and background_words is not None:
+            raise OptionError(
+                "background words go with classes: a vocabulary is embedded already. Leave one of them out",
+                field="background_words",
+            )
         self._has_own_encoder = encoder is not None
         # What opens this segmenter again in another process: a forked child, or one that it is pickled for.
         self._options_given: dict[str, Any] = {
             "templates": templates,
+            "background_words": background_words,
             "backend": backend,
             "device": device,
             "precision": precision,
@@ -169,6 +178,7 @@ class Segmenter:
             cache=cache,
             progress=progress,
             threads=threads,
+            background_words=background_words,
         )
         self._threads = threads
         own = opened.benchmark(preset)
@@ -239,11 +249,11 @@ class Segmenter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vocabulary = state["vocabulary"]
-        options = state["options"] | ({"templates": None} if vocabulary is not None else {})
+        of_names = {name: state["options"][name] for name in ("templates", "background_words")}
+        options = state["options"] | (dict.fromkeys(of_names) if vocabulary is not None else {})
         Segmenter.__init__(self, state["bundle"], vocabulary=vocabulary, **options)
         self._options_given, self._options = state["options"], state["decoding"]
-        templates = state["options"]["templates"]
-        self._embedding = replace(self._embedding, templates=templates)
+        self._embedding = replace(self._embedding, **of_names)
 
     def __copy__(self) -> Self:
         other = object.__new__(type(self))
@@ -310,8 +320,13 @@ class Segmenter:
             if classes is not None:
                 raise OptionError("give either classes or classes_file, and not both", field="classes")
             classes = Path(classes_file)
+        embedding = self._embedding
+        if vocabulary is not None:
+            embedding = replace(
+                embedding, background_words=None
+            )  # those are for names, given when it was opened
         self._vocabulary = resolve_vocabulary(
-            self._bundle, self._embedding, classes=classes, vocabulary=vocabulary, background=background
+            self._bundle, embedding, classes=classes, vocabulary=vocabulary, background=background
         )
 
     def with_classes(
@@ -519,20 +534,13 @@ class Segmenter:
             )
         decoded = decode(
             encoded.features,
-            self._text_for(encoded, vocabulary),
+            encoded.text(vocabulary.embeddings, options.class_weighting),
             decode_plan(encoded.tiling, encoded.grid, shape),
             vocabulary.decode_settings(options, confidence=confidence),
             refine=refine,
             threads=threads,
         )
         return Segmentation.of(decoded, vocabulary, image=encoded.image, name=encoded.name)
-
-    def _text_for(self, encoded: Encoded, vocabulary: Vocabulary) -> NDArray[np.float32]:
-        """The queries, times their weights where the method has some."""
-        if self._options.class_weighting == "none" or encoded.class_features is None:
-            return vocabulary.embeddings
-        weights = class_weights(encoded.class_features, vocabulary.embeddings)
-        return vocabulary.embeddings * weights[:, None]
 
 
 def _open_for_any_size(

@@ -42,6 +42,7 @@ class BatchJob:
         vocabulary: instead of `classes`.
         templates: as for `Segmenter`.
         background: as for `Segmenter`.
+        background_words: as for `Segmenter`.
         format: `parquet`, `webdataset`, `png`, or one of docs/formats.md, a folder a shard.
         reading: size of shards, columns.
         resume: go on with the run that the output holds.
@@ -56,6 +57,7 @@ class BatchJob:
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None
     templates: str | os.PathLike[str] | None = None  # the bundle's
     background: str | None = None
+    background_words: str | None = None
     format: str = "parquet"
     reading: InputOptions = field(default_factory=InputOptions)
     resume: bool = False
@@ -182,7 +184,9 @@ def _need_pyarrow(format: str) -> None:  # noqa: A002 (the option's name)
 
 
 def _vocabulary(bundle: Bundle, job: BatchJob) -> Vocabulary:
-    options = EmbeddingOptions(templates=job.templates, cache=job.cache, progress=True)
+    options = EmbeddingOptions(
+        templates=job.templates, cache=job.cache, progress=True, background_words=job.background_words
+    )
     return resolve_vocabulary(
         bundle, options, classes=job.classes, vocabulary=job.vocabulary, background=job.background
     )

@@ -19,13 +19,26 @@ from scclip_rt.cli import (
     inspect,
     segment,
     serve,
+    vocabulary,
 )
 from scclip_rt.cli.guard import EXIT_ERROR, EXIT_INTERRUPTED, Parser, guard, leave
 from scclip_rt.errors import install
 
 __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "guard", "leave", "main", "run"]
 
-COMMANDS = (segment, batch, embed, inspect, bake, serve, eval, compare_methods, bench, convert_coco_object)
+COMMANDS = (
+    segment,
+    batch,
+    embed,
+    vocabulary,
+    inspect,
+    bake,
+    serve,
+    eval,
+    compare_methods,
+    bench,
+    convert_coco_object,
+)
 
 _DESCRIPTION = """\
 Open-vocabulary segmentation with SC-CLIP bundles: name the classes, get a label map.

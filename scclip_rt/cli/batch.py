@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
         vocabulary=args.vocabulary,
         templates=template_source(args),
         background=args.background,
+        background_words=args.background_words,
         format=args.format,
         reading=InputOptions(shard_size=args.shard_size, column=args.column, key=args.key),
         resume=args.resume,

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scclip_rt.cli.image_options import number
 from scclip_rt.cli.notes import tell_names_that_demo_does_not_know
@@ -14,7 +14,12 @@ from scclip_rt.cli.options import (
     template_source,
     write_json,
 )
+from scclip_rt.errors import OptionError
 from scclip_rt.files import check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.bundle.bundle import Bundle
+    from scclip_rt.vocabulary.file import Vocabulary
 
 _DESCRIPTION = """\
 Embed class names once and keep them in a file. A vocabulary file needs no text encoder and no
@@ -26,6 +31,7 @@ _EPILOG = """\
 examples:
   scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
   scclip embed vitb16.scclip --classes "background; person, man; dog" --output three.safetensors
+  scclip embed vitb16.scclip --classes classes.txt --template-images photos/ --output chosen.safetensors
   scclip segment vitb16.scclip photos/ --vocabulary classes.safetensors --output out
 """
 
@@ -49,6 +55,22 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         help="the vocabulary file to write",
     )
     add_class_options(parser, vocabulary=False)
+    group = parser.add_argument_group("choice of templates")
+    group.add_argument(
+        "--template-images",
+        metavar="PATH",
+        nargs="+",
+        type=Path,
+        help="unlabelled images or folders: each class keeps only the templates whose predictions on them have the "
+        "least entropy (docs/classes.md says what that gained and lost)",
+    )
+    group.add_argument(
+        "--template-count",
+        metavar="N",
+        type=number("template_count"),
+        default=4,
+        help="templates that a class keeps (default: %(default)s)",
+    )
     parser.add_argument(
         "--threads",
         metavar="N",
@@ -68,15 +90,19 @@ def run(args: argparse.Namespace) -> int:
     from scclip_rt.vocabulary.file import save_vocabulary
     from scclip_rt.vocabulary.open import EmbeddingOptions, resolve_vocabulary
 
+    images = _template_images(args)
     bundle = Bundle.open(args.bundle)
     options = EmbeddingOptions(
         templates=template_source(args),
         cache=not args.no_cache,
         progress=True,
         threads=args.threads,
+        background_words=args.background_words,
     )
     vocabulary = resolve_vocabulary(bundle, options, classes=class_source(args), background=args.background)
     tell_names_that_demo_does_not_know(bundle, vocabulary)
+    if images:
+        vocabulary = _chosen(bundle, vocabulary, images, args)
     save_vocabulary(vocabulary, args.output, force=args.force)
     report = {
         "schema": "scclip-embed/1",
@@ -96,3 +122,42 @@ def run(args: argparse.Namespace) -> int:
         counts = f"{len(vocabulary.classes)} classes, {len(vocabulary.queries)} queries, background: {named}"
         print(f"{args.output}: {counts}")
     return 0
+
+
+def _template_images(args: argparse.Namespace) -> list[Path]:
+    from scclip_rt.cli.inputs import find_images
+
+    return [item.path for item in find_images(args.template_images or [])]
+
+
+def _chosen(
+    bundle: "Bundle", vocabulary: "Vocabulary", images: list[Path], args: argparse.Namespace
+) -> "Vocabulary":
+    """The vocabulary with each class's own templates."""
+    from tqdm import tqdm
+
+    from scclip_rt.evaluation.template_choice import choose_templates, template_entropies
+    from scclip_rt.segmenter import Segmenter
+    from scclip_rt.vocabulary.embedding import embed_each_template
+    from scclip_rt.vocabulary.open import open_text
+    from scclip_rt.vocabulary.templates import load_templates
+
+    templates = load_templates(template_source(args) or bundle.decoding.templates)
+    if args.template_count > len(templates.patterns):
+        raise OptionError(
+            f"--template-count {args.template_count} is more than the {len(templates.patterns)} templates of "
+            f"{templates.name}",
+            field="template_count",
+        )
+    encode, tokenizer = open_text(bundle, args.threads)
+    single = embed_each_template(
+        vocabulary.queries,
+        encode,
+        tokenizer,
+        templates,
+        context_length=bundle.text_encoder.context_length,
+        progress=True,
+    )
+    segmenter = Segmenter(bundle, vocabulary=vocabulary, threads=args.threads)
+    entropies = template_entropies(segmenter, single, tqdm(images, desc="choosing templates", unit="image"))
+    return choose_templates(vocabulary, single, entropies, args.template_count)

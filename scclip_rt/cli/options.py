@@ -68,6 +68,12 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
         "if there is one)",
     )
     group.add_argument(
+        "--background-words",
+        metavar="NAME",
+        help="with --classes: words that find the background, voc, coco-object or clip-es; adds a class "
+        '"background" where there is none (docs/classes.md)',
+    )
+    group.add_argument(
         "--no-cache", action="store_true", help="neither read nor keep class embeddings on disk"
     )
 
@@ -180,6 +186,7 @@ def class_settings(args: argparse.Namespace, bundle: "Bundle") -> dict[str, Any]
         "vocabulary": args.vocabulary,
         "templates": templates,
         "background": args.background,
+        "background_words": args.background_words,
         "cache": not args.no_cache,
     }
 

@@ -40,7 +40,7 @@ def parse_classes(source: ClassSource) -> Classes:
     for place, entry in _entries(source):
         unique: dict[str, str] = {}
         for name in _names(entry, place):
-            unique.setdefault(_key(name), name)
+            unique.setdefault(name_key(name), name)
         for key, name in unique.items():
             index, where = owners.setdefault(key, (len(classes), place))
             if index != len(classes):
@@ -70,8 +70,8 @@ def find_background(classes: Sequence[str], background: str | None = None) -> in
     Raises:
         VocabularyError: no class has that name.
     """
-    keys = [_key(name) for name in classes]
-    wanted = "background" if background is None else _key(background)
+    keys = [name_key(name) for name in classes]
+    wanted = "background" if background is None else name_key(background)
     if wanted in keys:
         return keys.index(wanted)
     if background is None or wanted == "none":
@@ -109,7 +109,7 @@ def shorten(name: str, length: int = 40) -> str:
     return printable(short)
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Names that CLIP can't tell apart have one key: what its tokenizer makes of them before it cuts them up."""
     if name.isascii() and name.isprintable() and "&" not in name:
         return " ".join(name.split()).lower()  # the same, without loading what repairs text

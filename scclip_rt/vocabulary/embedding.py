@@ -91,6 +91,46 @@ def embed_classes(
     )
 
 
+def embed_each_template(
+    names: Sequence[str],
+    encode: EncodeText,
+    tokenizer: Tokenizer,
+    templates: Templates,
+    *,
+    context_length: int = CONTEXT_LENGTH,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """Embed every name in every template by itself; nothing is averaged, and nothing is kept in a cache.
+
+    Args:
+        names: Q of them.
+        encode: as for `embed_classes`, like the others.
+        tokenizer: of the same model.
+        templates: T of them.
+        context_length: most tokens the text encoder takes.
+        progress: show a bar on standard error.
+
+    Returns:
+        (T, Q, E), unit rows.
+    """
+    from tqdm import tqdm
+
+    classes = tuple((name,) for name in names)
+    rows = [
+        embed_classes(
+            classes,
+            encode,
+            tokenizer,
+            Templates(name="one", patterns=(pattern,)),
+            model_sha256="",
+            background="none",
+            context_length=context_length,
+        ).embeddings
+        for pattern in tqdm(templates.patterns, desc="embedding templates", disable=not progress)
+    ]
+    return np.stack(rows)
+
+
 @dataclass(frozen=True, slots=True)
 class _Prompts:
     """One name in all templates, as token ids."""

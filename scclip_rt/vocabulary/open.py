@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scclip_rt.backends import TextBackend, open_text_backend
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OptionError
-from scclip_rt.vocabulary.classes import find_background, only_class, parse_classes
+from scclip_rt.vocabulary.background_words import BACKGROUND, add_words, background_words
+from scclip_rt.vocabulary.classes import Classes, find_background, only_class, parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
 from scclip_rt.vocabulary.templates import load_templates
@@ -29,6 +30,7 @@ class EmbeddingOptions:
     cache: bool = True
     progress: bool = False
     threads: int | None = None
+    background_words: str | None = None  # a name of `BACKGROUND_WORDS`
 
 
 def resolve_vocabulary(
@@ -51,13 +53,19 @@ def resolve_vocabulary(
         background: name of a class, `none`, or None for what the vocabulary says.
 
     Raises:
-        OptionError: both of `classes` and `vocabulary`, or neither and the bundle carries none.
+        OptionError: both of `classes` and `vocabulary`, or neither and the bundle carries none; or background words
+            without `classes`.
         VocabularyError: empty, ambiguous, too long, of another model, or no such background class.
     """
     if classes is not None and vocabulary is not None:
         raise OptionError("give either classes or a vocabulary, and not both", field="classes")
     if classes is not None:
         return _embed(bundle, options, classes, background)
+    if options.background_words is not None:
+        raise OptionError(
+            "background words go with classes: a vocabulary is embedded already. Leave them out",
+            field="background_words",
+        )
     if vocabulary is None:
         vocabulary = _ready_vocabulary(bundle)
     if not isinstance(vocabulary, Vocabulary):
@@ -90,28 +98,87 @@ def check_model(vocabulary: Vocabulary, bundle: Bundle, *, name: str = "") -> No
     vocabulary.check_model(bundle.text_encoder.model_sha256, embed_dim=bundle.model.embed_dim, name=name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedClasses:
+    """Class names, with the words for the background that were asked for.
+
+    Attributes:
+        classes: for each class its names.
+        background: index of the background class, or None.
+        added: whether the background was added: it is found by words, and is called "background".
+    """
+
+    classes: Classes
+    background: int | None
+    added: bool = False
+
+    def named(self, vocabulary: Vocabulary) -> Vocabulary:
+        """The vocabulary with its background, under its name."""
+        names = vocabulary.classes
+        if self.added:
+            names = (*names[:-1], BACKGROUND)
+        return replace(vocabulary, classes=names, background=self.background)
+
+
+def parse_with_background(
+    classes: str | os.PathLike[str] | Sequence[str | Sequence[str]],
+    background: str | None,
+    words: str | None,
+) -> ParsedClasses:
+    """Read class names; a misspelt name shows before minutes of work. One class alone is warned of.
+
+    Args:
+        classes: as for `Segmenter`.
+        background: as for `Segmenter`.
+        words: name of a list of background words, or None.
+
+    Raises:
+        VocabularyError: as `parse_classes`, `find_background` and `background_words`.
+        OptionError: words for a background that is not wanted.
+    """
+    parsed = parse_classes(classes)
+    index = find_background([names[0] for names in parsed], background)
+    if words is None:
+        if len(parsed) == 1 and index is None:
+            _log.warning("%s", only_class(parsed[0]))
+        return ParsedClasses(classes=parsed, background=index)
+    if background is not None and index is None:
+        raise OptionError(
+            "background 'none' and background words exclude each other. Leave one of them out",
+            field="background_words",
+        )
+    extended, found = add_words(parsed, index, background_words(words))
+    return ParsedClasses(classes=extended, background=found, added=index is None)
+
+
+def open_text(
+    bundle: Bundle, threads: int | None = None
+) -> tuple[Callable[[NDArray[np.int64]], NDArray[np.float32]], Tokenizer]:
+    """A bundle's text encoder, loaded at its first use, and its tokenizer."""
+    encode = _when_needed(lambda: open_text_backend(bundle, threads=threads))
+    return encode, Tokenizer.from_file(bundle.checked_path(bundle.manifest.tokenizer))
+
+
 def _embed(
     bundle: Bundle,
     options: EmbeddingOptions,
     classes: str | os.PathLike[str] | Sequence[str | Sequence[str]],
     background: str | None,
 ) -> Vocabulary:
-    parsed = parse_classes(classes)
-    # A misspelt name shows before minutes of work.
-    index = find_background([names[0] for names in parsed], background)
-    if len(parsed) == 1 and index is None:
-        _log.warning("%s", only_class(parsed[0]))
-    return embed_classes(
-        parsed,
-        _when_needed(lambda: open_text_backend(bundle, threads=options.threads)),
-        Tokenizer.from_file(bundle.checked_path(bundle.manifest.tokenizer)),
+    parsed = parse_with_background(classes, background, options.background_words)
+    encode, tokenizer = open_text(bundle, options.threads)
+    vocabulary = embed_classes(
+        parsed.classes,
+        encode,
+        tokenizer,
         load_templates(options.templates or bundle.decoding.templates),
         model_sha256=bundle.text_encoder.model_sha256,
-        background=background,
+        background="none",
         context_length=bundle.text_encoder.context_length,
         cache_dir=embedding_cache_directory() if options.cache else None,
         progress=options.progress,
     )
+    return parsed.named(vocabulary)
 
 
 def _when_needed(load: Callable[[], TextBackend]) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:

@@ -1,0 +1,71 @@
+"""`scclip vocabulary`, and the options of `scclip embed` that look at images."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scclip_rt.cli import run
+from scclip_rt.demo.scenes import tuning_scene
+from scclip_rt.vocabulary.classes import parse_classes
+from scclip_rt.vocabulary.file import load_vocabulary
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    for index in range(2):
+        Image.fromarray(tuning_scene(index).image).save(folder / f"{index}.png")
+    return folder
+
+
+CLASSES = "grass; lawn; sky; lava; magma; tiger"
+
+
+def call(*arguments: object) -> int:
+    return run([str(argument) for argument in arguments])
+
+
+def test_inspect_names_near_duplicates_without_images(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("vocabulary", "inspect", "demo", "--classes", CLASSES) == 0
+    lines = capsys.readouterr().out.splitlines()
+    near = [line.split("  ")[1] for line in lines if "near-duplicate" in line]
+    assert sorted(near) == ["grass – lawn", "lava – magma"]
+
+
+def test_inspect_tells_what_images_pick(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("vocabulary", "inspect", "demo", "--classes", CLASSES, "--images", scenes, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == 2
+    assert sum(row["share"] for row in report["classes"]) == pytest.approx(1.0, abs=1e-4)
+    pair = next(pair for pair in report["pairs"] if set(pair["classes"]) == {"grass", "lawn"})
+    assert pair["cosine"] > 0.9
+
+
+def test_suggest_writes_a_list_that_can_be_used(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "better.txt"
+    asked = ("vocabulary", "suggest", "demo", "--classes", CLASSES, "--images", scenes, "--output", output)
+    assert call(*asked) == 0
+    told = capsys.readouterr().out
+    classes = parse_classes(output)
+    assert len(classes) < 6
+    assert f"{len(classes)} of 6 classes are left" in told
+    assert {"grass", "lawn"} in [set(names) for names in classes]
+    assert call(*asked) == 2
+    assert "pass --force" in capsys.readouterr().err
+
+
+def test_embed_keeps_each_class_s_templates(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a photo of {}.\n{}\na sketch of {}.\n")
+    output = tmp_path / "chosen.safetensors"
+    asked = ("embed", "demo", "--classes", "grass; tiger", "--templates", templates, "--output", output)
+    assert call(*asked, "--template-images", scenes, "--template-count", 4) == 2
+    assert "more than the 3 templates" in capsys.readouterr().err
+    assert call(*asked, "--template-images", scenes, "--template-count", 1) == 0
+    assert "the 1 of least entropy" in load_vocabulary(output).templates
