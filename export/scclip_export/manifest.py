@@ -205,6 +205,9 @@ def _calibration(method: str, options: MethodOptions, parts: Parts) -> dict[str,
     given = asdict(options)
     if method == "maskclip" and not given["residual"]:
         given = {}
+    if "cross_blocks" in given:  # those in use, also where the user named none
+        blocks = {term.block for term in getattr(parts, "terms", ()) if term.block is not None}
+        given["cross_blocks"] = [min(blocks), max(blocks) + 1]
     return {"method": method, **given}
 
 

@@ -28,6 +28,17 @@ def option(
     )
 
 
+def scaled(block: int, layers: int, *, needs: int) -> int:
+    """A block of a 12-block model, or the like of it before the last block of a model that is too shallow.
+
+    Args:
+        block: index from 0.
+        layers: blocks of the model.
+        needs: least blocks that a method's numbers fit as they are.
+    """
+    return block if layers >= needs else min(round(block * layers / 12), layers - 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
     """How a method's official code prepares and decodes images, for bundle.json (docs/bundle.md).

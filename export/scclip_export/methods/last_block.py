@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scclip_export.methods.base import Defaults, Method, MethodOptions, option
+from scclip_export.methods.base import Defaults, Method, MethodOptions, option, scaled
 from scclip_export.model.parts import LastBlockParts, Term
 
 QUERY_KEY = (Term(scores="qk"),)
@@ -234,11 +234,15 @@ class ResClipOptions(MethodOptions):
     )
     cross_weight: float = option(0.3, "λ, share of the middle blocks' attention (per benchmark .2 to .6)")
     temperature: float = option(2.0, "τ, factor on the attention")
-    cross_blocks: tuple[int, int] = option((5, 9), "blocks (from 0) whose attention is taken", metavar="A:B")
+    cross_blocks: tuple[int, int] | None = option(
+        None,
+        "blocks (from 0) whose attention is taken (5:9; scaled in models of fewer than 10 blocks)",
+        metavar="A:B",
+    )
     sigma: float = option(5.0, "width of the neighbourhood ω, patches")
 
     def __post_init__(self) -> None:
-        start, end = self.cross_blocks
+        start, end = self.cross_blocks or (0, 1)
         if not 0 <= start < end:
             raise ValueError(f"cross_blocks A:B needs 0 <= A < B; got {start}:{end}")
 
@@ -251,7 +255,7 @@ class ResClipOptions(MethodOptions):
             "sclip": CORRELATIVE,
             "vanilla-residual": QUERY_KEY,
         }[self.base]
-        blocks = range(*self.cross_blocks)
+        blocks = range(*(self.cross_blocks or (scaled(5, layers, needs=10), scaled(8, layers, needs=10) + 1)))
         share = self.temperature * self.cross_weight / len(blocks)
         kept = self.temperature * (1.0 - self.cross_weight)
         whole = self.base in ("sclip", "vanilla-residual")

@@ -1,9 +1,9 @@
 """Methods whose last block reads earlier blocks: SC-CLIP and SFP (docs/methods.md, family B)."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from scclip_export.methods.base import Defaults, Method, MethodOptions, option
+from scclip_export.methods.base import Defaults, Method, MethodOptions, option, scaled
 
 if TYPE_CHECKING:  # with torch, which the help does without
     from scclip_export.model.calibration import CalibrationConfig, SfpConfig
@@ -44,7 +44,10 @@ class ScclipOptions(MethodOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SfpOptions(MethodOptions):
-    """SFP (ICCV 2025), SC-CLIP's descendant; the same taps whatever the depth, as in its code."""
+    """SFP (ICCV 2025), SC-CLIP's descendant: ViT-B/16's taps whatever the depth, as in its code.
+
+    Models too shallow for them have them scaled.
+    """
 
     detector: Literal["attention", "norm", "lof"] = option(
         "attention",
@@ -54,9 +57,13 @@ class SfpOptions(MethodOptions):
     salience: float = option(5.0, "factor of the detector by attention (upstream res_scale)")
     max_outliers: int = option(10, "most outliers of a window", metavar="K")
     cls_residual: float = option(0.3, "weight of the class token (upstream res_cls); the detector's as well")
-    pre_layer: int = option(8, "block (from 0) whose similarities calibrate attention", metavar="I")
-    post_layer: int = option(3, "block whose similarities smooth the result", metavar="I")
-    fusion_layers: tuple[int, int] = option((3, 10), "blocks summed into it, B exclusive", metavar="A:B")
+    pre_layer: int | None = option(
+        None, "block (from 0) whose similarities calibrate attention (8)", metavar="I"
+    )
+    post_layer: int | None = option(None, "block whose similarities smooth the result (3)", metavar="I")
+    fusion_layers: tuple[int, int] | None = option(
+        None, "blocks summed into it, B exclusive (3:10)", metavar="A:B"
+    )
     similarity_floor: float = option(0.4, "least similarity kept (upstream beta)")
 
     def parts(self, *, layers: int, patch_size: int) -> "SfpConfig":
@@ -64,7 +71,9 @@ class SfpOptions(MethodOptions):
         from scclip_export.model.calibration import SfpConfig
 
         published = layers == 12 and patch_size == 16
-        config = SfpConfig(**asdict(self), source="published" if published else "extrapolated")
+        first, guide, last = (scaled(block, layers, needs=11) for block in (3, 8, 9))
+        taps: dict[str, Any] = {"pre_layer": guide, "post_layer": first, "fusion_layers": (first, last + 1)}
+        config = SfpConfig(**taps | _given(self), source="published" if published else "extrapolated")
         changed = any(getattr(self, item.name) != item.default for item in fields(self))
         return replace(config, source="overridden") if changed else config
 

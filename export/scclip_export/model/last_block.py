@@ -107,7 +107,7 @@ class DenseLastBlock(Block):
             mask = mask.to(own.value.dtype)
         scaled, key = {
             "qk": (own.query, own.key),
-            "qq": (own.query, own.query / self.scale),
+            "qq": (own.query, own.query * (1.0 / self.scale)),  # not a division: narrow graphs have none
             "kk": (own.key * self.scale, own.key),
             "vv": (own.value * self.scale, own.value),
         }[term.scores]

@@ -129,6 +129,9 @@ class _Graph:
 def find_layers(model: ModelProto) -> list[Layer]:
     """Return the products with a constant weight, by their inputs, in the graph's order, without `FLOAT_LAYERS`.
 
+    A weight that several products take (a second stream through the blocks, SFP's values) stays float: their inputs
+    would need different factors on its rows, and different rounding.
+
     Args:
         model: an encoder as `graph.onnx_from_encoder` writes it; weights need not be loaded.
 
@@ -136,10 +139,11 @@ def find_layers(model: ModelProto) -> list[Layer]:
         ExportError: the graph holds none, or two of one name.
     """
     graph = _Graph(model)
+    found = [(node, graph.product(index, node)) for index, node in enumerate(model.graph.node)]
+    takers = Counter(product.weight for _, product in found if product is not None)
     by_source: dict[str, list[Product]] = {}
-    for index, node in enumerate(model.graph.node):
-        product = graph.product(index, node)
-        if product is not None and product.name not in FLOAT_LAYERS:
+    for node, product in found:
+        if product is not None and product.name not in FLOAT_LAYERS and takers[product.weight] == 1:
             by_source.setdefault(node.input[0], []).append(product)
     layers = [
         Layer(
@@ -151,11 +155,9 @@ def find_layers(model: ModelProto) -> list[Layer]:
         )
         for source, products in by_source.items()
     ]
-    names = [product.weight for layer in layers for product in layer.products]
-    names += [layer.name for layer in layers]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    repeated = [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]
     if repeated or not layers:
-        what = f"several products use {', '.join(repeated)}" if repeated else "no product has a weight"
+        what = f"several layers are called {', '.join(repeated)}" if repeated else "no product has a weight"
         raise ExportError(f"the graph can't be quantised: {what}; export it with this version")
     return layers
 
