@@ -1,11 +1,13 @@
 """`scclip compare-methods`: one checkpoint exported by each method, each evaluated, one table."""
 
 import argparse
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from scclip_rt.cli.options import (
     template_source,
     write_json,
 )
-from scclip_rt.errors import OptionError
+from scclip_rt.errors import OptionError, ScclipError, printable
 from scclip_rt.files import atomic_path, check_replaceable
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ METHODS = (
 _DESCRIPTION = """\
 Export a CLIP checkpoint by several methods into a scratch folder, evaluate each on a data set with the method's own
 settings for it, and print one table: mIoU, pixel accuracy, time and windows per image. Needs the extra `export`.
+A method that can't be exported or run is told at the end, after the table of the others, and the exit code is 2.
 
 With --refine none, methods that refine by default don't. Times are of one image after the other on this machine, images
 already read; they are told after the first image, which warms up.
@@ -39,10 +42,8 @@ already read; they are told after the first image, which warms up.
 
 _EPILOG = """\
 examples:
-  scclip compare-methods --dataset demo --limit 50 --methods scclip,naclip,none -- --checkpoint demo.safetensors
-  scclip compare-methods --dataset voc21 --root data --limit 200 --sheet methods.png -- --backbone vitb16
-
-What follows -- goes to scclip-export as it is.
+  scclip compare-methods clip.safetensors --dataset voc21 --root data --limit 200 --sheet methods.png
+  scclip compare-methods vitb16 --dataset demo --methods scclip,naclip,none --export "--window 224 --stride 112"
 """
 
 
@@ -74,7 +75,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "export", metavar="EXPORT", nargs="+", help="options of scclip-export that name the model, after --"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a checkpoint file, or a name that scclip-export --backbone knows",
+    )
+    parser.add_argument(
+        "--export",
+        metavar="'OPTIONS'",
+        default="",
+        help="further options of scclip-export for every method, in quotes (--export='--int8')",
     )
     parser.add_argument(
         "--methods",
@@ -113,27 +122,49 @@ def run(args: argparse.Namespace) -> int:
             f"--methods: unknown {', '.join(unknown) or 'empty list'}; known: {', '.join(METHODS)}",
             field="methods",
         )
+    _words(args.export)
     dataset = open_from(args)
-    rows, columns = [], []
+    rows: list[Row] = []
+    columns: list[list[Any]] = []
+    failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="scclip-methods-") as scratch:
         for method in methods:
-            bundle = Path(scratch) / f"{method}.scclip"
-            _export(method, bundle, args.export)
-            row, labels = _measure(method, bundle, dataset, args)
+            try:
+                row, labels = _export_and_measure(method, Path(scratch), dataset, args)
+            except ScclipError as error:  # of one method: hours of the others are not lost
+                failures[method] = str(error)
+                print(f"{method}: {printable(str(error))}", file=sys.stderr, flush=True)
+                continue
             rows.append(row)
             columns.append(labels)
-    if args.sheet is not None:
-        _sheet(methods, columns, dataset, args)
-    if args.json is not None:
-        write_json(_document(rows, dataset, args.limit), args.json, force=args.force)
-    if args.json != "-":
+    if rows and args.sheet is not None:
+        _sheet([row.method for row in rows], columns, dataset, args)
+    if rows and args.json is not None:
+        write_json(_document(rows, failures, dataset, args.limit), args.json, force=args.force)
+    if rows and args.json != "-":
         print(_table(rows, dataset))
+    if failures:
+        raise OptionError("; ".join(f"{method}: {reason}" for method, reason in failures.items()))
     return 0
 
 
-def _export(method: str, bundle: Path, options: list[str]) -> None:
+def _export_and_measure(
+    method: str, scratch: Path, dataset: "Dataset", args: argparse.Namespace
+) -> tuple[Row, list[Any]]:
+    """One method, from the checkpoint to its row; its bundle is removed again."""
+    bundle = scratch / f"{method}.scclip"
+    try:
+        _export(method, bundle, args)
+        return _measure(method, bundle, dataset, args)
+    finally:
+        shutil.rmtree(bundle, ignore_errors=True)
+
+
+def _export(method: str, bundle: Path, args: argparse.Namespace) -> None:
+    is_file = Path(args.checkpoint).suffix or Path(args.checkpoint).exists()
     command = [sys.executable, "-m", "scclip_export.cli.main", "--calibration", method]
-    command += ["--output", str(bundle), *options]
+    command += ["--checkpoint" if is_file else "--backbone", args.checkpoint]
+    command += ["--output", str(bundle), *_words(args.export)]
     print(f"exporting {method}", file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
@@ -141,6 +172,14 @@ def _export(method: str, bundle: Path, options: list[str]) -> None:
         raise OptionError(
             f"scclip-export --calibration {method} failed: {last[0].removeprefix('scclip-export: error: ')}"
         )
+
+
+def _words(options: str) -> list[str]:
+    """The options of --export, as a shell would split them."""
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise OptionError(f"--export {options!r}: {error}", field="export") from error
 
 
 def _measure(
@@ -199,14 +238,15 @@ def _table(rows: list[Row], dataset: "Dataset") -> str:
     return "\n".join(lines)
 
 
-def _document(rows: list[Row], dataset: "Dataset", limit: int | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _document(
+    rows: list[Row], failures: dict[str, str], dataset: "Dataset", limit: int | None
+) -> dict[str, Any]:
     return {
         "schema": "scclip-compare-methods/1",
         "dataset": dataset.name,
-        "images": limit or len(dataset),
+        "images": min(limit or len(dataset), len(dataset)),
         "methods": [asdict(row) for row in rows],
+        "failures": failures,
     }
 
 
