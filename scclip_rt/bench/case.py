@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from scclip_rt.backends import BACKENDS
 from scclip_rt.bundle.manifest import Precision
@@ -72,6 +72,7 @@ class Case:
     batch: int | None = None
     whole_image: bool = False
     short_side: int | None = None
+    refine: Literal["pamr", "none"] | None = None
     workload: Workload = field(default_factory=Workload)
 
     def __post_init__(self) -> None:

@@ -42,6 +42,7 @@ def _row(result: Result, first: Result, *, samples: bool) -> dict[str, Any]:
         "image": list(description.image),
         "whole_image": result.entry.case.whole_image,
         "short_side": result.entry.case.short_side,
+        "refine": result.entry.case.refine,
         "queries": description.queries,
         "windows": description.windows,
         "patches": description.patches,

@@ -73,6 +73,9 @@ def _add_workload_options(parser: argparse.ArgumentParser) -> None:
         "--short-side", metavar="PIXELS", type=number("short_side"), help="as for scclip segment"
     )
     group.add_argument(
+        "--refine", choices=["pamr", "none"], help="as for scclip segment (default: the bundle's)"
+    )
+    group.add_argument(
         "--whole-image", action="store_true", help="for all targets: encode the image in one pass"
     )
 
@@ -191,6 +194,7 @@ def _targets(args: argparse.Namespace) -> "list[Case]":
         ort_provider=args.ort_provider,
         whole_image=args.whole_image,
         short_side=args.short_side,
+        refine=args.refine,
         workload=Workload(image=args.image, vocabulary=args.vocabulary, stream=args.stream),
     )
     targets = [parse_target(target, base) for target in args.targets]

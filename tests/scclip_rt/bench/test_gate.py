@@ -51,6 +51,12 @@ def test_wrong_features_fail(features: NDArray[np.float32], change: object, mess
         check(wrong, wrong, features, LIMITS, name="a")
 
 
+def test_a_method_s_own_lengths_pass(features: NDArray[np.float32]) -> None:
+    """SegEarth-OV adds λ times the class token to unit vectors."""
+    longer = features - np.float32(0.3) * features[:, :1]
+    assert check(longer, longer, longer, LIMITS, name="a").unit_error == 0.0
+
+
 def test_a_window_that_depends_on_its_neighbours_fails(features: NDArray[np.float32]) -> None:
     with pytest.raises(BenchError, match="a window in a batch differs from itself alone"):
         check(features, noisy(features, 2e-3), features, LIMITS, name="a")
