@@ -1,6 +1,7 @@
-"""The naive eager baseline (tests/oracles/scclip.py) as a contender of the harness: torch, one window at a time."""
+"""The naive eager baseline (tests/oracles) as a contender of the harness: torch, one window at a time."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.models import checkpoint
+from oracles.family import NaiveMethod
 from oracles.scclip import NaiveScclip
 from scclip_export.checkpoint.architecture import build_clip, infer_architecture
 from scclip_export.checkpoint.read import load_checkpoint
@@ -23,15 +25,17 @@ from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 
 
 class NaiveContender:
-    """Same weights, image and queries as the bundle of the case; the calibration that the exporter picks."""
+    """Same weights, image and queries as the bundle of the case; its method, SC-CLIP's calibration the exporter's."""
 
     def __init__(self, case: Case) -> None:
         self._bundle = Bundle.open(case.bundle)
+        self._method = str(self._bundle.manifest.calibration["method"])
         folder = Path(case.bundle)
-        loaded = load_checkpoint(checkpoint(folder.stem, folder.parent))
+        loaded = load_checkpoint(checkpoint(folder.stem.split("-")[0], folder.parent))
         architecture, _ = infer_architecture(loaded.state, loaded.claims)
         c = calibration_for(architecture.layers, architecture.patch_size)
-        self._naive = NaiveScclip(
+        kind = NaiveScclip if self._method == "scclip" else partial(NaiveMethod, method=self._method)
+        self._naive = kind(
             clip=build_clip(architecture, loaded.state),
             pre=c.pre_layer,
             post=c.post_layer,
@@ -54,7 +58,7 @@ class NaiveContender:
                 "name": self._bundle.name,
                 "path": str(self._bundle.path),
                 "sha256": None,
-                "calibration": "scclip",
+                "calibration": self._method,
             },
             backend={
                 "backend": "torch eager",
@@ -84,6 +88,9 @@ class NaiveContender:
         mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
         pixels = [(torch.from_numpy(w).float().permute(2, 0, 1) - mean) / std for w in self._windows]
         features = np.stack([self._naive.window_features(p).numpy() for p in pixels])
+        reference = reference[
+            :, -features.shape[1] :
+        ]  # without the class row that CLIP Surgery's bundles have
         return check(features, features, reference, limits_for("fp32", "fp32", {}), name="the naive baseline")
 
     def labels(self) -> NDArray[Any]:

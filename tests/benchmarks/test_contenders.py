@@ -60,7 +60,7 @@ def test_sweeps_change_what_they_say() -> None:
 def test_the_scripts_bring_no_torch_into_a_contender_s_process() -> None:
     """Each process imports the script again; torch's 200 MB would be counted as the runtime's."""
     code = (
-        "import sys; from benchmarks.cpu import calibration, pareto, photo, sweeps\n"
+        "import sys; from benchmarks.cpu import calibration, methods, pareto, photo, sweeps\n"
         "print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
     )
     folder = Path(__file__).parents[2]
