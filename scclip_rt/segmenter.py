@@ -534,7 +534,9 @@ class Segmenter:
             )
         decoded = decode(
             encoded.features,
-            encoded.text(vocabulary.embeddings, options.class_weighting),
+            encoded.text(
+                vocabulary.embeddings, "none" if vocabulary.has_empty_text else options.class_weighting
+            ),
             decode_plan(encoded.tiling, encoded.grid, shape),
             vocabulary.decode_settings(options, confidence=confidence),
             refine=refine,

@@ -11,17 +11,13 @@ packaged vocabulary.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks.harness import Row, parser, write_report
 from scclip_rt import Segmenter
 from scclip_rt.demo.materials import MATERIALS
 from scclip_rt.demo.scenes import CLASSES, TEST_SCENES, test_scene, tuning_scene
@@ -105,14 +101,12 @@ def variants(base: Segmenter, listing: str, names: list[str], images: int) -> It
         yield Variant.of(listing, f"--template-count {count}", base.with_classes(vocabulary=chosen))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenes", type=int, default=TEST_SCENES, help="held-out scenes (%(default)s)")
-    parser.add_argument("--images", type=int, default=60, help="unlabelled scenes (%(default)s)")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+def main() -> None:
+    """Parse, measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--scenes", type=int, default=TEST_SCENES, help="held-out scenes (%(default)s)")
+    options.add_argument("--images", type=int, default=60, help="unlabelled scenes (%(default)s)")
+    args = options.parse_args()
     base = Segmenter("demo")
     made = [
         variant
@@ -134,13 +128,11 @@ def main() -> int:
     rows = [row(variant) for variant in made]
     for found in rows:
         print(f"{found['list']:<24} {found['treatment']:<30} {found['classes']:>4} {found['miou']:6.2f}")
-    if args.json:
-        document = {"scenes": args.scenes, "images": args.images, "rows": rows, "environment": environment()}
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
-    return 0
+    question = "what the tools for class lists do"
+    write_report(args.json, question, scenes=args.scenes, images=args.images, rows=rows)
 
 
-def row(variant: Variant) -> dict[str, Any]:
+def row(variant: Variant) -> Row:
     """The figures of a variant, in percent."""
     scores = variant.matrix.scores()
     return {
@@ -153,4 +145,4 @@ def row(variant: Variant) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -85,6 +85,10 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         raise ExportError(f"--tensorrt-plugins: --calibration {config.method} has nothing for them to do")
     if {"int8", "fp8"} & set(config.precisions) and config.int8.images is not None:
         image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
+    if config.method != "scclip":
+        progress(
+            f"no part of {config.method} has a Triton kernel or a TensorRT plug-in: it runs on traceable operators"
+        )
     model = load_model(config.source, progress)
     model.require_activation()
     plan = _plan(config, model)

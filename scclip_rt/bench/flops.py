@@ -142,7 +142,8 @@ def _own_attention(model: ModelSpec, calibration: Mapping[str, object], n: int) 
     cross = calibration.get("cross_blocks")
     taken = 0 if not isinstance(cross, list | tuple) else int(cross[1]) - int(cross[0])
     attention = sum(_attention(t, d) // (2 if term == "none" else 1) for term in terms)
-    return projections + mlp, attention + taken * _attention(t, d)
+    # Of another block's attention only the product with the values is new: its map is the ordinary one.
+    return projections + mlp, attention + taken * _attention(t, d) // 2
 
 
 def block_products(bundle: Bundle, tokens: int) -> tuple[Product, ...]:

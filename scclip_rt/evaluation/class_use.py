@@ -116,7 +116,8 @@ def patch_probabilities(
 ) -> NDArray[np.float32]:
     """Soft-max over queries (Q, E) in every patch of every window: (patches, Q) float32."""
     options = segmenter.options
-    text = encoded.text(embeddings, options.class_weighting)
+    weighting = "none" if segmenter.vocabulary.has_empty_text else options.class_weighting
+    text = encoded.text(embeddings, weighting)
     features = encoded.features.reshape(-1, encoded.features.shape[-1])
     logits = np.float32(options.logit_scale) * (features @ text.T)
     logits -= logits.max(axis=1, keepdims=True)

@@ -52,7 +52,7 @@ def embed_classes(
     Interrupted, it goes on where it stopped when it is called again with the same cache.
 
     Args:
-        classes: from `parse_classes`.
+        classes: from `parse_classes`; the empty text is one as well.
         encode: the text encoder, tokens (B, T) int64 → (B, E) float32.
         tokenizer: of the same model.
         templates: prompts around each name.
@@ -140,7 +140,7 @@ class _Prompts:
 
     @classmethod
     def of(cls, name: str, tokenizer: Tokenizer, templates: Templates, context_length: int) -> _Prompts:
-        if len(tokenizer.encode([name])[0]) <= 2:
+        if name and len(tokenizer.encode([name])[0]) <= 2:
             raise VocabularyError(
                 f"the class name {shorten(name)!r} has nothing that CLIP's tokenizer knows", field="classes"
             )

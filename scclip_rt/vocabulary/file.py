@@ -85,6 +85,11 @@ class Vocabulary:
             )
         return None
 
+    @property
+    def has_empty_text(self) -> bool:
+        """Whether one class is the empty text, which CLIP Surgery compares a single class with, without weights."""
+        return "" in self.queries
+
     def __len__(self) -> int:
         return len(self.classes)
 

@@ -105,7 +105,7 @@ class ParsedClasses:
     Attributes:
         classes: for each class its names.
         background: index of the background class, or None.
-        added: whether the background was added: it is found by words, and is called "background".
+        added: whether the background was added: it is found by words or the empty text, and is called "background".
     """
 
     classes: Classes
@@ -124,6 +124,8 @@ def parse_with_background(
     classes: str | os.PathLike[str] | Sequence[str | Sequence[str]],
     background: str | None,
     words: str | None,
+    *,
+    alone: bool = False,
 ) -> ParsedClasses:
     """Read class names; a misspelt name shows before minutes of work. One class alone is warned of.
 
@@ -131,6 +133,7 @@ def parse_with_background(
         classes: as for `Segmenter`.
         background: as for `Segmenter`.
         words: name of a list of background words, or None.
+        alone: compare one class without a background with the empty text, as CLIP Surgery does: f · (t - t_empty) > 0.
 
     Raises:
         VocabularyError: as `parse_classes`, `find_background` and `background_words`.
@@ -139,6 +142,8 @@ def parse_with_background(
     parsed = parse_classes(classes)
     index = find_background([names[0] for names in parsed], background)
     if words is None:
+        if alone and len(parsed) == 1 and index is None and background is None:
+            return ParsedClasses(classes=(*parsed, ("",)), background=1, added=True)
         if len(parsed) == 1 and index is None:
             _log.warning("%s", only_class(parsed[0]))
         return ParsedClasses(classes=parsed, background=index)
@@ -165,7 +170,9 @@ def _embed(
     classes: str | os.PathLike[str] | Sequence[str | Sequence[str]],
     background: str | None,
 ) -> Vocabulary:
-    parsed = parse_with_background(classes, background, options.background_words)
+    parsed = parse_with_background(
+        classes, background, options.background_words, alone=bundle.decoding.class_weighting == "surgery"
+    )
     encode, tokenizer = open_text(bundle, options.threads)
     vocabulary = embed_classes(
         parsed.classes,

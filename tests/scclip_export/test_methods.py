@@ -197,6 +197,20 @@ def test_surgery_weighs_classes_by_the_class_token(visual: Any) -> None:
     similarity = class_weights(found[None, 0], case["text"]) * (found @ case["text"].T)
     similarity -= similarity.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(similarity[1:], case["similarity"][1:], atol=2e-5)
+    # One class: the sign of this is its place against the empty text, without weights.
+    alone = found @ (case["text"][:1] - case["empty_text"]).T
+    np.testing.assert_allclose(alone[1:], case["similarity_single"][1:], atol=2e-5)
+
+
+def test_triton_is_warned_of_where_a_method_has_no_kernel(
+    visual: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scclip_export.model.encoder.check_kernels", lambda _: None)  # also without Triton
+    for method, warned in (("naclip", True), ("sfp", True), ("scclip", False)):
+        caplog.clear()
+        parts = METHODS[method].options().parts(layers=12, patch_size=16)
+        CalibratedEncoder(visual, parts, grid=None, kernels="triton")
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
 
 
 # Of METHOD_tiny.npz and the label maps of METHOD_features_variants.npz: settings that differ from the case's own.

@@ -1,11 +1,15 @@
 """A list of one class labels every pixel with it: the warning says so, and how several are written."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from scclip_rt import Segmenter
+from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.demo.scenes import test_scene as held_out_scene
+from scclip_rt.encoded import class_weights
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, classes: object) -> list[str]:
@@ -31,3 +35,27 @@ def test_one_name_alone_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("classes", ["grass; tartan", ["background, other"]])
 def test_several_classes_or_a_background_are_not(classes: object, caplog: pytest.LogCaptureFixture) -> None:
     assert warnings_of(caplog, classes) == []
+
+
+def test_a_single_class_of_surgery_is_compared_with_the_empty_text(caplog: pytest.LogCaptureFixture) -> None:
+    """Its code shows f · (t - t_empty): the class is where that is positive."""
+    demo = Bundle.open("demo")
+    decoding = replace(demo.decoding, class_weighting="surgery")
+    bundle = replace(demo, manifest=replace(demo.manifest, decoding=decoding))
+    scene = held_out_scene(0)
+    with caplog.at_level(logging.WARNING, logger="scclip_rt"):
+        segment = Segmenter(bundle, classes="checkerboard", cache=False)
+    assert caplog.records == []
+    assert (segment.vocabulary.classes, segment.vocabulary.background) == (("checkerboard", "background"), 1)
+    assert segment.vocabulary.queries == ("checkerboard", "")
+    encoded = Segmenter("demo").encode(scene.image)
+    weighted = replace(encoded, class_features=encoded.features[:, 0])
+    text = segment.vocabulary.embeddings
+    assert not np.allclose(class_weights(encoded.features[:, 0], text), 1.0)
+    labels = segment.decode(weighted).labels  # two classes, and no class weights
+    np.testing.assert_array_equal(labels, segment.decode(encoded).labels)
+    assert set(np.unique(labels)) <= {0, 1}
+    assert Segmenter(bundle, classes="checkerboard; sky", cache=False).vocabulary.queries == (
+        "checkerboard",
+        "sky",
+    )

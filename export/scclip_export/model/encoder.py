@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from scclip_kernels.operations import Operations, TorchOperations
 # The modules are taken as they come: benchmarks/gpu runs where neither open_clip nor onnx is installed.
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
+
+_log = logging.getLogger("scclip_export")
 
 Parts = CalibrationConfig | LastBlockParts | StreamParts
 """The description of a method."""
@@ -56,7 +59,8 @@ class CalibratedEncoder(nn.Module):
         policy: the dtype of each stage; a value of `dtypes.POLICIES`.
         attend: how attention is computed, or traced: `scaled_attention` or `attention_operator`.
         kernels: what SC-CLIP's calibration runs on: `reference` (plain torch, what is traced), `triton` (a GPU), or
-            `auto` (what was measured to be faster, see `scclip_kernels.fastest`). Other methods have no kernels.
+            `auto` (what was measured to be faster, see `scclip_kernels.fastest`). Other methods have no kernels: a
+            warning says so where `triton` is asked for.
         operations: other operations to run the calibration on, such as `scclip_export.engines.plugins.nodes`; None
             goes by `kernels`.
     """
@@ -79,6 +83,8 @@ class CalibratedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_kernels(kernels)
+        if kernels == "triton" and (isinstance(parts, SfpConfig) or not isinstance(parts, CalibrationConfig)):
+            _log.warning("no part of this method has a Triton kernel: it runs on plain torch")
         self.kernels, self.operations, self.attend = kernels, operations, attend
         blocks = list(visual.transformer.resblocks)
         self.parts, self.grid, self.debug_outputs, self.policy = parts, grid, debug_outputs, policy
