@@ -77,5 +77,11 @@ async function tests() {
   }
 }
 
+/** The scripts that measure and draw, and what one of them runs in a browser. */
+async function tools() {
+  await build({ ...node, entryPoints: ["tools/bench.ts", "tools/pictures.ts"], outdir: "build/tools" });
+  await build({ ...browser, entryPoints: ["tools/bench_worker.ts"], outdir: "build/bench" });
+}
+
 for (const folder of ["dist", "build"]) rmSync(folder, { recursive: true, force: true });
-await Promise.all([library(), page(), tests()]);
+await Promise.all([library(), page(), tests(), tools()]);

@@ -6,14 +6,13 @@ import { fetchBundle } from "../src/fetch_bundle.js";
 import { MAX_PIXELS } from "../src/geometry.js";
 import { labelsPng } from "../src/png.js";
 import type { Pixels } from "../src/resize.js";
-import type { OrtModule } from "../src/runtime.js";
 import { Segmenter } from "../src/segmenter.js";
 import type { Vocabulary } from "../src/vocabulary.js";
+import { loadOrt } from "./ort.js";
 import type { Reply, Request, Setup } from "./protocol.js";
 
 /** Certainty costs time that grows with the picture, and is shown for points of it only. */
 const MAX_CERTAIN_PIXELS = 4_000_000;
-const MAX_THREADS = 8;
 
 interface Model {
   readonly setup: Setup;
@@ -28,17 +27,6 @@ let waiting: Request | null = null;
 let busy = false;
 
 const say = (reply: Reply, transfer: Transferable[] = []): void => self.postMessage(reply, { transfer });
-
-async function loadOrt(provider: Setup["provider"]): Promise<[OrtModule, number]> {
-  const ort = provider === "webgpu" ? await import("onnxruntime-web/webgpu") : await import("onnxruntime-web/wasm");
-  const name = provider === "webgpu" ? "ort-wasm-simd-threaded.asyncify" : "ort-wasm-simd-threaded";
-  const address = (end: string): string => new URL(`ort/${name}.${end}`, import.meta.url).href;
-  ort.env.wasm.wasmPaths = { mjs: address("mjs"), wasm: address("wasm") };
-  // Without cross-origin isolation there is no shared memory, and so no threads.
-  const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MAX_THREADS) : 1;
-  ort.env.wasm.numThreads = threads;
-  return [ort, threads];
-}
 
 async function open(id: number, setup: Setup): Promise<Model> {
   if (model && JSON.stringify(model.setup) === JSON.stringify(setup)) return model;

@@ -136,16 +136,16 @@ async function run(args: string[]): Promise<number> {
     ...(values.templates === undefined ? {} : { templates: values.templates }),
   });
   if (classes !== undefined) await segmenter.setClasses(classes, values.background);
-  let failed = 0;
+  let failed = false;
   for (const image of images) {
     try {
       await segmentOne(segmenter, image, values, options);
     } catch (error) {
       tell(error);
-      failed++;
+      failed = true;
     }
   }
-  return failed === 0 ? 0 : failed === images.length ? 2 : 1;
+  return failed ? 2 : 0;
 }
 
 /** Say what was wrong in one line; what is no error of input is a fault of ours and thrown on. */

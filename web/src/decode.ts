@@ -7,7 +7,7 @@
 
 import { ScclipError } from "./errors.js";
 import type { Size, Tiling } from "./geometry.js";
-import { interpolationAxis, type Axis } from "./interpolation.js";
+import { cachedAxis, type Axis } from "./interpolation.js";
 
 const TILE_ROWS = 32;
 const TILE_COLUMNS = 64;
@@ -45,9 +45,12 @@ export interface Decoded {
   readonly unlabelled: number;
 }
 
-/** Features of an image's windows: (windows, rows · columns of patches, width), row by row. */
+/** What the encoder made of an image's windows: (windows, rows · columns of patches, width), row by row. */
 export interface Encoded {
-  readonly features: Float32Array;
+  /** Features, for any number of vocabularies; or their cosines with the queries of one. */
+  readonly kind: "features" | "cosines";
+  readonly values: Float32Array;
+  /** Of a feature; or the number of queries. */
   readonly width: number;
   readonly grid: Size;
   readonly tiling: Tiling;
@@ -59,10 +62,10 @@ export interface Encoded {
  * Label every pixel.
  *
  * @param text Queries × width, row by row.
- * @throws ScclipError BackendError: the features hold NaN or infinity.
+ * @throws ScclipError BackendError: the encoder's output holds NaN or infinity.
  */
 export function decode(encoded: Encoded, text: Float32Array, settings: DecodeSettings): Decoded {
-  if (!encoded.features.every(Number.isFinite)) {
+  if (!allFinite(encoded.values)) {
     throw new ScclipError("BackendError", "the encoder's output holds NaN or infinity; the weights are damaged");
   }
   const [Kind, unlabelled] = labelKind(settings.numClasses);
@@ -78,6 +81,12 @@ export function decode(encoded: Encoded, text: Float32Array, settings: DecodeSet
     for (let i = 0; i < probability.length; i++) if (probability[i] < settings.probThreshold) best.labels[i] = rest;
   }
   return { labels: best.labels, confidence: settings.confidence ? probability : null, unlabelled };
+}
+
+function allFinite(values: Float32Array): boolean {
+  let sum = 0; // stays 0 but for NaN and infinity
+  for (let i = 0; i < values.length; i++) sum += values[i] * 0;
+  return sum === 0;
 }
 
 type LabelArray = Uint8ArrayConstructor | Uint16ArrayConstructor;
@@ -101,16 +110,14 @@ interface Best {
 class Field {
   private readonly rows: Axis;
   private readonly columns: Axis;
-  private readonly scaled: Float32Array;
 
   constructor(
-    private readonly encoded: Encoded, text: Float32Array, private readonly settings: DecodeSettings,
+    private readonly encoded: Encoded, private readonly text: Float32Array, private readonly settings: DecodeSettings,
     private readonly Kind: LabelArray,
   ) {
     const { tiling, grid, shape } = encoded;
-    this.rows = interpolationAxis(tiling.rows, tiling.window[0], grid[0], tiling.size[0], shape[0]);
-    this.columns = interpolationAxis(tiling.columns, tiling.window[1], grid[1], tiling.size[1], shape[1]);
-    this.scaled = text.map((value) => value * settings.logitScale);
+    this.rows = cachedAxis(tiling.rows, tiling.window[0], grid[0], tiling.size[0], shape[0]);
+    this.columns = cachedAxis(tiling.columns, tiling.window[1], grid[1], tiling.size[1], shape[1]);
   }
 
   /** The best of `queries` at every pixel (only near `where`, if given). */
@@ -142,20 +149,23 @@ class Field {
 
   /** Scaled logits of every cell, (cell rows, cell columns, queries), cells by their place in the image. */
   private logits(queries: readonly number[]): Float32Array {
-    const { features, width, grid, tiling } = this.encoded;
+    const { tiling, grid, kind, values, width } = this.encoded;
     const [gridRows, gridColumns] = grid;
     const across = this.columns.rank.length;
-    const out = new Float32Array(this.rows.rank.length * across * queries.length);
-    const text = new Float32Array(queries.length * width);
-    queries.forEach((query, i) => text.set(this.scaled.subarray(query * width, (query + 1) * width), i * width));
+    const count = queries.length;
+    const out = new Float32Array(this.rows.rank.length * across * count);
+    const cosines = kind === "cosines" ? values : products(values, this.text, width, queries);
+    const places = kind === "cosines" ? queries : queries.map((_, index) => index);
+    const stride = kind === "cosines" ? width : count;
+    const { logitScale } = this.settings;
     let from = 0;
     for (let windowRow = 0; windowRow < tiling.rows.length; windowRow++) {
       for (let windowColumn = 0; windowColumn < tiling.columns.length; windowColumn++) {
         for (let row = 0; row < gridRows; row++) {
           const y = this.rows.rank[windowRow * gridRows + row];
-          for (let column = 0; column < gridColumns; column++, from += width) {
-            const x = this.columns.rank[windowColumn * gridColumns + column];
-            products(features, from, text, width, out, (y * across + x) * queries.length, queries.length);
+          for (let column = 0; column < gridColumns; column++, from += stride) {
+            const to = (y * across + this.columns.rank[windowColumn * gridColumns + column]) * count;
+            for (let query = 0; query < count; query++) out[to + query] = cosines[from + places[query]] * logitScale;
           }
         }
       }
@@ -173,28 +183,23 @@ class Field {
     if (kept.length === 0) return;
     const count = kept.length;
     const labels = kept.map((query) => classes[query]);
-    const cells = gather(logits, classes.length, region, kept);
-    const cellColumns = lastColumn - firstColumn;
-    const line = new Float32Array(cellColumns * count);
-    const values = new Float32Array(count);
-    const width = this.encoded.shape[1];
-    for (let y = tile.top; y < tile.bottom; y++) {
-      line.fill(0);
-      for (let i = rows.starts[y]; i < rows.starts[y + 1]; i++) {
-        const weight = rows.weights[i];
-        const from = (rows.cells[i] - firstRow) * cellColumns * count;
-        for (let j = 0; j < line.length; j++) line[j] += weight * cells[from + j];
-      }
-      for (let x = tile.left; x < tile.right; x++) {
-        values.fill(0);
-        for (let i = columns.starts[x]; i < columns.starts[x + 1]; i++) {
-          const weight = columns.weights[i];
-          const from = (columns.cells[i] - firstColumn) * count;
-          for (let j = 0; j < count; j++) values[j] += weight * line[from + j];
-        }
-        merge(values, labels, state, y * width + x);
-      }
+    if (count === 1 && !state.logit) {
+      this.fill(state.labels, tile, labels[0]);
+      return;
     }
+    const planes = stretch(gather(logits, classes.length, region, kept), count, region, columns, tile);
+    const width = tile.right - tile.left;
+    const values = new Float32Array(count * width);
+    const rowStride = count * width;
+    for (let y = tile.top; y < tile.bottom; y++) {
+      combine(planes, rowStride, rows, y, firstRow, values);
+      merge(values, labels, width, state, y * this.encoded.shape[1] + tile.left);
+    }
+  }
+
+  private fill(target: Labels, { top, bottom, left, right }: Tile, label: number): void {
+    const width = this.encoded.shape[1];
+    for (let y = top; y < bottom; y++) target.fill(label, y * width + left, y * width + right);
   }
 
   /** What the earlier queries reach everywhere in a tile. */
@@ -224,32 +229,43 @@ interface Region {
   readonly lastColumn: number;
 }
 
-/** Products of one feature with each query's text. */
-function products(
-  features: Float32Array, from: number, text: Float32Array, width: number, out: Float32Array, to: number, count: number,
-): void {
-  let query = 0;
-  // Four at a time: each feature value is read once for them.
-  for (; query + 4 <= count; query += 4) {
-    const a = query * width, b = a + width, c = b + width, d = c + width;
-    let first = 0, second = 0, third = 0, fourth = 0;
-    for (let i = 0; i < width; i++) {
-      const value = features[from + i];
-      first += value * text[a + i];
-      second += value * text[b + i];
-      third += value * text[c + i];
-      fourth += value * text[d + i];
+/**
+ * Products of every feature with the texts of some queries, (features, queries). Two features and four queries at a time,
+ * so that each value read serves several sums.
+ */
+function products(features: Float32Array, texts: Float32Array, width: number, queries: readonly number[]): Float32Array {
+  const count = queries.length;
+  const rows = features.length / width;
+  const out = new Float32Array(rows * count);
+  const text = new Float32Array(count * width);
+  queries.forEach((query, index) => text.set(texts.subarray(query * width, (query + 1) * width), index * width));
+  const paired = rows - (rows % 2);
+  const grouped = count - (count % 4);
+  for (let row = 0; row < paired; row += 2) {
+    const upper = row * width;
+    const lower = upper + width;
+    for (let query = 0; query < grouped; query += 4) {
+      const a = query * width, b = a + width, c = b + width, d = c + width;
+      let ua = 0, ub = 0, uc = 0, ud = 0, la = 0, lb = 0, lc = 0, ld = 0;
+      for (let i = 0; i < width; i++) {
+        const u = features[upper + i], l = features[lower + i];
+        const ta = text[a + i], tb = text[b + i], tc = text[c + i], td = text[d + i];
+        ua += u * ta; ub += u * tb; uc += u * tc; ud += u * td;
+        la += l * ta; lb += l * tb; lc += l * tc; ld += l * td;
+      }
+      const first = row * count + query, second = first + count;
+      out[first] = ua; out[first + 1] = ub; out[first + 2] = uc; out[first + 3] = ud;
+      out[second] = la; out[second + 1] = lb; out[second + 2] = lc; out[second + 3] = ld;
     }
-    out[to + query] = first;
-    out[to + query + 1] = second;
-    out[to + query + 2] = third;
-    out[to + query + 3] = fourth;
   }
-  for (; query < count; query++) {
-    let sum = 0;
-    for (let i = 0; i < width; i++) sum += features[from + i] * text[query * width + i];
-    out[to + query] = sum;
+  for (let row = 0; row < rows; row++) {
+    for (let query = row < paired ? grouped : 0; query < count; query++) {
+      let sum = 0;
+      for (let i = 0; i < width; i++) sum += features[row * width + i] * text[query * width + i];
+      out[row * count + query] = sum;
+    }
   }
+  return out;
 }
 
 /** The run of cells that pixels start … stop − 1 read. */
@@ -303,25 +319,80 @@ function gather(logits: Float32Array, count: number, region: Region, kept: reado
   return out;
 }
 
-/** Bring the values of further queries into the running best of one pixel; of equal ones the earlier stays. */
-function merge(values: Float32Array, labels: readonly number[], state: Best, at: number): void {
-  let top = 0;
-  for (let i = 1; i < values.length; i++) if (values[i] > values[top]) top = i;
-  if (!state.logit) {
-    state.labels[at] = labels[top];
-    return;
+/** Cells to the tile's columns: (cell rows, queries, pixels), so that all that follows runs along pixels. */
+function stretch(cells: Float32Array, count: number, region: Region, columns: Axis, tile: Tile): Float32Array {
+  const cellRows = region.lastRow - region.firstRow;
+  const cellColumns = region.lastColumn - region.firstColumn;
+  const width = tile.right - tile.left;
+  const out = new Float32Array(cellRows * count * width);
+  const { starts, weights } = columns;
+  for (let row = 0; row < cellRows; row++) {
+    for (let x = 0; x < width; x++) {
+      for (let i = starts[tile.left + x]; i < starts[tile.left + x + 1]; i++) {
+        const weight = weights[i];
+        const from = (row * cellColumns + columns.cells[i] - region.firstColumn) * count;
+        let to = row * count * width + x;
+        for (let query = 0; query < count; query++, to += width) out[to] += weight * cells[from + query];
+      }
+    }
   }
-  const best = values[top];
-  const running = state.logit[at];
-  if (state.total) {
-    let sum = 0;
-    for (let i = 0; i < values.length; i++) sum += Math.exp(values[i] - best);
-    const shrink = Math.exp(-Math.abs(best - running));
-    state.total[at] = best > running ? state.total[at] * shrink + sum : state.total[at] + sum * shrink;
+  return out;
+}
+
+/** The row y of a tile, (queries, pixels): a weighted sum of few rows of cells, four at a time. */
+function combine(planes: Float32Array, stride: number, rows: Axis, y: number, firstRow: number, values: Float32Array): void {
+  const { starts, cells, weights } = rows;
+  const stop = starts[y + 1];
+  for (let i = starts[y]; i < stop; i += 4) {
+    const at = (tap: number): number => (cells[Math.min(tap, stop - 1)] - firstRow) * stride;
+    const weight = (tap: number): number => (tap < stop ? weights[tap] : 0);
+    const a = at(i), b = at(i + 1), c = at(i + 2), d = at(i + 3);
+    const wa = weight(i), wb = weight(i + 1), wc = weight(i + 2), wd = weight(i + 3);
+    if (i === starts[y]) {
+      for (let j = 0; j < stride; j++) {
+        values[j] = wa * planes[a + j] + wb * planes[b + j] + wc * planes[c + j] + wd * planes[d + j];
+      }
+    } else {
+      for (let j = 0; j < stride; j++) {
+        values[j] += wa * planes[a + j] + wb * planes[b + j] + wc * planes[c + j] + wd * planes[d + j];
+      }
+    }
   }
-  if (best > running) {
-    state.labels[at] = labels[top];
-    state.logit[at] = best;
+}
+
+/**
+ * Bring the values of further queries into the running best of a run of pixels; of equal ones the earlier stays.
+ *
+ * @param values (queries, pixels).
+ * @param at The first pixel's place in the picture.
+ */
+function merge(values: Float32Array, classes: readonly number[], width: number, state: Best, at: number): void {
+  const { labels, logit, total } = state;
+  for (let x = 0; x < width; x++) {
+    let best = values[x];
+    let top = 0;
+    for (let query = 1, from = width + x; query < classes.length; query++, from += width) {
+      if (values[from] > best) {
+        best = values[from];
+        top = query;
+      }
+    }
+    const to = at + x;
+    if (!logit) {
+      labels[to] = classes[top];
+      continue;
+    }
+    const running = logit[to];
+    if (total) {
+      let sum = 0;
+      for (let from = x; from < values.length; from += width) sum += Math.exp(values[from] - best);
+      const shrink = Math.exp(-Math.abs(best - running));
+      total[to] = best > running ? total[to] * shrink + sum : total[to] + sum * shrink;
+    }
+    if (best > running) {
+      labels[to] = classes[top];
+      logit[to] = best;
+    }
   }
 }
 

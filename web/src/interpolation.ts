@@ -16,6 +16,20 @@ export interface Axis {
   readonly weights: Float32Array;
 }
 
+const MOST_KEPT = 32;
+const kept = new Map<string, Axis>();
+
+/** As `interpolationAxis`; those of the latest sizes are kept. */
+export function cachedAxis(...sizes: Parameters<typeof interpolationAxis>): Axis {
+  const key = JSON.stringify(sizes);
+  const axis = kept.get(key) ?? interpolationAxis(...sizes);
+  kept.delete(key);
+  kept.set(key, axis);
+  const [oldest] = kept.keys();
+  if (kept.size > MOST_KEPT && oldest !== undefined) kept.delete(oldest);
+  return axis;
+}
+
 /** Where output pixel `index` of a bilinear resize reads from (edges clamped, corners not aligned, as in torch). */
 function tap(index: number, outLength: number, inLength: number): [number, number, number] {
   const source = Math.max((index + 0.5) * (inLength / outLength) - 0.5, 0);

@@ -262,4 +262,5 @@ function checkEncoder(encoder: EncoderSpec, manifest: Manifest): void {
   checkTensor(encoder, "inputs", "windows", "uint8", [null, height, width, 3]);
   checkTensor(encoder, "inputs", "text", "float32", [null, manifest.embedDim]);
   checkTensor(encoder, "outputs", "features", "float32", [null, patches, manifest.embedDim]);
+  checkTensor(encoder, "outputs", "logits", "float32", [null, patches, null]);
 }

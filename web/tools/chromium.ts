@@ -4,6 +4,8 @@ import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { chromium, type Browser } from "playwright-core";
 
+/** As root there is no sandbox to be had; the pages are our own. */
+export const SANDBOX = "--no-sandbox";
 const NAMES = ["chromium", "chromium-browser", "google-chrome"];
 
 /** The path of a Chromium, or null. */
@@ -14,6 +16,5 @@ export function findChromium(): string | null {
 }
 
 export function launch(executablePath: string, args: readonly string[] = []): Promise<Browser> {
-  // As root there is no sandbox to be had; the pages are our own.
-  return chromium.launch({ executablePath, args: ["--no-sandbox", ...args] });
+  return chromium.launch({ executablePath, args: [SANDBOX, ...args] });
 }

@@ -1,6 +1,6 @@
 /** A static file server on this machine, for tests and pictures: with the headers of cross-origin isolation or without. */
 
-import { createReadStream, statSync } from "node:fs";
+import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname, join, normalize } from "node:path";
@@ -16,17 +16,17 @@ export interface Served {
   close(): Promise<void>;
 }
 
-/** Serve a folder on a free port of this machine. */
-export function serve(folder: string, headers: Readonly<Record<string, string>> = {}): Promise<Served> {
+/** Serve a folder (or several, the first that has a file) on a free port of this machine. */
+export function serve(folder: string | readonly string[], headers: Readonly<Record<string, string>> = {}): Promise<Served> {
   const server = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url ?? "/", "http://host").pathname);
-    const file = join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
-    const size = statSync(file, { throwIfNoEntry: false })?.size;
-    if (size === undefined) {
+    const name = normalize(path.endsWith("/") ? `${path}index.html` : path);
+    const file = [folder].flat().map((root) => join(root, name)).find((found) => existsSync(found));
+    if (file === undefined) {
       response.writeHead(404).end();
       return;
     }
-    response.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", "Content-Length": size, ...headers });
+    response.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", "Content-Length": statSync(file).size, ...headers });
     createReadStream(file).pipe(response);
   });
   return new Promise((settle) => {

@@ -11,7 +11,7 @@ const TILING: Tiling = {
 };
 const windows = TILING.rows.length * TILING.columns.length;
 const ENCODED: Encoded = {
-  features: vectors(1, windows * 16, WIDTH), width: WIDTH, grid: [4, 4], tiling: TILING, shape: [47, 83],
+  kind: "features", values: vectors(1, windows * 16, WIDTH), width: WIDTH, grid: [4, 4], tiling: TILING, shape: [47, 83],
 };
 
 test("an axis has the weights of Python", () => {
@@ -60,11 +60,11 @@ for (const [number, wanted] of fixtures.decode.entries()) {
 }
 
 test("features that are not finite give no labels", () => {
-  const features = ENCODED.features.slice();
-  features[7] = NaN;
+  const values = ENCODED.values.slice();
+  values[7] = NaN;
   const settings = {
     queryClass: [0], numClasses: 1, logitScale: 1, probThreshold: 0, areaThreshold: 0, classThreshold: 0,
     background: null, confidence: false,
   };
-  assert.throws(() => decode({ ...ENCODED, features }, vectors(3, 1, WIDTH), settings), /NaN or infinity/);
+  assert.throws(() => decode({ ...ENCODED, values }, vectors(3, 1, WIDTH), settings), /NaN or infinity/);
 });
