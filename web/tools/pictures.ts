@@ -16,7 +16,7 @@ if (!chromium) throw new Error("no Chromium here");
 const [browser, served] = await Promise.all([launch(chromium), serve("dist/site", ISOLATED)]);
 
 async function open(options: BrowserContextOptions): Promise<Page> {
-  const context = await browser.newContext({ serviceWorkers: "block", ...options });
+  const context = await browser.newContext(options);
   const page = await context.newPage();
   page.setDefaultTimeout(180_000);
   await page.goto(served.url);
