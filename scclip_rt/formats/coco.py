@@ -7,7 +7,7 @@ no annotation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scclip_rt.formats.base import (
     ClassTable,
@@ -42,13 +42,35 @@ def image_entry(result: Segmentation, number: int, file_name: str) -> dict[str, 
     return {"id": number, "file_name": file_name, "width": width, "height": height}
 
 
-class CocoWriter(FormatWriter):
-    """Writes `coco.json`."""
+class CocoFileWriter(FormatWriter):
+    """Collects images and annotations, and writes them with the categories as one COCO file."""
+
+    file = FILE
+    category: ClassVar[dict[str, int]] = {}
+    """Further members of each category."""
 
     def __init__(self, sink: Sink, table: ClassTable) -> None:
         super().__init__(sink, table)
         self._images = JsonItems()
         self._annotations = JsonItems()
+
+    def finish(self) -> None:
+        """As `FormatWriter.finish`."""
+        with self.sink.open(self.file) as stream:
+            write_json_object(
+                stream,
+                {
+                    "info": {"description": "written by scclip-rt"},
+                    "licenses": [],
+                    "categories": categories(self.table, **self.category),
+                    "images": self._images,
+                    "annotations": self._annotations,
+                },
+            )
+
+
+class CocoWriter(CocoFileWriter):
+    """Writes `coco.json`."""
 
     def add(self, result: Segmentation, image: ImageName) -> None:
         """As `FormatWriter.add`."""
@@ -67,20 +89,6 @@ class CocoWriter(FormatWriter):
                         "iscrowd": 0,
                     }
                 )
-
-    def finish(self) -> None:
-        """As `FormatWriter.finish`."""
-        with self.sink.open(FILE) as stream:
-            write_json_object(
-                stream,
-                {
-                    "info": {"description": "written by scclip-rt"},
-                    "licenses": [],
-                    "categories": categories(self.table),
-                    "images": self._images,
-                    "annotations": self._annotations,
-                },
-            )
 
 
 FORMAT = LabelFormat(

@@ -6,20 +6,12 @@ unlabelled pixels have the id 0, which the format calls void.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from scclip_rt.formats.base import (
-    ClassTable,
-    FormatWriter,
-    ImageName,
-    JsonItems,
-    LabelFormat,
-    Sink,
-    write_json_object,
-)
-from scclip_rt.formats.coco import categories, category_id, image_entry
+from scclip_rt.formats.base import ImageName, LabelFormat
+from scclip_rt.formats.coco import CocoFileWriter, category_id, image_entry
 from scclip_rt.formats.rle import coco_masks
 from scclip_rt.image.png import encode_png
 
@@ -30,13 +22,11 @@ FILE = "panoptic.json"
 FOLDER = "panoptic"
 
 
-class PanopticWriter(FormatWriter):
+class PanopticWriter(CocoFileWriter):
     """Writes `panoptic.json` and `panoptic/STEM.png`."""
 
-    def __init__(self, sink: Sink, table: ClassTable) -> None:
-        super().__init__(sink, table)
-        self._images = JsonItems()
-        self._annotations = JsonItems()
+    file = FILE
+    category: ClassVar = {"isthing": 0}
 
     def add(self, result: Segmentation, image: ImageName) -> None:
         """As `FormatWriter.add`."""
@@ -60,20 +50,6 @@ class PanopticWriter(FormatWriter):
             for mask in masks
         ]
         self._annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
-
-    def finish(self) -> None:
-        """As `FormatWriter.finish`."""
-        with self.sink.open(FILE) as stream:
-            write_json_object(
-                stream,
-                {
-                    "info": {"description": "written by scclip-rt"},
-                    "licenses": [],
-                    "categories": categories(self.table, isthing=0),
-                    "images": self._images,
-                    "annotations": self._annotations,
-                },
-            )
 
 
 FORMAT = LabelFormat(
