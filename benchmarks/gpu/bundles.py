@@ -48,9 +48,8 @@ def measure_bundle(
     for name, backend, provider, precision in GPU_CONTENDERS if run.clock.on_gpu else CPU_CONTENDERS:
         base = {"arch": arch, "bundle": bundle.name, "contender": name, "precision": precision}
         images = [base | {"question": "image", "queries": count} for count in run.args.queries]
-        encodes = [
-            base | {"question": "encode (host to host)", "windows": batch} for batch in run.args.windows
-        ]
+        asked = {"question": "encode (host to host)"}
+        encodes = [base | asked | {"windows": batch} for batch in run.args.windows]
         if not any(run.wants(row) for row in (*images, *encodes)):
             continue
         try:

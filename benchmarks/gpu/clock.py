@@ -45,7 +45,7 @@ class Clock:
         Host time that hides behind the device's is not counted; gaps that the host leaves are.
         """
         if not self.on_gpu:
-            return self._host(work)
+            return self.host_time(work)
         pairs = [
             (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
             for _ in range(self._runs(work))
@@ -59,7 +59,13 @@ class Clock:
 
     def host_time(self, work: Callable[[], object]) -> dict[str, float]:
         """Milliseconds from call to result on the host, which `work` waits for."""
-        return self._host(work)
+        samples = []
+        for _ in range(self._runs(work)):
+            start = time.perf_counter()
+            work()
+            self.synchronize()
+            samples.append(1000 * (time.perf_counter() - start))
+        return statistics(samples)
 
     def _runs(self, work: Callable[[], object]) -> int:
         """Warm up, and how many runs fit into the time: slow work needs fewer to be known."""
@@ -74,15 +80,6 @@ class Clock:
         if taken * self.iterations <= self.seconds:
             return self.iterations
         return min(self.iterations, max(int(self.seconds / taken), FEWEST))
-
-    def _host(self, work: Callable[[], object]) -> dict[str, float]:
-        samples = []
-        for _ in range(self._runs(work)):
-            start = time.perf_counter()
-            work()
-            self.synchronize()
-            samples.append(1000 * (time.perf_counter() - start))
-        return statistics(samples)
 
 
 def statistics(samples: Sequence[float]) -> dict[str, float]:
@@ -128,10 +125,10 @@ def gemm_ceiling(clock: Clock, dtype: torch.dtype, sizes: Sequence[int]) -> dict
 
 
 @functools.cache
-def own_gemms(clock: Clock, dtype: torch.dtype, shapes: tuple[tuple[str, int, int, int, int], ...]) -> float:
+def own_gemms(clock: Clock, dtype: torch.dtype, shapes: tuple[tuple[int, int, int, int], ...]) -> float:
     """Milliseconds of a model's own products with weights, one after the other: their share of a run is its floor."""
     total = 0.0
-    for _, rows, inner, outer, count in shapes:
+    for rows, inner, outer, count in shapes:
         x = torch.randn(rows, inner, device=clock.device, dtype=dtype)
         weight = torch.randn(outer, inner, device=clock.device, dtype=dtype)
         bias = torch.randn(outer, device=clock.device, dtype=dtype)

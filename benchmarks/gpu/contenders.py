@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -92,60 +91,48 @@ class Subject:
 
 def eager_contenders(subject: Subject) -> Iterator[Contender]:
     """Without the compiler."""
-    run = subject.run
-    batches = tuple(run.args.windows)
-    narrow = ("fp16", "bf16") if run.clock.on_gpu else ()  # emulated on a CPU, and slow
+    batches = tuple(subject.run.args.windows)
+    narrow = ("fp16", "bf16") if subject.run.clock.on_gpu else ()  # emulated on a CPU, and slow
 
     def of(name: str, precision: str, method: str = "scclip", **options: Any) -> Contender:
-        # float32 is there for comparison: few sizes, since a large batch takes a second.
-        few = tuple(b for b in batches if b <= 6) if precision == "fp32" else batches
-        make = partial(_eager, subject, precision, method, options)
-        photo = method == "scclip"
-        return Contender(name=name, precision=precision, method=method, make=make, batches=few, photo=photo)
+        return Contender(
+            name=f"{name} {precision}",
+            precision=precision,
+            method=method,
+            make=lambda: logits_of(subject.module(precision, method, **options)),
+            # float32 is there for comparison: few sizes, since a large batch takes a second.
+            batches=tuple(b for b in batches if b <= 6) if precision == "fp32" else batches,
+            photo=method == "scclip",
+        )
 
-    yield of("eager fp32", "fp32")
+    yield of("eager", "fp32")
     for precision in narrow:
-        yield of(f"eager {precision}", precision)
+        yield of("eager", precision)
         # Not on a CPU: the interpreter takes minutes, and the kernels have rows of their own.
-        yield of(f"kernels {precision}", precision, kernels="triton")
+        yield of("kernels", precision, kernels="triton")
     for precision in narrow or ("fp32",):
-        yield of(f"plain eager {precision}", precision, "none")
+        yield of("plain eager", precision, "none")
 
 
 def compiled_contenders(subject: Subject) -> Iterator[Contender]:
     """With torch.compile, which takes up to a minute for each batch size: fp16 alone, and few sizes."""
-    run = subject.run
-    on_gpu = run.clock.on_gpu
-    batches = tuple(b for b in run.args.windows if b in (6, 32, 64)) if on_gpu else tuple(run.args.windows)
-    precision = "fp16" if on_gpu else "fp32"
-    kinds: tuple[tuple[str, str, Row, tuple[int, ...]], ...] = (
-        (f"compiled {precision}", "scclip", {}, batches),
-    )
-    if on_gpu:
-        few = tuple(b for b in batches if b <= 32)
-        kinds += (
-            (f"kernels, compiled {precision}", "scclip", {"kernels": "triton"}, few),
-            (f"plain compiled {precision}", "none", {}, tuple(b for b in batches if b == 32)),
-        )
-    for name, method, options, sizes in kinds:
-        make = partial(_compiled, subject, precision, method, options)
-        photo = method == "scclip" and on_gpu
-        yield Contender(
-            name=name,
+    windows, on_gpu = subject.run.args.windows, subject.run.clock.on_gpu
+    precision, sizes = ("fp16", (6, 32, 64)) if on_gpu else ("fp32", tuple(windows))
+    # On a CPU the compiler proper takes minutes and says nothing about GPUs: its front end is what CI can check.
+    how: Row = {"dynamic": False} if on_gpu else {"backend": "eager"}
+
+    def of(name: str, sizes: tuple[int, ...], method: str = "scclip", **options: Any) -> Contender:
+        return Contender(
+            name=f"{name} {precision}",
             precision=precision,
             method=method,
-            make=make,
-            batches=sizes,
-            photo=photo,
+            make=lambda: logits_of(subject.module(precision, method, **options), how),
+            batches=tuple(b for b in windows if b in sizes),
+            photo=method == "scclip" and on_gpu,
             needs=COMPILATION if on_gpu else 0.0,
         )
 
-
-def _eager(subject: Subject, precision: str, method: str, options: Row) -> Encoder:
-    return logits_of(subject.module(precision, method, **options))
-
-
-def _compiled(subject: Subject, precision: str, method: str, options: Row) -> Encoder:
-    # On a CPU the compiler proper takes minutes and says nothing about GPUs: its front end is what CI can check.
-    how: Row = {"dynamic": False} if subject.run.clock.on_gpu else {"backend": "eager"}
-    return logits_of(subject.module(precision, method, **options), how)
+    yield of("compiled", sizes)
+    if on_gpu:
+        yield of("kernels, compiled", (6, 32), kernels="triton")
+        yield of("plain compiled", (32,), "none")

@@ -35,29 +35,33 @@ def measure_ceilings(run: Run) -> None:
 def measure_kernels(run: Run) -> None:
     """Every Triton kernel against its oracle, then the clock."""
     try:
-        from benchmarks.gpu.kernels import Size, kernel_row, kernel_sizes
+        from benchmarks.gpu.kernels import kernel_row, kernel_sizes
         from scclip_kernels import triton  # noqa: F401
     except ImportError as error:
-        base = {"question": "kernel", "kernel": "all"}
-        if run.found(base) is None:
-            run.add(base | {"skipped": f"not here: {error}"})
+        skip(run, {"question": "kernel", "kernel": "all"}, f"not here: {error}")
         return
     for arch in run.args.arch:
         for size in kernel_sizes(arch, quick=run.args.quick):
             for kernel in ("anomaly", "outlier_repair", "aggregate", "attention"):
                 base = {"question": "kernel", "kernel": kernel, "arch": arch, **size._asdict()}
-                work = partial(_kernel, run, kernel_row, base, Size(*size))
-                row = run.attempt(base, work)
+                rate = run.ceilings["copy"]["device"]
+                row = run.attempt(base, partial(kernel_row, run.clock, kernel, arch, size, copy_rate=rate))
+                free_memory(run)
                 if row is not None and row.get("sound") is False:
                     far = f"{row['error']:.2e} from the oracle, allowed {row['allowed']:.2e}"
                     run.fail(f"kernel {kernel}, {size.precision}, {size.patches} patches: {far}")
 
 
-def _kernel(run: Run, kernel_row: Callable[..., Row], base: Row, size: Any) -> Row:
-    row = kernel_row(run.clock, base["kernel"], base["arch"], size, copy_rate=run.ceilings["copy"]["device"])
+def free_memory(run: Run) -> None:
+    """Give back what torch keeps of the GPU's memory: the next contender may be another library."""
     if run.clock.on_gpu:
         torch.cuda.empty_cache()
-    return row
+
+
+def skip(run: Run, base: Row, why: str) -> None:
+    """A row that says why there is no time; none where an earlier call had it."""
+    if run.found(base) is None:
+        run.add(base | {"skipped": why})
 
 
 def measure_model(run: Run, arch: str) -> None:
@@ -80,12 +84,8 @@ def measure_compiled(run: Run, arch: str) -> None:
 def measure_contender(subject: Subject, contender: Contender) -> None:
     """Labels first; if they are right, a row per batch, and per number of queries for whole images."""
     run = subject.run
-    base = {
-        "arch": subject.arch,
-        "contender": contender.name,
-        "precision": contender.precision,
-        "method": contender.method,
-    }
+    base = {"arch": subject.arch, "contender": contender.name}
+    base |= {"precision": contender.precision, "method": contender.method}
     jobs = list(_jobs(subject, contender, base))
     gate = base | {"question": "labels"}
     if run.found(gate) is not None and not any(run.wants(row) for row, *_ in jobs):
@@ -109,8 +109,7 @@ def measure_contender(subject: Subject, contender: Contender) -> None:
     for row, graph, time_it in jobs:
         run.attempt(row, partial(time_it, encode, graph), contender.needs)
     built.clear()
-    if run.clock.on_gpu:
-        torch.cuda.empty_cache()
+    free_memory(run)
 
 
 def _check_labels(subject: Subject, contender: Contender, encode: Encoder) -> Row:
@@ -146,11 +145,8 @@ def _jobs(subject: Subject, contender: Contender, base: Row) -> Iterator[tuple[R
 def _time_encoder(subject: Subject, base: Row, encode: Callable[[], Encoder], graph: bool) -> Row:
     """Device time of a batch, and its shares of the ceilings."""
     run, count, precision = subject.run, base["windows"], base["precision"]
-    windows, text, work = (
-        windows_of(subject.photo, count, subject.device),
-        subject.text[base["queries"]],
-        encode(),
-    )
+    windows = windows_of(subject.photo, count, subject.device)
+    text, work = subject.text[base["queries"]], encode()
     call: Callable[[], Any] = lambda: work(windows, text)  # noqa: E731
     taken = run.clock.device_time(CudaGraph(call) if graph else call)
     seconds = taken["p50"] / 1000
@@ -250,20 +246,14 @@ def measure_decode(subject: Subject) -> None:
         features = torch.randn(len(photo.tiling), patches, embed, generator=generator).to(subject.device)
         logits = torch.nn.functional.normalize(features, dim=-1) @ text.T
         dense = DenseDecode(photo.plan, subject.device)
-        for name, decoder in (
-            ("torch", dense),
-            ("triton", triton_decode(photo.plan, queries, subject.device)),
-        ):
-            base = {
-                "question": "decode",
-                "arch": subject.arch,
-                "contender": f"decode, {name}",
-                "queries": queries,
-            }
+        in_triton = triton_decode(photo.plan, queries, subject.device)
+        for name, decoder in (("torch", dense), ("triton", in_triton)):
+            base = {"question": "decode", "arch": subject.arch, "contender": f"decode, {name}"}
+            base["queries"] = queries
             if decoder is not None:
                 run.attempt(base, partial(_time_decode, run, photo, decoder, dense, logits))
-            elif run.found(base) is None:
-                run.add(base | {"skipped": "the Triton decode is not here"})
+            else:
+                skip(run, base, "the Triton decode is not here")
 
 
 def _time_decode(run: Run, photo: Photo, decoder: Any, dense: DenseDecode, logits: Tensor) -> Row:
@@ -294,7 +284,6 @@ def measure_bundles(run: Run) -> None:
             raise
         except ImportError as error:
             base = {"question": "image", "bundle": path.stem, "contender": "every backend"}
-            if run.found(base) is None:
-                run.add(base | {"skipped": f"not here: {error}"})
+            skip(run, base, f"not here: {error}")
         except Exception as error:
             run.fail(f"{path}: {reason(error)}")

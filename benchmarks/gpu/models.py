@@ -193,16 +193,16 @@ def flops(arch: str, method: str, queries: int) -> Flops:
     return count_flops(bundle, (resolution // patch) ** 2, queries)
 
 
-def gemm_shapes(arch: str, windows: int) -> tuple[tuple[str, int, int, int, int], ...]:
-    """(name, rows, inner, outer, how often) of the products with weights of one run."""
+def gemm_shapes(arch: str, windows: int) -> tuple[tuple[int, int, int, int], ...]:
+    """(rows, inner, outer, how often) of the products with weights of one run."""
     width, layers, patch, resolution, embed, *_ = ARCHITECTURES[arch]
     patches = windows * (resolution // patch) ** 2
     rows, blocks = patches + windows, layers - 1
     return (
-        ("patches", patches, 3 * patch * patch, width, 1),
-        ("qkv", rows, width, 3 * width, blocks),
-        ("attention out", rows, width, width, blocks),
-        ("mlp in", rows, width, 4 * width, blocks),
-        ("mlp out", rows, 4 * width, width, blocks),
-        ("embed", patches, width, embed, 1),
+        (patches, 3 * patch * patch, width, 1),
+        (rows, width, 3 * width, blocks),
+        (rows, width, width, blocks),
+        (rows, width, 4 * width, blocks),
+        (rows, 4 * width, width, blocks),
+        (patches, width, embed, 1),
     )
