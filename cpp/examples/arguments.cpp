@@ -38,10 +38,14 @@ void Bind(CLI::App* app, Arguments* a) {
     app->add_option("--max-pixels", a->open.max_pixels, "largest image taken")->check(CLI::PositiveNumber);
     app->add_option("--max-memory", a->open.max_memory, "most bytes for one image (default: half of what is free)")
         ->check(CLI::PositiveNumber);
-    app->add_flag("--whole-image", a->open.whole_image,
-                  "encode the image in one pass; the bundle must have an encoder for that");
-    const std::map<std::string, scclip::Refinement> refinements = {{"pamr", scclip::Refinement::kPamr}};
-    app->add_option("--refine", a->segment.refine, "pamr follows the image's edges more closely, at some cost")
+    app->add_flag_function(
+        "--whole-image,!--no-whole-image", [a](std::int64_t given) { a->open.whole_image = given > 0; },
+        "encode the image in one pass; the bundle must have an encoder for that");
+    app->add_option("--preset", a->open.preset, "a benchmark of the bundle, whose settings hold where none are given");
+    const std::map<std::string, scclip::Refinement> refinements = {{"pamr", scclip::Refinement::kPamr},
+                                                                   {"none", scclip::Refinement::kNone}};
+    app->add_option("--refine", a->segment.refine,
+                    "pamr follows the image's edges more closely, at some cost; none doesn't (default: the bundle's)")
         ->transform(CLI::CheckedTransformer(refinements));
     real("--logit-scale", &a->segment.logit_scale, "factor on cosines before the softmax (default: the bundle's)");
     real("--prob-threshold", &a->segment.prob_threshold,

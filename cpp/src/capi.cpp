@@ -76,7 +76,8 @@ bool SetText(scclip::OpenOptions* open, const std::string& name, const std::stri
     const std::map<std::string, std::string*> texts = {{"backend", &open->backend},
                                                        {"device", &open->device},
                                                        {"precision", &open->precision},
-                                                       {"ort_provider", &open->ort_provider}};
+                                                       {"ort_provider", &open->ort_provider},
+                                                       {"preset", &open->preset}};
     const auto found = texts.find(name);
     if (found == texts.end()) return false;
     *found->second = value;
@@ -89,13 +90,14 @@ bool SetWhole(scclip_options* options, const std::string& name, const std::strin
         {"threads", &open.threads}, {"batch", &open.batch}, {"short_side", &open.short_side}, {"stride", &open.stride}};
     const std::map<std::string, std::int64_t*> limits = {
         {"max_pixels", &open.max_pixels}, {"max_windows", &open.max_windows}, {"max_memory", &open.max_memory}};
-    const std::map<std::string, bool*> switches = {{"whole_image", &open.whole_image},
-                                                   {"remember_hashes", &open.remember_hashes},
+    const std::map<std::string, bool*> switches = {{"remember_hashes", &open.remember_hashes},
                                                    {"confidence", &options->segment.confidence}};
     if (const auto number = numbers.find(name); number != numbers.end()) {
         *number->second = static_cast<int>(WholeNumber(name, value));
     } else if (const auto limit = limits.find(name); limit != limits.end()) {
         *limit->second = WholeNumber(name, value);
+    } else if (name == "whole_image") {
+        open.whole_image = IsOn(name, value);
     } else if (const auto flag = switches.find(name); flag != switches.end()) {
         *flag->second = IsOn(name, value);
     } else {

@@ -44,6 +44,23 @@ auto Guard(Function function) noexcept -> Result<decltype(function())> {
     }
 }
 
+/// What the bundle decodes with, and over it what a benchmark has.
+DecodingSpec Over(DecodingSpec decoding, const BenchmarkSpec& preset) {
+    decoding.logit_scale = preset.logit_scale.value_or(decoding.logit_scale);
+    decoding.prob_threshold = preset.prob_threshold.value_or(decoding.prob_threshold);
+    decoding.area_threshold = preset.area_threshold.value_or(decoding.area_threshold);
+    if (preset.rest_class) decoding.rest_class = preset.rest_class;
+    return decoding;
+}
+
+/// A benchmark's sizes, and over them what is given.
+OpenOptions Over(OpenOptions options, const BenchmarkSpec& preset) {
+    if (options.short_side == 0) options.short_side = preset.short_side.value_or(0);
+    if (options.stride == 0) options.stride = preset.stride.value_or(0);
+    if (!options.whole_image) options.whole_image = preset.whole_image;
+    return options;
+}
+
 }  // namespace
 
 struct Segmenter::Impl {
@@ -54,6 +71,7 @@ struct Segmenter::Impl {
     };
 
     Bundle bundle;
+    DecodingSpec decoding;  // the bundle's, with the preset's over it
     std::unique_ptr<Encoder> encoder;
     Preparation prepare;
     int threads = 0;
@@ -82,7 +100,8 @@ struct Segmenter::Impl {
         Use(EmbedClasses(CheckedClasses(names),
                          {tokenizer, encode, static_cast<std::size_t>(bundle.manifest().embed_dim),
                           static_cast<std::size_t>(spec.context_length), spec.model_sha256},
-                         options.templates, options.background));
+                         options.templates.empty() ? bundle.manifest().decoding.templates : options.templates,
+                         options.background));
     }
 
     void Use(Vocabulary vocabulary) {
@@ -115,12 +134,17 @@ struct Segmenter::Impl {
         return current;
     }
 
+    bool Refines(const SegmentOptions& options) const {
+        return options.refine ? *options.refine == Refinement::kPamr : decoding.pamr;
+    }
+
     DecodeInput Options(const SegmentOptions& options) const {
-        const Manifest& defaults = bundle.manifest();
         DecodeInput input;
-        input.logit_scale = InRange("logit_scale", options.logit_scale.value_or(defaults.logit_scale));
-        input.prob_threshold = InRange("prob_threshold", options.prob_threshold.value_or(defaults.prob_threshold));
-        input.area_threshold = InRange("area_threshold", options.area_threshold.value_or(defaults.area_threshold));
+        input.logit_scale = InRange("logit_scale", options.logit_scale.value_or(decoding.logit_scale));
+        input.prob_threshold = InRange("prob_threshold", options.prob_threshold.value_or(decoding.prob_threshold));
+        input.area_threshold = InRange("area_threshold", options.area_threshold.value_or(decoding.area_threshold));
+        input.stretched = decoding.stretched;
+        if (input.stretched && Refines(options)) ThrowOption("refine", "must be none: the method stretches its maps");
         input.confidence = options.confidence;
         input.threads = threads;
         return input;
@@ -135,10 +159,9 @@ struct Segmenter::Impl {
 
     /// `count` windows of one size to features, in batches.
     void EncodeWindows(const std::uint8_t* windows, int count, const Tiling& tiling, float* out) const {
-        const int height = tiling.window_height, width = tiling.window_width, patch = bundle.manifest().patch_size;
+        const int height = tiling.input_height, width = tiling.input_width;
         const std::size_t pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3;
-        const std::size_t values = static_cast<std::size_t>((height / patch) * (width / patch)) *
-                                   static_cast<std::size_t>(bundle.manifest().embed_dim);
+        const std::size_t values = FeatureValues(tiling);
         for (int first = 0; first < count; first += encoder->batch_size()) {
             const int size = std::min(encoder->batch_size(), count - first);
             const auto at = static_cast<std::size_t>(first);
@@ -146,11 +169,16 @@ struct Segmenter::Impl {
         }
     }
 
+    /// Values of one window's features, a class row included.
+    std::size_t FeatureValues(const Tiling& tiling) const {
+        const FeatureSizes& sizes = encoder->sizes();
+        return static_cast<std::size_t>(sizes.Rows(tiling.input_height, tiling.input_width)) *
+               static_cast<std::size_t>(sizes.embed_dim);
+    }
+
     WindowFeatures Allocate(const PreparedImage& image) const {
-        WindowFeatures features = SizesOf(image, bundle.manifest().patch_size, bundle.manifest().embed_dim);
-        features.values.resize(static_cast<std::size_t>(features.windows) * static_cast<std::size_t>(features.rows) *
-                               static_cast<std::size_t>(features.columns) *
-                               static_cast<std::size_t>(features.embed_dim));
+        WindowFeatures features = SizesOf(image, encoder->sizes());
+        features.values.resize(static_cast<std::size_t>(features.windows) * FeatureValues(image.tiling));
         return features;
     }
 
@@ -158,13 +186,14 @@ struct Segmenter::Impl {
         WindowFeatures features = Allocate(image);
         const Clock clock;
         EncodeWindows(image.windows.data(), features.windows, image.tiling, features.values.data());
+        if (encoder->sizes().class_row) TakeClassRows(&features);
         features.timings.encode = clock.Milliseconds();
         return features;
     }
 
     /// PAMR's weights, if they are asked for.
-    std::optional<PixelWeights> Refine(const WindowFeatures& features, Refinement refinement) const {
-        if (refinement == Refinement::kNone) return std::nullopt;
+    std::optional<PixelWeights> Refine(const WindowFeatures& features, const SegmentOptions& options) const {
+        if (!Refines(options)) return std::nullopt;
         const Manifest& manifest = bundle.manifest();
         const NormalizedImage image{features.resized.data(), features.resized_height, features.resized_width,
                                     manifest.mean, manifest.std};
@@ -172,7 +201,7 @@ struct Segmenter::Impl {
     }
 
     /// The part of the decode's input that comes from the vocabulary.
-    static void SetClasses(const Classes& current, DecodeInput* input) {
+    void SetClasses(const Classes& current, DecodeInput* input) const {
         const Vocabulary& vocabulary = current.vocabulary;
         input->text = vocabulary.embeddings.data();
         input->text_id = current.id;
@@ -180,15 +209,21 @@ struct Segmenter::Impl {
         input->query_class = &vocabulary.query_class;
         input->num_classes = static_cast<std::int64_t>(vocabulary.classes.size());
         input->background = vocabulary.background;
+        const bool rest = !vocabulary.background && decoding.rest_class;
+        if (rest && *decoding.rest_class < input->num_classes) input->background = decoding.rest_class;
     }
 
-    static DecodePlan PlanOf(const WindowFeatures& f) {
+    DecodePlan PlanOf(const WindowFeatures& f) const {
+        const FeatureSizes& sizes = encoder->sizes();
+        const auto padding = [&](int patches, int window) { return sizes.pads ? patches * sizes.patch - window : 0; };
         return {static_cast<int>(f.row_starts.size()),
                 static_cast<int>(f.column_starts.size()),
                 f.rows,
                 f.columns,
-                InterpolationAxis(f.row_starts, f.window_height, f.rows, f.resized_height, f.height, kTileRows),
-                InterpolationAxis(f.column_starts, f.window_width, f.columns, f.resized_width, f.width, kTileColumns)};
+                InterpolationAxis(f.row_starts, f.window_height, f.rows, f.resized_height, f.height, kTileRows,
+                                  padding(f.rows, f.window_height)),
+                InterpolationAxis(f.column_starts, f.window_width, f.columns, f.resized_width, f.width, kTileColumns,
+                                  padding(f.columns, f.window_width))};
     }
 
     static Segmentation Finish(Decoded decoded, int height, int width, const Classes& current) {
@@ -207,13 +242,10 @@ struct Segmenter::Impl {
     Segmentation Segment(const PreparedImage& image, DecodeInput input, const SegmentOptions& options,
                          const Classes& current) const {
         SetClasses(current, &input);
-        if (options.refine != Refinement::kNone || !encoder->CanSegment(input)) {
-            return Label(Encode(image), input, options, current);
-        }
+        const bool on_host = Refines(options) || !HostDecodeReason(bundle.manifest(), encoder->spec().grid).empty();
+        if (on_host || !encoder->CanSegment(input)) return Label(Encode(image), input, options, current);
         const Clock clock;
-        const auto plan = [&] {
-            return PlanOf(SizesOf(image, bundle.manifest().patch_size, bundle.manifest().embed_dim));
-        };
+        const auto plan = [&] { return PlanOf(SizesOf(image, encoder->sizes())); };
         Segmentation result = Finish(encoder->Segment(image, input, plan), image.height, image.width, current);
         result.timings.prepare = image.milliseconds;
         result.timings.encode = clock.Milliseconds();
@@ -223,10 +255,15 @@ struct Segmenter::Impl {
     Segmentation Label(const WindowFeatures& features, DecodeInput input, const SegmentOptions& options,
                        const Classes& current) const {
         const Clock clock;
-        const std::optional<PixelWeights> pixel_weights = Refine(features, options.refine);
+        const std::optional<PixelWeights> pixel_weights = Refine(features, options);
         input.refine = pixel_weights ? &*pixel_weights : nullptr;
         input.features = features.values.data();
         SetClasses(current, &input);
+        std::vector<float> class_weights;
+        if (decoding.class_weights) {
+            class_weights = ClassWeights(features, current.vocabulary.embeddings);
+            input.query_weight = &class_weights;
+        }
         Decoded decoded = scclip::Decode(input, PlanOf(features));
         Segmentation result = Finish(std::move(decoded), features.height, features.width, current);
         result.timings = features.timings;
@@ -254,6 +291,7 @@ struct Segmenter::Impl {
         for (WindowFeatures& part : *features) {
             const auto end = from + static_cast<std::ptrdiff_t>(part.values.size());
             std::copy(from, end, part.values.begin());
+            if (encoder->sizes().class_row) TakeClassRows(&part);
             part.timings.encode = each * part.windows;
             from = end;
         }
@@ -267,9 +305,9 @@ struct Segmenter::Impl {
             Result<PreparedImage> made = Guard([&] { return Prepare(images[i]); });
             if (made) {
                 const Tiling& tiling = made->tiling;
-                const bool same = tiling.window_height == height && tiling.window_width == width;
+                const bool same = tiling.input_height == height && tiling.input_width == width;
                 if (windows > 0 && !same) break;  // prepared again, in its own group
-                height = tiling.window_height, width = tiling.window_width;
+                height = tiling.input_height, width = tiling.input_width;
                 windows += tiling.size();
             }
             group.push_back(std::move(made));
@@ -312,12 +350,14 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
         CheckRanges(options);
         auto impl = std::make_unique<Impl>();
         impl->bundle = Bundle::Open(bundle, options.remember_hashes);
-        impl->encoder = OpenEncoder(impl->bundle, options);
-        impl->prepare = Preparation::Over(impl->bundle.manifest(), impl->encoder->spec().grid, options,
-                                          impl->encoder->batch_size());
+        const Manifest& manifest = impl->bundle.manifest();
+        const BenchmarkSpec preset = manifest.Benchmark(options.preset);
+        impl->decoding = Over(manifest.decoding, preset);
+        const OpenOptions settled = Over(options, preset);
+        impl->encoder = OpenEncoder(impl->bundle, settled);
+        impl->prepare = Preparation::Over(manifest, impl->encoder->spec().grid, settled, impl->encoder->batch_size());
         impl->threads = options.threads;
-        const auto& ready = impl->bundle.manifest().vocabularies;
-        if (!ready.empty()) impl->SetVocabulary("", std::nullopt);
+        if (!manifest.vocabularies.empty()) impl->SetVocabulary("", std::nullopt);
         return Segmenter(std::move(impl));
     });
 }
@@ -382,7 +422,7 @@ Result<Segmentation> Segmenter::Decode(const WindowFeatures& features, const Seg
     return Guard([&] {
         const auto current = impl_->Needed();
         const DecodeInput input = impl_->Options(options);
-        CheckFeatureSizes(features, impl_->bundle.manifest().embed_dim, options.refine);
+        CheckFeatureSizes(features, impl_->encoder->sizes(), impl_->Refines(options));
         return impl_->Label(features, input, options, *current);
     });
 }

@@ -72,7 +72,8 @@ struct Task {
     std::vector<float> features;
 
     Task(int height, int width, int queries, int classes, std::uint64_t id = 1) {
-        scclip::Preparation prepare{{"window", 6, 6}, kPatch, 128, 512, 96, 48, 1000000, 100, 0, {kPatch, 8, 1, 8, 1}};
+        scclip::Preparation prepare{{"window", 6, 6},    {kPatch, kEmbed}, false, 128, 512, 96, 48, 1000000, 100, 0,
+                                    {kPatch, 8, 1, 8, 1}};
         const auto pixels = Pattern(static_cast<std::size_t>(height * width * 3), id);
         std::vector<std::uint8_t> smooth(pixels);
         for (std::size_t i = 0; i < smooth.size(); ++i)

@@ -1,7 +1,7 @@
 """What the Python runtime computes and refuses, written to a folder that the C++ tests compare with.
 
-Call it as `make_fixtures.py --export-only FOLDER` for the tiny model of tests/synthetic.py (FOLDER/tiny.scclip), and as
-`make_fixtures.py FOLDER --bundle DIR` for the rest.
+Call it as `make_fixtures.py --export-only FOLDER` for the tiny model of tests/synthetic.py (FOLDER/tiny.scclip, and
+by every other method FOLDER/METHOD.scclip), and as `make_fixtures.py FOLDER --bundle DIR --methods DIR` for the rest.
 """
 
 import argparse
@@ -26,11 +26,13 @@ from python_engines import (  # noqa: E402
 )
 from python_images import image_claims, image_file_cases, image_refusals  # noqa: E402
 from python_results import (  # noqa: E402
+    METHODS,
     THREADS,
     decode_cases,
     embedded_case,
     golden_cases,
     int8_cases,
+    method_cases,
     nv12_case,
     refine_cases,
     resize_cases,
@@ -38,23 +40,25 @@ from python_results import (  # noqa: E402
 )
 
 from refusals import build_bundles, build_vocabularies, table  # noqa: E402
+from scclip_rt.vocabulary.templates import TEMPLATE_SETS  # noqa: E402
 from synthetic import clip_state_dict  # noqa: E402
 
 
 def export(folder: Path) -> None:
-    """The tiny synthetic model as FOLDER/tiny.scclip."""
+    """The tiny synthetic model as FOLDER/tiny.scclip, and by every other method as FOLDER/METHOD.scclip."""
     from safetensors.numpy import save_file
 
     from scclip_export.cli.main import run
 
-    save_file(
-        {name: np.array(value) for name, value in clip_state_dict("tiny").items()},
-        folder / "tiny.safetensors",
-    )
-    bundle = folder / "tiny.scclip"
-    arguments = ["--checkpoint", folder / "tiny.safetensors", "--output", bundle, "--dynamic-grid"]
-    if run([str(argument) for argument in arguments]) != 0:
-        raise SystemExit("the export failed")
+    checkpoint = folder / "tiny.safetensors"
+    save_file({name: np.array(value) for name, value in clip_state_dict("tiny").items()}, checkpoint)
+    for method in METHODS:
+        bundle = folder / f"{'tiny' if method == 'scclip' else method}.scclip"
+        arguments = (
+            f"--checkpoint {checkpoint} --calibration {method} --output {bundle} --dynamic-grid".split()
+        )
+        if run(arguments) != 0:
+            raise SystemExit(f"the export of {method} failed")
 
 
 def main() -> None:
@@ -62,13 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--methods", type=Path)
     parser.add_argument("--export-only", action="store_true")
     arguments = parser.parse_args()
     if arguments.export_only:
         export(arguments.folder)
         return
-    if arguments.bundle is None:
-        parser.error("name a bundle with --bundle")
+    if arguments.bundle is None or arguments.methods is None:
+        parser.error("name a bundle with --bundle, and the folder of the methods' with --methods")
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
     folder = arguments.folder.resolve()
@@ -98,6 +103,8 @@ def main() -> None:
         "tokens": token_cases(bundle),
         "embedded": embedded_case(out, bundle),
         "int8": int8_cases(out),
+        "templates": TEMPLATE_SETS,
+        "methods": method_cases(out, arguments.methods.resolve()),
     }
     (folder / "fixtures.json").write_text(json.dumps(document))
 

@@ -336,6 +336,65 @@ def golden_cases(out: Fixtures, bundle_path: Path) -> list[dict[str, Any]]:
     return cases
 
 
+METHODS = (
+    "scclip", "sfp", "naclip", "clearclip", "sclip", "segearth", "resclip", "maskclip", "none", "gem", "surgery",
+)  # fmt: skip
+PRESETS = {
+    "naclip": ["voc21"],
+    "clearclip": ["context60"],
+    "sclip": ["voc21"],
+    "segearth": ["potsdam"],
+    "sfp": ["voc21"],
+}
+
+
+def method_cases(out: Fixtures, folder: Path) -> list[dict[str, Any]]:
+    """Labels by each method's bundle: windows, whole images, a benchmark's settings, OpenVINO.
+
+    The second image is so narrow that methods which pad cut it into windows smaller than the others.
+    """
+    images = [scene(375, 500, 1), scene(60, 500, 2)]
+    cases = []
+    for method in METHODS:
+        bundle = folder / f"{'tiny' if method == 'scclip' else method}.scclip"
+        vocabulary = out.folder / f"{method}.safetensors"
+        save_vocabulary(method_vocabulary(Bundle.open(bundle)), vocabulary)
+        ways: list[dict[str, Any]] = [{}, {"whole_image": True}]
+        ways += [{"preset": preset} for preset in PRESETS.get(method, [])]
+        ways += [{"backend": "openvino", "precision": name} for name in _openvino_precisions()[:1]]
+        for way in ways:
+            segmenter = Segmenter(bundle, vocabulary=vocabulary, threads=THREADS, **way)
+            encoded = segmenter.encode(images[0])
+            case = {
+                "method": method,
+                "bundle": str(bundle),
+                "vocabulary": vocabulary.name,
+                "options": way,
+                "images": [out.array(image) for image in images],
+                "features": out.array(encoded.features),
+                "labels": [out.array(segmenter(image).labels) for image in images],
+                "confidence": out.array(segmenter.decode(encoded, confidence=True).confidence),
+            }
+            if encoded.class_features is not None:
+                case["class_features"] = out.array(encoded.class_features)
+            cases.append(case)
+    return cases
+
+
+def method_vocabulary(bundle: Bundle) -> Vocabulary:
+    """Nine random queries of six classes, none of them the background."""
+    classes = tuple("abcdef")
+    return Vocabulary(
+        embeddings=unit(np.random.default_rng(4), 9, bundle.model.embed_dim),
+        classes=classes,
+        queries=(*classes, "g", "h", "i"),
+        query_class=np.array([0, 1, 2, 3, 4, 5, 1, 1, 4]),
+        background=None,
+        templates="none",
+        text_model_sha256=bundle.text_encoder.model_sha256,
+    )
+
+
 def _openvino_precisions() -> list[str]:
     if importlib.util.find_spec("openvino") is None:
         return []

@@ -83,7 +83,7 @@ TEST_CASE("a sound bundle opens with typed views") {
     CHECK(manifest.name == "tiny");
     CHECK(manifest.embed_dim == 8);
     CHECK(manifest.short_side == 128);
-    CHECK(manifest.area_threshold == 0);
+    CHECK(manifest.decoding.area_threshold == 0);
     REQUIRE(manifest.encoders.size() == 3);
     CHECK(manifest.encoders[0].grid.ToString() == "window 6×6");
     CHECK(manifest.encoders[1].grid.ToString() == "dynamic");

@@ -81,7 +81,7 @@ struct Device {
         info.batch = most;
         info.encoder = "engines/fake.engine";
         return std::make_unique<DeviceEncoder>(gpu, std::make_unique<KernelSet>(bundle, *gpu), make, make(),
-                                               EncoderSpec{}, info, kEmbed, kPatch, stream);
+                                               EncoderSpec{}, info, FeatureSizes{kPatch, kEmbed}, stream);
     }
 };
 

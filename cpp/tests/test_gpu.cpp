@@ -35,7 +35,7 @@ struct Device {
         info.batch = behaviour.most;
         info.encoder = "engines/stand-in.engine";
         return std::make_unique<DeviceEncoder>(gpu, std::make_unique<KernelSet>(bundle, *gpu), make, make(),
-                                               EncoderSpec{}, info, kEmbed, kPatch, stream);
+                                               EncoderSpec{}, info, FeatureSizes{kPatch, kEmbed}, stream);
     }
     std::string Name() const { return "cuda:0 (" + gpu->name() + ")"; }
     KernelSpec Finite() const { return *ChooseKernels(bundle, gpu->major(), gpu->minor()).Find("finite"); }

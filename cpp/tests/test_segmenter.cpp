@@ -57,7 +57,7 @@ void CheckOpenVino(const nlohmann::json& item, const ImageView& image, const Seg
         open.precision = python["precision"];
         open.threads = Fixtures()["threads"];
         open.short_side = item["short_side"];
-        open.whole_image = item["whole"];
+        open.whole_image = item["whole"].get<bool>();
         Segmenter segmenter = Opened(Fixtures()["bundle"], open);
         REQUIRE(segmenter.SetVocabulary(FixturePath(item["vocabulary"])).ok());
         CHECK(segmenter.Describe().backend == "openvino");
@@ -117,7 +117,7 @@ TEST_CASE("golden cases: features, logits, confidence and labels are Python's") 
         OpenOptions open;
         open.threads = Fixtures()["threads"];
         open.short_side = item["short_side"];
-        open.whole_image = item["whole"];
+        open.whole_image = item["whole"].get<bool>();
         Segmenter segmenter = Opened(Fixtures()["bundle"], open);
         REQUIRE(segmenter.SetVocabulary(FixturePath(item["vocabulary"])).ok());
         const auto pixels = Array<std::uint8_t>(item["image"]);
@@ -206,7 +206,8 @@ OpenOptions OptionsOf(const nlohmann::json& options) {
     open.device = options.value("device", "auto");
     open.precision = options.value("precision", "auto");
     open.ort_provider = options.value("ort_provider", "");
-    open.whole_image = options.value("whole_image", false);
+    if (options.contains("whole_image")) open.whole_image = options["whole_image"].get<bool>();
+    open.preset = options.value("preset", "");
     open.max_pixels = options.value("max_pixels", open.max_pixels);
     open.max_windows = options.value("max_windows", open.max_windows);
     return open;

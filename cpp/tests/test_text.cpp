@@ -11,6 +11,7 @@
 #include "vocabulary/clean.hpp"
 #include "vocabulary/embedding.hpp"
 #include "vocabulary/file.hpp"
+#include "vocabulary/templates.hpp"
 #include "vocabulary/tokenizer.hpp"
 
 using namespace scclip;
@@ -54,6 +55,14 @@ TEST_CASE("a tokenizer that is not CLIP's is refused") {
     std::string json = ReadBytes(Fixtures()["bundle"].get<std::string>() + "/tokenizer.json");
     json.replace(json.find("</w>\","), 4, "</x>");
     CHECK(StatusOf([&] { Tokenizer::Parse(json); }).field() == "tokenizer.json");
+}
+
+TEST_CASE("templates are Python's") {
+    for (const auto& [name, patterns] : Fixtures()["templates"].items()) {
+        CAPTURE(name);
+        CHECK(Templates(name) == patterns.get<std::vector<std::string>>());
+    }
+    CHECK(Fixtures()["templates"].size() == 4);
 }
 
 TEST_CASE("lists of classes are always names") {

@@ -39,15 +39,17 @@ struct ImageView {
 
 /// What a bundle is opened with. The defaults are the Python runtime's.
 struct OpenOptions {
-    std::string backend = "auto";         ///< `auto`, or `onnxruntime`, `openvino`, `tensorrt` where compiled in
-    std::string device = "auto";          ///< `auto`, `cpu`, `cuda` or `cuda:N`
-    std::string precision = "auto";       ///< `auto`, `fp32`, `fp16`, …: whichever the bundle holds
-    std::string ort_provider;             ///< ONNX Runtime's `cpu`, `cuda` or `tensorrt`; empty follows `device`
-    int threads = 0;                      ///< CPU threads of one call; 0: the cores this process may use
-    int batch = 0;                        ///< most windows encoded at once; 0: the backend's own number
-    int short_side = 0;                   ///< pixels; 0: the bundle's
-    int stride = 0;                       ///< pixels between windows; 0: the bundle's
-    bool whole_image = false;             ///< one pass over the whole image, with an encoder exported for that
+    std::string backend = "auto";    ///< `auto`, or `onnxruntime`, `openvino`, `tensorrt` where compiled in
+    std::string device = "auto";     ///< `auto`, `cpu`, `cuda` or `cuda:N`
+    std::string precision = "auto";  ///< `auto`, `fp32`, `fp16`, …: whichever the bundle holds
+    std::string ort_provider;        ///< ONNX Runtime's `cpu`, `cuda` or `tensorrt`; empty follows `device`
+    int threads = 0;                 ///< CPU threads of one call; 0: the cores this process may use
+    int batch = 0;                   ///< most windows encoded at once; 0: the backend's own number
+    int short_side = 0;              ///< pixels; 0: the bundle's
+    int stride = 0;                  ///< pixels between windows; 0: the bundle's
+    /// One pass over the whole image, with an encoder exported for that; not given: as the preset says, else windows.
+    std::optional<bool> whole_image;
+    std::string preset;  ///< a benchmark of the bundle, whose settings hold where none are given; empty: none
     std::int64_t max_pixels = 128000000;  ///< largest image taken
     std::int64_t max_windows = 1024;      ///< most windows of an image
     std::int64_t max_memory = 0;          ///< most bytes that one image may take; 0: half of what is free
@@ -58,7 +60,8 @@ struct OpenOptions {
 /// How class names are embedded.
 struct EmbedOptions {
     std::optional<std::string> background;  ///< as in SetVocabulary; not given, the class called "background", if any
-    std::string templates = "imagenet";     ///< prompts around a name: `imagenet` (80) or `none`
+    std::string templates;                  ///< prompts around a name: `imagenet` (80), `surgery` (86), `photo` (1) or
+                                            ///< `none`; empty: the bundle's
 };
 
 /// What follows the image's edges more closely, at some cost.
@@ -66,11 +69,11 @@ enum class Refinement { kNone, kPamr };
 
 /// From cosines to labels; what is not given is the bundle's.
 struct SegmentOptions {
-    bool confidence = false;                ///< also give each pixel's probability
-    std::optional<double> logit_scale;      ///< factor on cosines before the softmax, above 0
-    std::optional<double> prob_threshold;   ///< 0..1: below it a pixel becomes background, or unlabelled
-    std::optional<double> area_threshold;   ///< 0..1: share of labelled pixels up to which a class is dropped
-    Refinement refine = Refinement::kNone;  ///< of the maps before the best class is taken
+    bool confidence = false;               ///< also give each pixel's probability
+    std::optional<double> logit_scale;     ///< factor on cosines before the softmax, above 0
+    std::optional<double> prob_threshold;  ///< 0..1: below it a pixel becomes background, or unlabelled
+    std::optional<double> area_threshold;  ///< 0..1: share of labelled pixels up to which a class is dropped
+    std::optional<Refinement> refine;      ///< of the maps before the best class is taken
 };
 
 /// Milliseconds of one image. Where all of it runs on a GPU, `encode` is the whole of that.
@@ -104,7 +107,7 @@ struct Segmentation {
 
 /// Dense features of one image: all that a change of vocabulary needs.
 struct WindowFeatures {
-    /// (windows, rows · columns, embed_dim) float32, unit rows; windows and patches row by row.
+    /// (windows, rows · columns, embed_dim) float32, of most methods unit rows; windows and patches row by row.
     std::vector<float> values;
     int windows = 0;
     int rows = 0;     ///< patches of a window from top to bottom
@@ -117,6 +120,8 @@ struct WindowFeatures {
     /// (resized_height, resized_width, 3) RGB: what windows were cut from. Needed by Refinement::kPamr alone.
     std::vector<std::uint8_t> resized;
     Timings timings;
+    /// (windows, embed_dim) unit rows, the class token's, where the bundle's method weighs classes by them; else empty.
+    std::vector<float> class_values;
 };
 
 /// What runs where.
@@ -144,8 +149,8 @@ class SCCLIP_API Segmenter {
     /// given, the file says which. On an error (kVocabulary, kOption) the vocabulary in use stays.
     Status SetVocabulary(const std::string& file, const std::optional<std::string>& background = std::nullopt);
 
-    /// The same for class names, embedded with the bundle's text encoder in ONNX Runtime: 80 prompts a name, so that
-    /// long lists take a while. `classes` is a list such as "sky; grass, lawn": classes between semicolons or line
+    /// The same for class names, embedded with the bundle's text encoder in ONNX Runtime: mostly 80 prompts a name, so
+    /// that long lists take a while. `classes` is a list such as "sky; grass, lawn": classes between semicolons or line
     /// ends, their names between commas. It is always names, never a file. Errors: kVocabulary, kBackend, kBundle.
     Status SetClasses(const std::string& classes, const EmbedOptions& options = {});
 

@@ -4,6 +4,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "backends/any_size.hpp"
 #include "backends/processor.hpp"
 #include "backends/text.hpp"
 #include "errors.hpp"
@@ -42,13 +43,8 @@ HostFinder TensorRt() {
 #endif
 }
 
-}  // namespace
-
-Decoded Encoder::Segment(const PreparedImage&, const DecodeInput&, const PlanMaker&) const {
-    throw std::logic_error("this encoder does not segment");
-}
-
-std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options) {
+/// The encoder for windows, or for whole images.
+std::unique_ptr<Encoder> OpenOne(const Bundle& bundle, const OpenOptions& options) {
     if (Backends().empty()) ThrowBackend("this build of the library has no backend");
     std::vector<std::string> known;
     for (const Backend& backend : Backends()) known.emplace_back(backend.name);
@@ -56,7 +52,7 @@ std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& op
         ThrowBackend("unknown backend " + Quote(options.backend) + "; this build has: auto, " + Join(known), "backend");
     }
     std::set<std::string> held;
-    for (const EncoderSpec* spec : GridEncoders(bundle, options.whole_image)) {
+    for (const EncoderSpec* spec : GridEncoders(bundle, options.whole_image.value_or(false))) {
         const auto& devices = spec->runs_on;
         if (std::find(devices.begin(), devices.end(), "cpu") != devices.end()) held.insert(spec->precision);
     }
@@ -69,6 +65,33 @@ std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& op
     }
     ThrowBackend("this build of the library has no backend " + Quote(choice.backend) + "; it has: " + Join(known),
                  "backend");
+}
+
+}  // namespace
+
+Decoded Encoder::Segment(const PreparedImage&, const DecodeInput&, const PlanMaker&) const {
+    throw std::logic_error("this encoder does not segment");
+}
+
+std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options) {
+    std::unique_ptr<Encoder> main = OpenOne(bundle, options);
+    if (!bundle.manifest().pads || options.whole_image.value_or(false)) return main;
+    OpenOptions same = options;  // for smaller windows: the same backend and precision
+    same.backend = main->info().backend;
+    same.device = main->info().device;
+    same.precision = main->spec().precision;
+    same.whole_image = true;
+    same.cuda_stream = nullptr;  // the caller's takes one call at a time
+    return std::make_unique<AnySizeEncoder>(std::move(main), bundle.manifest().window,
+                                            [bundle, same] { return OpenOne(bundle, same); });
+}
+
+std::string HostDecodeReason(const Manifest& manifest, const GridSpec& grid) {
+    if (manifest.decoding.stretched) return "the method stretches each class's map over the image";
+    if (manifest.decoding.class_weights) return "the method weighs classes by the image";
+    if (manifest.pads) return "the method pads windows";
+    if (manifest.floors && grid.kind == "dynamic") return "the method leaves pixels of whole images out";
+    return "";
 }
 
 #if !defined(SCCLIP_ONNXRUNTIME)

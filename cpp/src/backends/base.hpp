@@ -22,8 +22,8 @@ class Encoder {
   public:
     virtual ~Encoder() = default;
 
-    /// One batch: (count, height, width, 3) uint8 RGB to (count, patches, embed_dim) float32 unit rows in `out`.
-    /// count ≤ batch_size(). Throws Error(kBackend).
+    /// One batch: (count, height, width, 3) uint8 RGB to (count, sizes().Rows(height, width), embed_dim) float32 in
+    /// `out`. count ≤ batch_size(). Throws Error(kBackend).
     virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
 
     /// Whether Segment takes this task; if not, Features and the decode on the host do.
@@ -35,18 +35,24 @@ class Encoder {
 
     const EncoderSpec& spec() const { return spec_; }
     const BackendInfo& info() const { return info_; }
+    const FeatureSizes& sizes() const { return sizes_; }
     int batch_size() const { return info_.batch; }
 
   protected:
-    Encoder(EncoderSpec spec, BackendInfo info) : spec_(std::move(spec)), info_(std::move(info)) {}
+    Encoder(EncoderSpec spec, BackendInfo info, const FeatureSizes& sizes)
+        : spec_(std::move(spec)), info_(std::move(info)), sizes_(sizes) {}
 
   private:
     EncoderSpec spec_;
     BackendInfo info_;
+    FeatureSizes sizes_;
 };
 
 /// Load an image encoder of a bundle. Throws Error(kBackend), Error(kBundle) or Error(kOption).
 std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& options);
+
+/// Why labels can't be decoded on a GPU, whose decode has no form for some of format 2; empty if they can.
+std::string HostDecodeReason(const Manifest& manifest, const GridSpec& grid);
 
 /// What a backend opens with: the caller's options, settled as far as the choice between backends goes.
 struct EncoderRequest {

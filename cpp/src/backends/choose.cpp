@@ -158,7 +158,8 @@ EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, con
         } else {
             try {
                 const EngineHost host = tensorrt(GpuNumber(options.device).value_or(0));
-                const Engine engine = ChooseForGrids(bundle, host.machine, options.precision, options.whole_image);
+                const Engine engine =
+                    ChooseForGrids(bundle, host.machine, options.precision, options.whole_image.value_or(false));
                 return {"tensorrt", engine.file + " fits " + host.gpu, engine.precision};
             } catch (const Error& error) {
                 reasons.emplace_back(error.what());

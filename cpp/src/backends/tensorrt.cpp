@@ -228,7 +228,7 @@ std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest
     const int number = DeviceNumber(options);
     const auto gpu = std::make_shared<const Gpu>(LoadCudaDriver(), number);
     const Machine machine = MachineOf(*gpu);
-    const Engine engine = ChooseForGrids(bundle, machine, options.precision, options.whole_image);
+    const Engine engine = ChooseForGrids(bundle, machine, options.precision, options.whole_image.value_or(false));
     const EncoderSpec& spec = EncoderOf(bundle, engine);
     const CallersContext callers_context(*gpu);
     gpu->Driver();  // TensorRT works in the context that is current
@@ -250,10 +250,11 @@ std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest
     info.threads = options.threads > 0 ? options.threads : DefaultThreads();
     info.batch = std::min(BatchSize(spec, options.batch, DeviceKind::kCuda), first->max_batch);
     info.reason = request.reason;
-    const std::string missing = kernels->Missing(1);
+    const std::string unlike = HostDecodeReason(bundle.manifest(), spec.grid);
+    const std::string missing = unlike.empty() ? kernels->Missing(1) : unlike;
     info.decode = missing.empty() ? "device" : "host: " + missing;
     return std::make_unique<DeviceEncoder>(gpu, std::move(kernels), make, std::move(first), spec, info,
-                                           bundle.manifest().embed_dim, bundle.manifest().patch_size,
+                                           FeatureSizes::Of(bundle.manifest()),
                                            static_cast<CUstream>(options.cuda_stream));
 }
 

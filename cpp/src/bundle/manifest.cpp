@@ -49,9 +49,9 @@ std::int64_t Wide(const Json& value) {
 void CheckVersion(const Json& document) {
     if (!document.is_object() || !document.contains("format_version")) return;
     const Json& version = document["format_version"];
-    if (version.is_null() || (version.is_number() && version.get<double>() == 1)) return;
+    if (version.is_null() || (version.is_number_integer() && (version == 1 || version == 2))) return;
     ThrowBundle("bundle.json has format version " + Quote(version.dump()) +
-                    "; this library reads 1: take a newer one, or export the bundle again",
+                    "; this library reads 1 and 2: take a newer one, or export the bundle again",
                 "format_version");
 }
 
@@ -60,12 +60,30 @@ void CheckSchema(const Json& document) {
         const std::string place = error->place.empty() ? "bundle.json" : error->place;
         ThrowBundle(place + " " + error->message + "; copy or export the bundle again", place);
     }
-    // The schema knows format 2 as well, where any method has its name.
-    const std::string method = document["calibration"]["method"];
-    if (method != "scclip" && method != "maskclip" && method != "none")
-        ThrowBundle("bundle.json has the method " + Quote(method) +
-                        ", which format version 1 doesn't know; export the " + "bundle again",
-                    "calibration");
+}
+
+/// Version 1 has nothing of version 2: an older runtime would pass over it and give other labels.
+void CheckMembers(const Json& document) {
+    if (document["format_version"] != 1) return;
+    const std::pair<std::string, Json> later[] = {
+        {"preprocessing.padding", "none"},  {"preprocessing.whole_image", "nearest"}, {"decoding.rest_class", nullptr},
+        {"decoding.maps", "cosine"},        {"decoding.class_weighting", "none"},     {"decoding.refine", nullptr},
+        {"decoding.templates", "imagenet"},
+    };
+    std::vector<std::string> used;
+    for (const auto& [name, meaning] : later) {
+        const std::size_t dot = name.find('.');
+        const Json& section = document[name.substr(0, dot)];
+        if (section.value(name.substr(dot + 1), meaning) != meaning) used.push_back(name);
+    }
+    if (document.contains("benchmarks") && !document["benchmarks"].empty()) used.emplace_back("benchmarks");
+    const Json& calibration = document["calibration"];
+    const std::string method = calibration["method"];
+    const bool known = method == "scclip" || method == "maskclip" || method == "none";
+    if (!known || calibration.contains("residual")) used.emplace_back("calibration");
+    if (used.empty()) return;
+    ThrowBundle("bundle.json has " + Join(used) + ", which format version 1 doesn't know; export the bundle again",
+                used.front());
 }
 
 std::vector<TensorSpec> Tensors(const Json& items) {
@@ -111,7 +129,7 @@ EncoderSpec Encoder(const Json& item) {
 }
 
 void FillSizes(const Json& document, Manifest* manifest) {
-    const Json &model = document["model"], &images = document["preprocessing"], &decoding = document["decoding"];
+    const Json &model = document["model"], &images = document["preprocessing"];
     manifest->patch_size = Whole(model["patch_size"], "model.patch_size");
     manifest->embed_dim = Whole(model["embed_dim"], "model.embed_dim");
     manifest->heads = Whole(model["heads"], "model.heads");
@@ -124,16 +142,51 @@ void FillSizes(const Json& document, Manifest* manifest) {
         manifest->mean[c] = images["mean"][c];
         manifest->std[c] = images["std"][c];
     }
-    manifest->logit_scale = decoding["logit_scale"];
-    manifest->prob_threshold = decoding["prob_threshold"];
+    manifest->pads = images.value("padding", "none") == "patch";
+    manifest->floors = images.value("whole_image", "nearest") == "floor";
+}
+
+/// A member that may be missing or null.
+template <typename T>
+void FillOptional(const Json& item, const char* name, std::optional<T>* to) {
+    const auto member = item.find(name);
+    if (member != item.end() && !member->is_null()) *to = member->get<T>();
+}
+
+void FillDecoding(const Json& decoding, DecodingSpec* spec) {
+    spec->logit_scale = decoding["logit_scale"];
+    spec->prob_threshold = decoding["prob_threshold"];
     const Json& area = decoding["area_threshold"];
-    manifest->area_threshold = area.is_null() ? 0.0 : area.get<double>();
+    spec->area_threshold = area.is_null() ? 0.0 : area.get<double>();
+    FillOptional(decoding, "rest_class", &spec->rest_class);
+    spec->stretched = decoding.value("maps", "cosine") == "minmax";
+    spec->class_weights = decoding.value("class_weighting", "none") == "surgery";
+    spec->pamr = decoding.contains("refine") && decoding["refine"] == "pamr";
+    spec->templates = decoding.value("templates", spec->templates);
+}
+
+BenchmarkSpec Benchmark(const std::string& name, const Json& item) {
+    BenchmarkSpec spec;
+    const std::string place = "benchmarks." + name;
+    if (item.contains("short_side")) spec.short_side = Whole(item["short_side"], (place + ".short_side").c_str());
+    if (item.contains("stride")) spec.stride = Whole(item["stride"], (place + ".stride").c_str());
+    FillOptional(item, "logit_scale", &spec.logit_scale);
+    FillOptional(item, "prob_threshold", &spec.prob_threshold);
+    FillOptional(item, "area_threshold", &spec.area_threshold);
+    FillOptional(item, "rest_class", &spec.rest_class);
+    FillOptional(item, "whole_image", &spec.whole_image);
+    return spec;
 }
 
 Manifest Fill(const Json& document) {
     Manifest manifest;
     manifest.name = document["name"];
     FillSizes(document, &manifest);
+    FillDecoding(document["decoding"], &manifest.decoding);
+    if (document.contains("benchmarks")) {
+        for (const auto& item : document["benchmarks"].items())
+            manifest.benchmarks[item.key()] = Benchmark(item.key(), item.value());
+    }
     for (const Json& item : document["encoders"]) manifest.encoders.push_back(Encoder(item));
     FillGraph(document["text_encoder"], &manifest.text_encoder);
     manifest.text_encoder.model_sha256 = document["text_encoder"]["model_sha256"];
@@ -187,7 +240,12 @@ void CheckEncoder(const EncoderSpec& encoder, const Manifest& manifest) {
     if (grid.rows > 0) {
         height = static_cast<std::int64_t>(grid.rows) * manifest.patch_size;
         width = static_cast<std::int64_t>(grid.columns) * manifest.patch_size;
-        patches = static_cast<std::int64_t>(grid.rows) * grid.columns;
+        patches = static_cast<std::int64_t>(grid.rows) * grid.columns + (manifest.decoding.class_weights ? 1 : 0);
+    }
+    if (grid.kind == "window" && manifest.pads) {
+        const std::int64_t patch = manifest.patch_size, padded = (manifest.window + patch - 1) / patch * patch;
+        if (height == padded) height = manifest.window;
+        if (width == padded) width = manifest.window;
     }
     if (grid.kind == "window" && (height != manifest.window || width != manifest.window)) {
         ThrowBundle(encoder.file + ": a grid of " + std::to_string(grid.rows) + "×" + std::to_string(grid.columns) +
@@ -226,6 +284,20 @@ std::vector<std::string> Manifest::References() const {
     return names;
 }
 
+BenchmarkSpec Manifest::Benchmark(const std::string& benchmark) const {
+    if (benchmark.empty()) return {};
+    const auto found = benchmarks.find(benchmark);
+    if (found != benchmarks.end()) return found->second;
+    std::vector<std::string> names;
+    for (const auto& known : benchmarks) names.push_back(known.first);
+    ThrowOption("preset", Quote(benchmark) + " is not in the bundle; there are " +
+                              (names.empty() ? "none: its method has no settings of its own" : Join(names)));
+}
+
+FeatureSizes FeatureSizes::Of(const Manifest& manifest) {
+    return {manifest.patch_size, manifest.embed_dim, manifest.pads, manifest.decoding.class_weights};
+}
+
 Manifest ParseManifest(const std::string& text) {
     Json document;
     try {
@@ -236,6 +308,7 @@ Manifest ParseManifest(const std::string& text) {
     }
     CheckVersion(document);
     CheckSchema(document);
+    CheckMembers(document);
     Manifest manifest = Fill(document);
     for (const EncoderSpec& encoder : manifest.encoders) CheckEncoder(encoder, manifest);
     const TextEncoderSpec& encoder = manifest.text_encoder;

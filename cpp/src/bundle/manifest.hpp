@@ -54,12 +54,33 @@ struct FileSpec {
     std::uint64_t bytes = 0;
 };
 
+/// From logits to labels; what only format 2 has: docs/bundle.md, "Format 2".
+struct DecodingSpec {
+    double logit_scale = 0, prob_threshold = 0, area_threshold = 0;
+    std::optional<std::int64_t> rest_class;  ///< the background of a vocabulary without one
+    bool stretched = false;                  ///< `maps` is `minmax`
+    bool class_weights = false;              ///< `class_weighting` is `surgery`: a class row comes before the patches'
+    bool pamr = false;                       ///< `refine` is `pamr`
+    std::string templates = "imagenet";
+};
+
+/// What differs on a benchmark.
+struct BenchmarkSpec {
+    std::optional<int> short_side, stride;
+    std::optional<double> logit_scale, prob_threshold, area_threshold;
+    std::optional<std::int64_t> rest_class;
+    std::optional<bool> whole_image;
+};
+
 struct Manifest {
     std::string name;
     int patch_size = 0, embed_dim = 0, heads = 0, width = 0;
     int short_side = 0, long_side = 0, window = 0, stride = 0;
+    bool pads = false;    ///< `padding` is `patch`: the graphs pad windows to whole patches
+    bool floors = false;  ///< `whole_image` is `floor`: the pixels beyond the last whole patch are left out
     std::array<float, 3> mean{}, std{};  ///< of the normalisation, in 0..255 units
-    double logit_scale = 0, prob_threshold = 0, area_threshold = 0;
+    DecodingSpec decoding;
+    std::map<std::string, BenchmarkSpec> benchmarks;
     std::vector<EncoderSpec> encoders;
     TextEncoderSpec text_encoder;
     std::string tokenizer;
@@ -69,6 +90,22 @@ struct Manifest {
 
     /// Every file that the manifest names outside its `files` table.
     std::vector<std::string> References() const;
+
+    /// The settings for a benchmark; of "", none. Throws Error(kOption): the bundle has none of that name.
+    BenchmarkSpec Benchmark(const std::string& benchmark) const;
+};
+
+/// How many values the features of a window have.
+struct FeatureSizes {
+    int patch = 0, embed_dim = 0;
+    bool pads = false, class_row = false;
+
+    static FeatureSizes Of(const Manifest& manifest);
+
+    /// Patches along an axis of so many pixels.
+    std::int64_t Patches(std::int64_t pixels) const { return (pads ? pixels + patch - 1 : pixels) / patch; }
+    /// Rows of `features`: the patches, and a class row where the method has one.
+    std::int64_t Rows(int height, int width) const { return Patches(height) * Patches(width) + (class_row ? 1 : 0); }
 };
 
 /// Check the text of a bundle.json against the format and the tensor contract. Throws Error(kBundle).

@@ -1,6 +1,7 @@
 #include "bundle/schema.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <regex>
@@ -13,9 +14,16 @@ namespace {
 
 using Json = nlohmann::json;
 
+/// 224.0 is none, with which Python would compute as a float, and neither is what float64 and JavaScript don't hold.
+bool IsInteger(const Json& value) {
+    constexpr std::int64_t kExact = 1LL << 53U;
+    if (value.is_number_unsigned()) return value.get<std::uint64_t>() <= static_cast<std::uint64_t>(kExact);
+    return value.is_number_integer() && value.get<std::int64_t>() >= -kExact;
+}
+
 bool IsType(const Json& value, const std::string& type) {
-    if (type == "integer") return value.is_number_integer();  // 224.0 is none: Python would compute with a float
-    if (type == "number") return value.is_number();
+    if (type == "integer") return IsInteger(value);
+    if (type == "number") return value.is_number_float() || IsInteger(value);
     if (type == "null") return value.is_null();
     return type == value.type_name();  // object, array, string, boolean
 }

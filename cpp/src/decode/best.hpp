@@ -97,6 +97,30 @@ class TileReducer {
         }
     }
 
+    /// Bring the least and greatest value of each query's map over one tile into `low` and `high` (padded queries).
+    void Range(const Tile& tall, const Tile& wide, float* low, float* high) {
+        padded_ = Padded(chunk_.classes.size());
+        CopyCells(tall, wide);
+        const auto cells = static_cast<std::size_t>(wide.last - wide.first);
+        const auto pixels = static_cast<std::size_t>(wide.stop - wide.start);
+        part_.resize(cells * padded_);
+        low_.resize(padded_), high_.resize(padded_);
+        std::vector<float> row(pixels * padded_);
+        for (int y = tall.start; y < tall.stop; ++y) {
+            std::size_t taps = Sources(rows_, y, tall.first, cells_.data(), cells * padded_);
+            simd_.combine(sources_.data(), weights_.data(), taps, part_.size(), part_.data());
+            for (std::size_t x = 0; x < pixels; ++x) {
+                taps = Sources(columns_, wide.start + static_cast<int>(x), wide.first, part_.data(), padded_);
+                simd_.combine(sources_.data(), weights_.data(), taps, padded_, row.data() + x * padded_);
+            }
+            simd_.range(row.data(), pixels, padded_, low_.data(), high_.data());
+            for (std::size_t q = 0; q < padded_; ++q) {
+                low[q] = std::min(low[q], low_[q]);
+                high[q] = std::max(high[q], high_[q]);
+            }
+        }
+    }
+
   private:
     const Chunk<Label>& chunk_;
     const Axis &rows_, &columns_;
@@ -131,6 +155,25 @@ class TileReducer {
     /// lies within their range. Those whose highest cell is below what another query has everywhere never win. For
     /// the soft-max they are left out only where all of them together would change the sum by less than 1e-7 of it.
     void Gather(const Tile& tall, const Tile& wide, const Best<Label>& state) {
+        const std::size_t all = Padded(chunk_.classes.size()), count = CopyCells(tall, wide);
+        const std::vector<std::size_t> kept = Possible(count, all, tall, wide, state);
+        classes_.clear();
+        for (const std::size_t query : kept) classes_.push_back(chunk_.classes[query]);
+        padded_ = Padded(kept.size());
+        if (padded_ == all || kept.empty()) {
+            classes_ = kept.empty() ? classes_ : chunk_.classes;
+            return;
+        }
+        float* to = cells_.data();  // in place: never ahead of what is read
+        for (std::size_t cell = 0; cell < count; ++cell) {
+            const float* from = cells_.data() + cell * all;
+            for (const std::size_t query : kept) *to++ = from[query];
+            for (std::size_t i = kept.size(); i < padded_; ++i) *to++ = kPadding;
+        }
+    }
+
+    /// The tile's cells with all queries, into `cells_`; returns how many there are.
+    std::size_t CopyCells(const Tile& tall, const Tile& wide) {
         const std::size_t all = Padded(chunk_.classes.size());
         const auto height = static_cast<std::size_t>(tall.last - tall.first);
         const auto width = static_cast<std::size_t>(wide.last - wide.first);
@@ -142,20 +185,7 @@ class TileReducer {
             std::copy(from, from + static_cast<std::ptrdiff_t>(width * all),
                       cells_.begin() + static_cast<std::ptrdiff_t>(row * width * all));
         }
-        const std::vector<std::size_t> kept = Possible(height * width, all, tall, wide, state);
-        classes_.clear();
-        for (const std::size_t query : kept) classes_.push_back(chunk_.classes[query]);
-        padded_ = Padded(kept.size());
-        if (padded_ == all || kept.empty()) {
-            classes_ = kept.empty() ? classes_ : chunk_.classes;
-            return;
-        }
-        float* to = cells_.data();  // in place: never ahead of what is read
-        for (std::size_t cell = 0; cell < height * width; ++cell) {
-            const float* from = cells_.data() + cell * all;
-            for (const std::size_t query : kept) *to++ = from[query];
-            for (std::size_t i = kept.size(); i < padded_; ++i) *to++ = kPadding;
-        }
+        return height * width;
     }
 
     std::vector<std::size_t> Possible(std::size_t count, std::size_t all, const Tile& tall, const Tile& wide,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <mutex>
 #include <type_traits>
 
 #include "decode/best.hpp"
@@ -53,24 +55,37 @@ class LogitField {
         : input_(input),
           plan_(plan),
           places_(Places(plan)),
+          scales_(Scales(input)),
           simd_(input.simd != nullptr ? *input.simd : BestSimd()),
           threads_(WorkerThreads(input.threads)) {}
 
     std::size_t cells() const { return places_.size(); }
 
+    /// Make each query's map reach from 0 to the scale over the image. A pixel's weights add up to 1, so that scaling
+    /// and shifting the patches' logits does the same to the map.
+    void Stretch(const Queries& all) {
+        scales_.shift.resize(all.size());
+        for (const Queries& queries : Chunks(all)) {
+            const std::vector<float> range = Range(MakeChunk(queries));
+            for (std::size_t q = 0; q < queries.size(); ++q) {
+                const float low = range[q], high = range[Padded(queries.size()) + q];
+                const float factor = static_cast<float>(input_.logit_scale) / (high - low + 1e-12F);
+                scales_.factor[queries[q]] *= factor;
+                scales_.shift[queries[q]] = -low * factor;
+            }
+        }
+    }
+
     /// The best of `queries` at every pixel; only in tiles with a pixel of a class in `removed`, if given.
     Best<Label> Find(const Queries& queries, bool soft, bool keep_best, const Best<Label>* before = nullptr,
                      const std::vector<char>* removed = nullptr) const {
-        const std::size_t size = std::clamp<std::size_t>(input_.logit_bytes / (4 * cells()), 1, kMaxChunk);
-        const std::size_t chunks = (queries.size() + size - 1) / size;
+        const std::vector<Queries> chunks = Chunks(queries);
         Best<Label> state;
-        const bool keep_logit = soft || keep_best || chunks > 1 || input_.refine != nullptr;
+        const bool keep_logit = soft || keep_best || chunks.size() > 1 || input_.refine != nullptr;
         state.Reset(plan_.rows.length(), plan_.columns.length(), keep_logit, soft);
         const std::vector<std::pair<Tile, Tile>> pieces = Pieces(before, removed);
-        for (std::size_t i = 0; i < chunks; ++i) {
-            const auto at = [&](std::size_t n) { return queries.begin() + static_cast<std::ptrdiff_t>(n); };
-            const Chunk<Label> chunk =
-                MakeChunk(Queries(at(i * queries.size() / chunks), at((i + 1) * queries.size() / chunks)));
+        for (const Queries& part : chunks) {
+            const Chunk<Label> chunk = MakeChunk(part);
             if (input_.refine != nullptr) {
                 RefineChunk(chunk, plan_.rows, plan_.columns, *input_.refine, threads_, simd_, &state);
                 continue;
@@ -87,16 +102,61 @@ class LogitField {
     const DecodeInput& input_;
     const DecodePlan& plan_;
     std::vector<std::size_t> places_;
+    QueryScales scales_;
     const Simd& simd_;
     int threads_;
+
+    static QueryScales Scales(const DecodeInput& input) {
+        // Of maps that are stretched afterwards the scale comes with that.
+        const auto scale = input.stretched ? 1.0F : static_cast<float>(input.logit_scale);
+        QueryScales scales{std::vector<float>(input.query_class->size(), scale), {}};
+        for (std::size_t q = 0; input.query_weight != nullptr && q < scales.factor.size(); ++q) {
+            scales.factor[q] *= (*input.query_weight)[q];
+        }
+        return scales;
+    }
+
+    /// Queries cut so that the patches' logits of a chunk stay within `logit_bytes`.
+    std::vector<Queries> Chunks(const Queries& queries) const {
+        const std::size_t size = std::clamp<std::size_t>(input_.logit_bytes / (4 * cells()), 1, kMaxChunk);
+        const std::size_t count = (queries.size() + size - 1) / size;
+        const auto at = [&](std::size_t i) {
+            return queries.begin() + static_cast<std::ptrdiff_t>(i * queries.size() / count);
+        };
+        std::vector<Queries> chunks;
+        for (std::size_t i = 0; i < count; ++i) chunks.emplace_back(at(i), at(i + 1));
+        return chunks;
+    }
+
+    /// The least value of each query's map over the image, then the greatest; (2, padded queries).
+    std::vector<float> Range(const Chunk<Label>& chunk) const {
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        const std::size_t padded = Padded(chunk.classes.size());
+        std::vector<float> range(padded, kInfinity);
+        range.resize(2 * padded, -kInfinity);
+        const std::vector<std::pair<Tile, Tile>> pieces = Pieces(nullptr, nullptr);
+        std::mutex mutex;  // of `range`
+        Parallel(pieces.size(), threads_, [&](std::size_t piece) {
+            std::vector<float> own(padded, kInfinity);
+            own.resize(2 * padded, -kInfinity);
+            TileReducer<Label>(chunk, plan_.rows, plan_.columns, simd_)
+                .Range(pieces[piece].first, pieces[piece].second, own.data(), own.data() + padded);
+            const std::lock_guard<std::mutex> lock(mutex);
+            for (std::size_t q = 0; q < padded; ++q) {
+                range[q] = std::min(range[q], own[q]);
+                range[padded + q] = std::max(range[padded + q], own[padded + q]);
+            }
+        });
+        return range;
+    }
 
     Chunk<Label> MakeChunk(const Queries& queries) const {
         Chunk<Label> chunk;
         for (const std::uint32_t query : queries)
             chunk.classes.push_back(static_cast<Label>((*input_.query_class)[query]));
         chunk.columns = static_cast<std::size_t>(plan_.columns.cells());
-        MultiplyText(input_.features, cells(), input_.embed_dim, input_.text, input_.logit_scale, queries, places_,
-                     threads_, simd_, &chunk.logits);
+        MultiplyText(input_.features, cells(), input_.embed_dim, input_.text, scales_, queries, places_, threads_,
+                     simd_, &chunk.logits);
         return chunk;
     }
 
@@ -165,10 +225,11 @@ template <typename Label>
 Decoded DecodeAs(const DecodeInput& input, const DecodePlan& plan) {
     constexpr bool kWide = std::is_same<Label, std::uint16_t>::value;
     const Label unlabelled = std::numeric_limits<Label>::max();
-    const LogitField<Label> field(input, plan);
+    LogitField<Label> field(input, plan);
     CheckFinite(input.features, field.cells() * input.embed_dim);
     Queries all;
     for (std::uint32_t query = 0; query < input.query_class->size(); ++query) all.push_back(query);
+    if (input.stretched) field.Stretch(all);
     const bool soft = input.confidence || input.prob_threshold > 0, area = input.area_threshold > 0;
     Best<Label> best = field.Find(all, soft, soft && area);
     if (area) {
@@ -206,7 +267,8 @@ std::vector<float> WindowLogits(const DecodeInput& input, std::size_t rows) {
     for (std::uint32_t query = 0; query < input.query_class->size(); ++query) all.push_back(query);
     for (std::size_t row = 0; row < rows; ++row) places.push_back(row);
     std::vector<float> padded, out;
-    MultiplyText(input.features, rows, input.embed_dim, input.text, input.logit_scale, all, places, 1,
+    const QueryScales scales{std::vector<float>(all.size(), static_cast<float>(input.logit_scale)), {}};
+    MultiplyText(input.features, rows, input.embed_dim, input.text, scales, all, places, 1,
                  input.simd != nullptr ? *input.simd : BestSimd(), &padded);
     for (std::size_t row = 0; row < rows; ++row) {
         const auto from = padded.begin() + static_cast<std::ptrdiff_t>(row * Padded(all.size()));

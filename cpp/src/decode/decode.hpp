@@ -24,7 +24,7 @@ struct DecodePlan {
 };
 
 struct DecodeInput {
-    const float* features = nullptr;  ///< (windows, grid rows · grid columns, embed_dim), unit rows
+    const float* features = nullptr;  ///< (windows, grid rows · grid columns, embed_dim), not always unit rows
     const float* text = nullptr;      ///< (queries, embed_dim), unit rows
     std::uint64_t text_id = 0;        ///< another for other rows: what keeps a copy of them knows it by this
     std::size_t embed_dim = 0;
@@ -33,7 +33,9 @@ struct DecodeInput {
     double logit_scale = 40, prob_threshold = 0, area_threshold = 0;
     std::optional<std::int64_t> background;
     bool confidence = false;
-    const PixelWeights* refine = nullptr;  ///< PAMR on the resized logits, if not null
+    const std::vector<float>* query_weight = nullptr;  ///< a factor for each query's cosines, if not null
+    bool stretched = false;                            ///< each query's map from 0 to 1 over the image
+    const PixelWeights* refine = nullptr;              ///< PAMR on the resized logits, if not null
     int threads = 0;
     const Simd* simd = nullptr;            ///< null: the best
     std::size_t logit_bytes = 64U << 20U;  ///< most memory for the patches' logits of one chunk of queries

@@ -7,10 +7,11 @@
 namespace scclip {
 namespace {
 
-std::vector<int> Ranks(const std::vector<int>& starts, int window, int cells) {
+std::vector<int> Ranks(const std::vector<int>& starts, int padded, int before, int cells) {
     std::vector<double> centres;
     for (const int start : starts) {
-        for (int i = 0; i < cells; ++i) centres.push_back(start + (i + 0.5) * (static_cast<double>(window) / cells));
+        for (int i = 0; i < cells; ++i)
+            centres.push_back(start - before + (i + 0.5) * (static_cast<double>(padded) / cells));
     }
     std::vector<int> order(centres.size()), rank(centres.size());
     std::iota(order.begin(), order.end(), 0);
@@ -45,8 +46,8 @@ class Sums {
 
 class Builder {
   public:
-    Builder(const std::vector<int>& starts, int window, int cells, const std::vector<int>& rank)
-        : starts_(starts), window_(window), cells_(cells), rank_(rank) {}
+    Builder(const std::vector<int>& starts, int window, int padding, int cells, const std::vector<int>& rank)
+        : starts_(starts), window_(window), padding_(padding), cells_(cells), rank_(rank) {}
 
     /// Add `weight` times the value of pixel `pixel` of the resized image: the mean over the windows that cover it.
     void AddPixel(int pixel, double weight, Sums* sums) const {
@@ -55,7 +56,7 @@ class Builder {
         const auto last = std::upper_bound(starts_.begin(), starts_.end(), pixel);
         const double share = weight / static_cast<double>(last - first);
         for (auto start = first; start != last; ++start) {
-            const Sample sample = BilinearSample(pixel - *start, window_, cells_);
+            const Sample sample = BilinearSample(pixel - *start + padding_ / 2, window_ + padding_, cells_);
             const int base = static_cast<int>(start - starts_.begin()) * cells_;
             sums->Add(Rank(base + sample.low), share * (1 - sample.fraction));
             sums->Add(Rank(base + sample.high), share * sample.fraction);
@@ -64,7 +65,7 @@ class Builder {
 
   private:
     const std::vector<int>& starts_;
-    int window_, cells_;
+    int window_, padding_, cells_;
     const std::vector<int>& rank_;
     int Rank(int cell) const { return rank_[static_cast<std::size_t>(cell)]; }
 };
@@ -78,10 +79,11 @@ Sample BilinearSample(int position, int out_length, int in_length) {
     return {low, std::min(low + 1, in_length - 1), source - low};
 }
 
-Axis InterpolationAxis(const std::vector<int>& starts, int window, int cells, int resized, int length, int tile) {
+Axis InterpolationAxis(const std::vector<int>& starts, int window, int cells, int resized, int length, int tile,
+                       int padding) {
     Axis axis;
-    axis.rank = Ranks(starts, window, cells);
-    const Builder builder(starts, window, cells, axis.rank);
+    axis.rank = Ranks(starts, window + padding, padding / 2, cells);
+    const Builder builder(starts, window, padding, cells, axis.rank);
     Sums sums;
     axis.begin.push_back(0);
     for (int start = 0; start < length; start += tile) {

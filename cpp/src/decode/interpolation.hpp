@@ -42,7 +42,9 @@ struct Axis {
 /// Patches → window (bilinear) → mean over the windows that cover a pixel → original size (bilinear).
 ///
 /// starts: first pixel of each window along the resized image's axis of `resized` pixels; window: its side; cells:
-/// patches per window; length: pixels of the output; tile: output pixels per tile.
-Axis InterpolationAxis(const std::vector<int>& starts, int window, int cells, int resized, int length, int tile);
+/// patches per window; length: pixels of the output; tile: output pixels per tile; padding: pixels that the encoder
+/// added to a window, half of them (rounded down) before it, and that are cut away again.
+Axis InterpolationAxis(const std::vector<int>& starts, int window, int cells, int resized, int length, int tile,
+                       int padding = 0);
 
 }  // namespace scclip

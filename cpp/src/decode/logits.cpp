@@ -10,13 +10,13 @@ namespace {
 constexpr std::size_t kRowsPerTask = 48;  // a multiple of what each kernel takes at once; its rows stay in the L2 cache
 
 /// Scaled text in panels of kLanes queries, each (depth, kLanes).
-std::vector<float> Panels(const float* text, std::size_t depth, double scale,
+std::vector<float> Panels(const float* text, std::size_t depth, const std::vector<float>& factors,
                           const std::vector<std::uint32_t>& queries) {
-    const auto factor = static_cast<float>(scale);
     std::vector<float> panels(Padded(queries.size()) * depth, 0.0F);
     for (std::size_t q = 0; q < queries.size(); ++q) {
         float* panel = panels.data() + q / kLanes * kLanes * depth + q % kLanes;
         const float* row = text + queries[q] * depth;
+        const float factor = factors[queries[q]];
         for (std::size_t k = 0; k < depth; ++k) panel[k * kLanes] = row[k] * factor;
     }
     return panels;
@@ -24,11 +24,11 @@ std::vector<float> Panels(const float* text, std::size_t depth, double scale,
 
 }  // namespace
 
-void MultiplyText(const float* features, std::size_t count, std::size_t depth, const float* text, double scale,
-                  const std::vector<std::uint32_t>& queries, const std::vector<std::size_t>& place, int threads,
-                  const Simd& simd, std::vector<float>* out) {
+void MultiplyText(const float* features, std::size_t count, std::size_t depth, const float* text,
+                  const QueryScales& scales, const std::vector<std::uint32_t>& queries,
+                  const std::vector<std::size_t>& place, int threads, const Simd& simd, std::vector<float>* out) {
     const std::size_t padded = Padded(queries.size());
-    const std::vector<float> panels = Panels(text, depth, scale, queries);
+    const std::vector<float> panels = Panels(text, depth, scales.factor, queries);
     out->resize(count * padded);
     Parallel((count + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::size_t task) {
         const std::size_t first = task * kRowsPerTask, rows = std::min(kRowsPerTask, count - first);
@@ -43,6 +43,9 @@ void MultiplyText(const float* features, std::size_t count, std::size_t depth, c
         }
         for (std::size_t i = 0; i < rows; ++i) {
             float* row = out->data() + place[first + i] * padded;
+            for (std::size_t q = 0; !scales.shift.empty() && q < queries.size(); ++q) {
+                row[q] += scales.shift[queries[q]];
+            }
             std::fill(row + queries.size(), row + padded, kPadding);
         }
     });

@@ -11,10 +11,15 @@ namespace scclip {
 
 inline std::size_t Padded(std::size_t queries) { return (queries + kLanes - 1) / kLanes * kLanes; }
 
-/// out[place[i]][q] = scale · Σ_e features[i][e] · text[queries[q]][e], for `count` feature rows of `depth` values.
-/// `out` is (count, padded queries); columns past the last query hold kPadding.
-void MultiplyText(const float* features, std::size_t count, std::size_t depth, const float* text, double scale,
-                  const std::vector<std::uint32_t>& queries, const std::vector<std::size_t>& place, int threads,
-                  const Simd& simd, std::vector<float>* out);
+/// What the cosines of each query of a vocabulary are multiplied with, and what is then added (nothing, if empty).
+struct QueryScales {
+    std::vector<float> factor, shift;
+};
+
+/// out[place[i]][q] = factor · Σ_e features[i][e] · text[queries[q]][e] + shift, for `count` feature rows of `depth`
+/// values. `out` is (count, padded queries); columns past the last query hold kPadding.
+void MultiplyText(const float* features, std::size_t count, std::size_t depth, const float* text,
+                  const QueryScales& scales, const std::vector<std::uint32_t>& queries,
+                  const std::vector<std::size_t>& place, int threads, const Simd& simd, std::vector<float>* out);
 
 }  // namespace scclip

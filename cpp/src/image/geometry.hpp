@@ -14,8 +14,9 @@ struct Shape {
 /// How a resized image is covered by equal windows, row by row.
 struct Tiling {
     int height = 0, width = 0;
-    std::vector<int> rows, columns;  ///< first pixels
-    int window_height = 0, window_width = 0;
+    std::vector<int> rows, columns;           ///< first pixels
+    int window_height = 0, window_width = 0;  ///< what a window's patches are stretched over
+    int input_height = 0, input_width = 0;    ///< the part of it, from its top left corner, that the encoder gets
     int size() const { return static_cast<int>(rows.size() * columns.size()); }
 };
 
@@ -26,7 +27,7 @@ Shape ResizeShape(std::int64_t height, std::int64_t width, int short_side, int l
 /// Size for one pass over the whole image: each side the nearest multiple of `patch`, at least six patches.
 Shape WholeImageShape(std::int64_t height, std::int64_t width, int patch, int short_side, int long_side);
 
-/// Where windows start along an axis; the last one ends at the border. length ≥ window ≥ stride ≥ 1.
+/// Where windows start along an axis; the last one ends at the border. length ≥ window ≥ 1, stride ≥ 1.
 std::vector<int> WindowStarts(int length, int window, int stride);
 
 /// Refuse an image of more than `max_pixels`, or of none. Throws Error(kImage).

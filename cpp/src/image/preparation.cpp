@@ -11,11 +11,21 @@ namespace {
 // Most patches of an image encoded whole: the memory of attention grows with their square (3 GiB here).
 constexpr std::int64_t kMaxWholePatches = 8192;
 
-Tiling Whole(std::int64_t height, std::int64_t width) {
-    Tiling tiling{static_cast<int>(height), static_cast<int>(width), {0}, {0}, 0, 0};
-    tiling.window_height = tiling.height;
-    tiling.window_width = tiling.width;
-    return tiling;
+constexpr int kLeastSide = 2;  // of a window that the encoder pads, docs/bundle.md
+constexpr int kMinPatches = 6;
+
+/// One window that is the whole image, of which the encoder gets `input`.
+Tiling Whole(const Shape& shape, const Shape& input) {
+    const int height = static_cast<int>(shape.height), width = static_cast<int>(shape.width);
+    return {height, width, {0}, {0}, height, width, static_cast<int>(input.height), static_cast<int>(input.width)};
+}
+
+/// The size of an image that is encoded whole (docs/bundle.md, "Whole images").
+Shape WholeShape(const Preparation& prepare, std::int64_t height, std::int64_t width) {
+    const int patch = prepare.features.patch, short_side = prepare.short_side, long_side = prepare.long_side;
+    if (prepare.features.pads) return ResizeShape(height, width, short_side, long_side, kLeastSide);
+    if (prepare.floors) return ResizeShape(height, width, short_side, long_side, kMinPatches * patch);
+    return WholeImageShape(height, width, patch, short_side, long_side);
 }
 
 void CheckView(const ImageView& image) {
@@ -34,12 +44,12 @@ void CheckView(const ImageView& image) {
 }
 
 void CutWindows(const std::vector<std::uint8_t>& resized, const Tiling& tiling, std::vector<std::uint8_t>* out) {
-    const std::size_t row = static_cast<std::size_t>(tiling.window_width) * 3;
-    out->resize(static_cast<std::size_t>(tiling.size()) * static_cast<std::size_t>(tiling.window_height) * row);
+    const std::size_t row = static_cast<std::size_t>(tiling.input_width) * 3;
+    out->resize(static_cast<std::size_t>(tiling.size()) * static_cast<std::size_t>(tiling.input_height) * row);
     std::uint8_t* to = out->data();
     for (const int top : tiling.rows) {
         for (const int left : tiling.columns) {
-            for (int y = 0; y < tiling.window_height; ++y, to += row) {
+            for (int y = 0; y < tiling.input_height; ++y, to += row) {
                 const std::size_t at = static_cast<std::size_t>(top + y) * static_cast<std::size_t>(tiling.width) +
                                        static_cast<std::size_t>(left);
                 std::copy_n(resized.data() + at * 3, row, to);
@@ -52,7 +62,8 @@ void CutWindows(const std::vector<std::uint8_t>& resized, const Tiling& tiling, 
 
 Preparation Preparation::Over(const Manifest& manifest, const GridSpec& grid, const OpenOptions& options, int batch) {
     Preparation prepare{grid,
-                        manifest.patch_size,
+                        FeatureSizes::Of(manifest),
+                        manifest.floors,
                         manifest.short_side,
                         manifest.long_side,
                         manifest.window,
@@ -73,24 +84,29 @@ Preparation Preparation::Over(const Manifest& manifest, const GridSpec& grid, co
 
 Tiling Preparation::TilingOf(std::int64_t height, std::int64_t width) const {
     if (grid.kind == "window") {
-        const Shape shape = ResizeShape(height, width, short_side, long_side, window);
+        const Shape shape = ResizeShape(height, width, short_side, long_side, features.pads ? kLeastSide : window);
         CheckWindows(shape, window, stride, max_windows);
         const int rows = static_cast<int>(shape.height), columns = static_cast<int>(shape.width);
-        return {rows,   columns, WindowStarts(rows, window, stride), WindowStarts(columns, window, stride),
-                window, window};
+        const int high = std::min(rows, window), wide = std::min(columns, window);
+        return {rows, columns, WindowStarts(rows, high, stride), WindowStarts(columns, wide, stride), high, wide,
+                high, wide};
     }
     if (grid.rows > 0) {
-        return Whole(static_cast<std::int64_t>(grid.rows) * patch, static_cast<std::int64_t>(grid.columns) * patch);
+        const Shape shape{static_cast<std::int64_t>(grid.rows) * features.patch,
+                          static_cast<std::int64_t>(grid.columns) * features.patch};
+        return Whole(shape, shape);
     }
-    const Shape shape = WholeImageShape(height, width, patch, short_side, long_side);
-    const std::int64_t patches = (shape.height / patch) * (shape.width / patch);
+    const Shape shape = WholeShape(*this, height, width);
+    const auto rows = features.Patches(shape.height), columns = features.Patches(shape.width);
+    const std::int64_t patches = rows * columns;
     if (patches > kMaxWholePatches) {
         ThrowImage("the image would be " + std::to_string(patches) + " patches at " + std::to_string(shape.width) +
                        "×" + std::to_string(shape.height) +
                        ", encoded whole; the limit is 8192: lower short_side, or use windows",
                    "short_side");
     }
-    return Whole(shape.height, shape.width);
+    if (features.pads) return Whole(shape, shape);
+    return Whole(shape, {rows * features.patch, columns * features.patch});
 }
 
 PreparedImage Preparation::operator()(const ImageView& image) const {

@@ -22,7 +22,9 @@ struct PreparedImage {
 /// How images become windows for one encoder: lengths in pixels.
 struct Preparation {
     GridSpec grid;
-    int patch = 0, short_side = 0, long_side = 0, window = 0, stride = 0;
+    FeatureSizes features;
+    bool floors = false;  ///< of whole images the pixels beyond the last whole patch are left out
+    int short_side = 0, long_side = 0, window = 0, stride = 0;
     std::int64_t max_pixels = 0, max_windows = 0, max_memory = 0;
     ModelSizes model;
 

@@ -20,17 +20,17 @@ std::size_t Size(std::int64_t count) { return static_cast<std::size_t>(count); }
 /// Host windows of one shape to host features.
 class EncodePlan {
   public:
-    EncodePlan(const Stream& stream, DeviceGraph& graph, int count, int height, int width, int patches, int embed_dim)
+    EncodePlan(const Stream& stream, DeviceGraph& graph, int count, int height, int width, int rows, int embed_dim)
         : stream_(stream),
           window_bytes_(Size(count) * Size(height) * Size(width) * 3),
-          feature_bytes_(4 * Size(count) * Size(patches) * Size(embed_dim)),
+          feature_bytes_(4 * Size(count) * Size(rows) * Size(embed_dim)),
           queries_(graph.min_queries),
           run_(std::max(count, graph.min_batch)),
           call_(graph.Call(run_, height, width, queries_)),
           windows_(stream.gpu(), window_bytes_ / Size(count) * Size(run_), "windows"),
           text_(stream.gpu(), 4 * Size(queries_) * Size(embed_dim), "queries"),
           features_(stream.gpu(), feature_bytes_ / Size(count) * Size(run_), "features"),
-          cosines_(stream.gpu(), 4 * Size(run_) * Size(patches) * Size(queries_), "cosines"),
+          cosines_(stream.gpu(), 4 * Size(run_) * Size(rows) * Size(queries_), "cosines"),
           pinned_windows_(stream.gpu(), window_bytes_),
           pinned_features_(stream.gpu(), feature_bytes_),
           replay_(stream, [this] { Queue(); }) {
@@ -259,14 +259,12 @@ class DeviceEncoder::Lease {
 };
 
 DeviceEncoder::DeviceEncoder(std::shared_ptr<const Gpu> gpu, std::unique_ptr<KernelSet> kernels, GraphMaker make,
-                             std::unique_ptr<DeviceGraph> first, EncoderSpec spec, BackendInfo info, int embed_dim,
-                             int patch, CUstream callers)
-    : Encoder(std::move(spec), std::move(info)),
+                             std::unique_ptr<DeviceGraph> first, EncoderSpec spec, BackendInfo info,
+                             const FeatureSizes& sizes, CUstream callers)
+    : Encoder(std::move(spec), std::move(info), sizes),
       gpu_(std::move(gpu)),
       kernels_(std::move(kernels)),
       make_(std::move(make)),
-      embed_dim_(embed_dim),
-      patch_(patch),
       min_queries_(first->min_queries),
       max_queries_(first->max_queries),
       callers_(callers) {
@@ -279,19 +277,18 @@ DeviceEncoder::~DeviceEncoder() {
 }
 
 void DeviceEncoder::Features(const std::uint8_t* windows, int count, int height, int width, float* out) const {
-    const int patches = Patches(height, width);
+    const int rows = static_cast<int>(sizes().Rows(height, width)), embed_dim = sizes().embed_dim;
     Lease lease(*this);
     Lane& lane = lease.lane();
     const std::string key = std::to_string(count) + " " + std::to_string(height) + " " + std::to_string(width);
     lane.encodes
         .Get(key,
              [&] {
-                 return std::make_unique<EncodePlan>(lane.stream, *lane.graph, count, height, width, patches,
-                                                     embed_dim_);
+                 return std::make_unique<EncodePlan>(lane.stream, *lane.graph, count, height, width, rows, embed_dim);
              })
         .Run(windows, out);
     lease.Done();
-    CheckFeatures(out, Size(count) * Size(patches) * Size(embed_dim_), info().encoder);
+    CheckFeatures(out, Size(count) * Size(rows) * Size(embed_dim), info().encoder);
 }
 
 bool DeviceEncoder::CanSegment(const DecodeInput& input) const {
@@ -305,7 +302,8 @@ Decoded DeviceEncoder::Segment(const PreparedImage& image, const DecodeInput& in
     Lane& lane = lease.lane();
     SegmentPlan& segment = lane.segments.Get(KeyOf(image, input), [&] {
         const Tiling& tiling = image.tiling;
-        const SegmentShape shape{tiling, batch_size(), Patches(tiling.window_height, tiling.window_width), embed_dim_,
+        const int rows = static_cast<int>(sizes().Rows(tiling.window_height, tiling.window_width));
+        const SegmentShape shape{tiling, batch_size(), rows, sizes().embed_dim,
                                  static_cast<int>(input.query_class->size())};
         return std::make_unique<SegmentPlan>(lane.stream, *lane.graph, *kernels_, shape, input, plan());
     });

@@ -40,7 +40,7 @@ class DeviceEncoder final : public Encoder {
   public:
     /// `callers`: the stream to queue on, or null for one stream for each call at a time.
     DeviceEncoder(std::shared_ptr<const Gpu> gpu, std::unique_ptr<KernelSet> kernels, GraphMaker make,
-                  std::unique_ptr<DeviceGraph> first, EncoderSpec spec, BackendInfo info, int embed_dim, int patch,
+                  std::unique_ptr<DeviceGraph> first, EncoderSpec spec, BackendInfo info, const FeatureSizes& sizes,
                   CUstream callers);
     ~DeviceEncoder() override;
 
@@ -56,13 +56,11 @@ class DeviceEncoder final : public Encoder {
     std::shared_ptr<const Gpu> gpu_;
     std::unique_ptr<KernelSet> kernels_;
     GraphMaker make_;
-    int embed_dim_, patch_, min_queries_, max_queries_;
+    int min_queries_, max_queries_;
     CUstream callers_;
     mutable std::mutex mutex_;  // of `idle_`
     mutable std::vector<std::unique_ptr<Lane>> idle_;
     mutable std::mutex callers_mutex_;  // the caller's stream takes one call at a time
-
-    int Patches(int height, int width) const { return (height / patch_) * (width / patch_); }
 };
 
 }  // namespace scclip

@@ -10,17 +10,16 @@ namespace {
 
 class OnnxRuntimeEncoder final : public Encoder {
   public:
-    OnnxRuntimeEncoder(Owned<OrtSession> session, EncoderSpec spec, BackendInfo info, int embed_dim, int patch)
-        : Encoder(std::move(spec), std::move(info)),
+    OnnxRuntimeEncoder(Owned<OrtSession> session, EncoderSpec spec, BackendInfo info, const FeatureSizes& sizes)
+        : Encoder(std::move(spec), std::move(info), sizes),
           session_(std::move(session)),
-          patch_(patch),
-          query_(static_cast<std::size_t>(embed_dim)) {
+          query_(static_cast<std::size_t>(sizes.embed_dim)) {
         // The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
         query_[0] = 1;
     }
 
     void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const override {
-        const std::int64_t patches = static_cast<std::int64_t>(height / patch_) * (width / patch_);
+        const std::int64_t rows = sizes().Rows(height, width);
         const auto embed = static_cast<std::int64_t>(query_.size());
         // ONNX Runtime takes inputs through a pointer that is not const, and does not write to them.
         const Owned<OrtValue> pixels = tensors_.Over(const_cast<std::uint8_t*>(windows), {count, height, width, 3},
@@ -28,7 +27,7 @@ class OnnxRuntimeEncoder final : public Encoder {
         const Owned<OrtValue> text =
             tensors_.Over(const_cast<float*>(query_.data()), {1, embed}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4);
         const Owned<OrtValue> features =
-            tensors_.Over(out, {count, patches, embed}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4);
+            tensors_.Over(out, {count, rows, embed}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4);
         const char* input_names[] = {"windows", "text"};
         const char* output_names[] = {"features"};
         const OrtValue* inputs[] = {pixels.get(), text.get()};
@@ -38,13 +37,12 @@ class OnnxRuntimeEncoder final : public Encoder {
         if (!problem.empty()) {
             ThrowInference("ONNX Runtime", spec().file, {count, height, width, static_cast<int>(embed)}, problem);
         }
-        CheckFeatures(out, static_cast<std::size_t>(count * patches * embed), spec().file);
+        CheckFeatures(out, static_cast<std::size_t>(count * rows * embed), spec().file);
     }
 
   private:
     Owned<OrtSession> session_;
     HostTensors tensors_;
-    int patch_;
     std::vector<float> query_;
 };
 
@@ -63,7 +61,7 @@ std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequ
     std::vector<std::string> precisions = {options.precision};
     if (options.precision == "auto" && kind == DeviceKind::kCpu) precisions = {"fp32"};
     if (options.precision == "auto" && kind == DeviceKind::kCuda) precisions = {"fp16", "fp32"};
-    const EncoderSpec& spec = ChooseEncoder(bundle, precisions, kind, options.whole_image);
+    const EncoderSpec& spec = ChooseEncoder(bundle, precisions, kind, options.whole_image.value_or(false));
     const int threads = options.threads > 0 ? options.threads : DefaultThreads();
     Owned<OrtSession> session = LoadSession(bundle, spec, provider, threads);
     BackendInfo info;
@@ -77,8 +75,7 @@ std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequ
     info.threads = threads;
     info.batch = BatchSize(spec, options.batch, kind);
     info.reason = request.reason;
-    return std::make_unique<OnnxRuntimeEncoder>(std::move(session), spec, info, bundle.manifest().embed_dim,
-                                                bundle.manifest().patch_size);
+    return std::make_unique<OnnxRuntimeEncoder>(std::move(session), spec, info, FeatureSizes::Of(bundle.manifest()));
 }
 
 }  // namespace scclip

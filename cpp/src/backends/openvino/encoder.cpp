@@ -51,34 +51,33 @@ void CheckModel(const EncoderSpec& spec, const ov::Model& model) {
 
 class OpenVinoEncoder final : public Encoder {
   public:
-    OpenVinoEncoder(CompiledParts parts, EncoderSpec spec, BackendInfo info, int embed_dim, int patch)
-        : Encoder(std::move(spec), std::move(info)),
+    OpenVinoEncoder(CompiledParts parts, EncoderSpec spec, BackendInfo info, const FeatureSizes& sizes)
+        : Encoder(std::move(spec), std::move(info), sizes),
           parts_(std::move(parts)),
-          patch_(static_cast<std::size_t>(patch)),
-          query_(static_cast<std::size_t>(embed_dim)) {
+          query_(static_cast<std::size_t>(sizes.embed_dim)) {
         // The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
         query_[0] = 1;
     }
 
     void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const override {
         const auto batch = static_cast<std::size_t>(count);
-        const auto rows = static_cast<std::size_t>(height), columns = static_cast<std::size_t>(width);
-        const std::size_t patches = (rows / patch_) * (columns / patch_);
+        const auto high = static_cast<std::size_t>(height), wide = static_cast<std::size_t>(width);
+        const auto rows = static_cast<std::size_t>(sizes().Rows(height, width));
         const Lease lease(*this);
         try {
             ov::InferRequest &first = lease.requests().front(), &last = lease.requests().back();
             // OpenVINO takes inputs through a pointer that is not const, and does not write to them.
-            first.set_tensor(
-                "windows", ov::Tensor(ov::element::u8, {batch, rows, columns, 3}, const_cast<std::uint8_t*>(windows)));
+            first.set_tensor("windows",
+                             ov::Tensor(ov::element::u8, {batch, high, wide, 3}, const_cast<std::uint8_t*>(windows)));
             last.set_tensor("text",
                             ov::Tensor(ov::element::f32, {1, query_.size()}, const_cast<float*>(query_.data())));
-            last.set_tensor("features", ov::Tensor(ov::element::f32, {batch, patches, query_.size()}, out));
+            last.set_tensor("features", ov::Tensor(ov::element::f32, {batch, rows, query_.size()}, out));
             parts_.Infer(lease.requests());
         } catch (const std::exception& error) {
             ThrowInference("OpenVINO", spec().file, {count, height, width, static_cast<int>(query_.size())},
                            Reason(error));
         }
-        CheckFeatures(out, batch * patches * query_.size(), spec().file);
+        CheckFeatures(out, batch * rows * query_.size(), spec().file);
     }
 
   private:
@@ -110,7 +109,6 @@ class OpenVinoEncoder final : public Encoder {
     };
 
     mutable CompiledParts parts_;
-    std::size_t patch_;
     std::vector<float> query_;
     mutable std::mutex mutex_;  // of `idle_`
     mutable std::vector<CompiledParts::Requests> idle_;
@@ -212,8 +210,8 @@ std::string CheckRequest(const OpenOptions& options) {
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request) {
     const OpenOptions& options = request.options;
     const std::string precision = CheckRequest(options);
-    const EncoderSpec& spec =
-        ChooseEncoder(bundle, {precision == "int8" ? "int8" : "fp32"}, DeviceKind::kCpu, options.whole_image);
+    const EncoderSpec& spec = ChooseEncoder(bundle, {precision == "int8" ? "int8" : "fp32"}, DeviceKind::kCpu,
+                                            options.whole_image.value_or(false));
     const int threads = options.threads > 0 ? options.threads : DefaultThreads();
     CompiledParts parts = CompileEncoder(bundle, spec, precision, threads);
     BackendInfo info;
@@ -228,8 +226,7 @@ std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest
     info.threads = threads;
     info.batch = BatchSize(spec, options.batch, DeviceKind::kCpu);
     info.reason = request.reason;
-    return std::make_unique<OpenVinoEncoder>(std::move(parts), spec, info, bundle.manifest().embed_dim,
-                                             bundle.manifest().patch_size);
+    return std::make_unique<OpenVinoEncoder>(std::move(parts), spec, info, FeatureSizes::Of(bundle.manifest()));
 }
 
 }  // namespace scclip
