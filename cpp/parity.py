@@ -1,7 +1,8 @@
 """C++ against Python on a bundle of any size: one photo, random queries, the same library and threads.
 
-python cpp/parity.py BUNDLE build/cpp/release [--backend NAME --precision NAME]; the build is cpp/test.sh's. Exits with
-1 under 99.99 % of equal labels, or where features or logits differ by more than 1e-5.
+python cpp/parity.py build/cpp/release BUNDLE [--backend NAME --precision NAME]; the build is that of cpp/test.sh. With
+--method NAME instead of BUNDLE a ViT-B/16 of synthetic weights is exported by that method first. Exits with 1 under
+99.99 % of equal labels, or where features or logits differ by more than 1e-5.
 """
 
 import argparse
@@ -22,18 +23,38 @@ LEAST_AGREEMENT = 0.9999
 def main() -> int:
     """Compare; 0 or 1."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle")
     parser.add_argument("build", type=Path)
+    parser.add_argument("bundle", nargs="?")
+    parser.add_argument("--method")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--queries", type=int, default=150)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    if (arguments.bundle is None) == (arguments.method is None):
+        parser.error("give either BUNDLE or --method")
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.method is not None:
+            arguments.bundle = export(arguments.method, Path(folder))
         found = compare(arguments, Path(folder))
     print(json.dumps(found))
     gaps = max(found["largest_feature_gap"], found["largest_logit_gap"])
     return 0 if found["agreement"] >= LEAST_AGREEMENT and gaps <= LARGEST_GAP else 1
+
+
+def export(method: str, folder: Path) -> str:
+    """A synthetic ViT-B/16 as FOLDER/METHOD.scclip."""
+    from safetensors.numpy import save_file
+
+    from scclip_export.cli.main import run
+    from synthetic import clip_state_dict
+
+    checkpoint, bundle = folder / "vitb16.safetensors", folder / f"{method}.scclip"
+    save_file(clip_state_dict("vitb16"), checkpoint)
+    options = f"--backbone vitb16 --checkpoint {checkpoint} --calibration {method} --output {bundle}"
+    if run(options.split()) != 0:
+        raise SystemExit(f"the export of {method} failed")
+    return str(bundle)
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:

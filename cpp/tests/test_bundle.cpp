@@ -14,10 +14,10 @@
 using namespace scclip;
 
 TEST_CASE("bundles are read, or refused by code and field") {
-    for (const auto& [name, row] : Refusals()["bundles"].items()) {
-        CAPTURE(name);
-        const std::string path = FixturePath("bundles/" + name + ".scclip");
-        CheckRefusal(row, StatusOf([&] {
+    for (const auto& item : Refusals()["bundles"].items()) {
+        CAPTURE(item.key());
+        const std::string path = FixturePath("bundles/" + item.key() + ".scclip");
+        CheckRefusal(item.value(), StatusOf([&] {
                          const Bundle bundle = Bundle::Open(path);
                          bundle.CheckedGraph(bundle.manifest().encoders[0].file);
                      }));
@@ -26,10 +26,10 @@ TEST_CASE("bundles are read, or refused by code and field") {
 }
 
 TEST_CASE("vocabularies are read, or refused by code and field") {
-    for (const auto& [name, row] : Refusals()["vocabularies"]["files"].items()) {
-        CAPTURE(name);
-        const std::string path = FixturePath("vocabularies/" + name);
-        CheckRefusal(row, StatusOf([&] { LoadVocabulary(path); }));
+    for (const auto& item : Refusals()["vocabularies"]["files"].items()) {
+        CAPTURE(item.key());
+        const std::string path = FixturePath("vocabularies/" + item.key());
+        CheckRefusal(item.value(), StatusOf([&] { LoadVocabulary(path); }));
     }
     CHECK(StatusOf([&] { LoadVocabulary(FixturePath("vocabularies")); }).field() == "vocabulary");
     CHECK(Refusals()["vocabularies"]["files"].size() > 25);

@@ -6,11 +6,11 @@
 #include "fixtures.hpp"
 
 TEST_CASE("every reader takes or refuses its corpus") {
-    for (const auto& [name, reader] : Readers()) {
-        CAPTURE(name);
+    for (const auto& item : Readers()) {
+        CAPTURE(item.first);
         int inputs = 0;
-        for (const auto& entry : std::filesystem::directory_iterator(std::string(SCCLIP_CORPUS) + "/" + name)) {
-            reader(ReadBytes(entry.path().string()));
+        for (const auto& entry : std::filesystem::directory_iterator(std::string(SCCLIP_CORPUS) + "/" + item.first)) {
+            item.second(ReadBytes(entry.path().string()));
             ++inputs;
         }
         CHECK(inputs > 0);

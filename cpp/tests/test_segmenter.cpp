@@ -169,7 +169,9 @@ TEST_CASE("int8 files give Python's features and labels") {
     const auto& cases = Fixtures()["int8"];
     const auto pixels = Array<std::uint8_t>(cases["image"]);
     const ImageView image{pixels.data(), cases["image"]["shape"][0], cases["image"]["shape"][1], 0, PixelFormat::kRgb};
-    for (const auto& [backend, python] : cases["backends"].items()) {
+    for (const auto& item : cases["backends"].items()) {
+        const std::string& backend = item.key();
+        const auto& python = item.value();
 #if !defined(SCCLIP_TEST_OPENVINO)
         if (backend == "openvino") continue;
 #endif

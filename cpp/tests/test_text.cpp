@@ -58,9 +58,9 @@ TEST_CASE("a tokenizer that is not CLIP's is refused") {
 }
 
 TEST_CASE("templates are Python's") {
-    for (const auto& [name, patterns] : Fixtures()["templates"].items()) {
-        CAPTURE(name);
-        CHECK(Templates(name) == patterns.get<std::vector<std::string>>());
+    for (const auto& item : Fixtures()["templates"].items()) {
+        CAPTURE(item.key());
+        CHECK(Templates(item.key()) == item.value().get<std::vector<std::string>>());
     }
     CHECK(Fixtures()["templates"].size() == 4);
 }
