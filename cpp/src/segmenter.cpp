@@ -92,6 +92,7 @@ struct Segmenter::Impl {
         const Tokenizer tokenizer =
             Tokenizer::Parse({std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()});
         const TextEncoderSpec& spec = bundle.manifest().text_encoder;
+        const std::string& templates = options.templates.empty() ? decoding.templates : options.templates;
         EncodeText loaded;  // after the names have been checked
         const EncodeText encode = [&](const std::vector<std::int64_t>& tokens, std::size_t rows) {
             if (!loaded) loaded = OpenTextEncoder(bundle, threads);
@@ -100,8 +101,7 @@ struct Segmenter::Impl {
         Use(EmbedClasses(CheckedClasses(names),
                          {tokenizer, encode, static_cast<std::size_t>(bundle.manifest().embed_dim),
                           static_cast<std::size_t>(spec.context_length), spec.model_sha256},
-                         options.templates.empty() ? bundle.manifest().decoding.templates : options.templates,
-                         options.background));
+                         templates, options.background, decoding.class_weights));
     }
 
     void Use(Vocabulary vocabulary) {
@@ -260,7 +260,7 @@ struct Segmenter::Impl {
         input.features = features.values.data();
         SetClasses(current, &input);
         std::vector<float> class_weights;
-        if (decoding.class_weights) {
+        if (decoding.class_weights && !current.vocabulary.HasEmptyText()) {
             class_weights = ClassWeights(features, current.vocabulary.embeddings);
             input.query_weight = &class_weights;
         }

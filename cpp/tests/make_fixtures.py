@@ -28,6 +28,7 @@ from python_images import image_claims, image_file_cases, image_refusals  # noqa
 from python_results import (  # noqa: E402
     METHODS,
     THREADS,
+    alone_case,
     decode_cases,
     embedded_case,
     golden_cases,
@@ -105,6 +106,7 @@ def main() -> None:
         "int8": int8_cases(out),
         "templates": TEMPLATE_SETS,
         "methods": method_cases(out, arguments.methods.resolve()),
+        "alone": alone_case(out, arguments.methods.resolve()),
     }
     (folder / "fixtures.json").write_text(json.dumps(document))
 

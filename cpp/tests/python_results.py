@@ -381,6 +381,22 @@ def method_cases(out: Fixtures, folder: Path) -> list[dict[str, Any]]:
     return cases
 
 
+def alone_case(out: Fixtures, folder: Path) -> dict[str, Any]:
+    """One class by Surgery, which Python compares with the empty text: as a name, and as a vocabulary file."""
+    bundle = folder / "surgery.scclip"
+    segmenter = Segmenter(bundle, classes="sky", cache=False, threads=THREADS)
+    save_vocabulary(segmenter.vocabulary, out.folder / "alone.safetensors")
+    image = scene(375, 500, 1)
+    labels = out.array(segmenter(image).labels)
+    return {
+        "bundle": str(bundle),
+        "classes": "sky",
+        "vocabulary": "alone.safetensors",
+        "images": [out.array(image)],
+        "labels": labels,
+    }
+
+
 def method_vocabulary(bundle: Bundle) -> Vocabulary:
     """Nine random queries of six classes, none of them the background."""
     classes = tuple("abcdef")

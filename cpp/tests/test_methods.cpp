@@ -146,6 +146,23 @@ TEST_CASE("class names get the bundle's templates unless others are named") {
     CHECK(Differences(labels[0], labels[2]) > 0);
 }
 
+TEST_CASE("Surgery compares a single class with the empty text, without weights") {
+    const auto& item = Fixtures()["alone"];
+    Segmenter segmenter = Opened(item, {});
+    const auto pixels = Pixels(item), expected = Array<std::uint8_t>(item["labels"]);
+    const ImageView image = View(pixels, item["images"][0]);
+    CHECK(Differences(segmenter.Segment(image)->labels, expected) == 0);
+    REQUIRE(segmenter.SetClasses(item["classes"].get<std::string>()).ok());
+    CHECK(segmenter.Classes() == std::vector<std::string>{"sky", "background"});
+    CHECK(Differences(segmenter.Segment(image)->labels, expected) * 10000 <= expected.size());
+    CHECK(std::count(expected.begin(), expected.end(), 0) > 0);
+    CHECK(std::count(expected.begin(), expected.end(), 1) > 0);
+    EmbedOptions options;
+    options.background = "none";
+    REQUIRE(segmenter.SetClasses(item["classes"].get<std::string>(), options).ok());
+    CHECK(segmenter.Classes() == std::vector<std::string>{"sky"});
+}
+
 TEST_CASE("stretched maps are not refined") {
     const auto& item = Case("gem");
     const auto pixels = Pixels(item);

@@ -124,7 +124,7 @@ TEST_CASE("embeddings agree with Python's") {
     const TextModel model{tokenizer, OpenTextEncoder(bundle, 2), python.embed_dim,
                           static_cast<std::size_t>(spec.context_length), spec.model_sha256};
     const Vocabulary found =
-        EmbedClasses(ParseClasses(item["classes"].get<std::string>()), model, "imagenet", std::nullopt);
+        EmbedClasses(ParseClasses(item["classes"].get<std::string>()), model, "imagenet", std::nullopt, false);
     CHECK(found.queries == python.queries);
     CHECK(found.query_class == python.query_class);
     CHECK(found.background == python.background);

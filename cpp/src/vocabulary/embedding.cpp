@@ -31,7 +31,7 @@ void AppendPrompts(const std::string& name, std::size_t query, const TextModel& 
         ThrowVocabulary("the class name " + Quote(name) + " has " + std::to_string(name.size()) + " bytes: shorten it",
                         "classes");
     }
-    if (model.tokenizer.Encode(name).size() <= 2) {
+    if (!name.empty() && model.tokenizer.Encode(name).size() <= 2) {
         ThrowVocabulary("the class name " + Quote(name) + " has nothing that CLIP's tokenizer knows", "classes");
     }
     for (const std::string& pattern : patterns) {
@@ -69,7 +69,7 @@ void AddGroup(std::vector<Prompt> prompts, const TextModel& model, std::vector<d
 }  // namespace
 
 Vocabulary EmbedClasses(const ClassNames& classes, const TextModel& model, const std::string& templates,
-                        const std::optional<std::string>& background) {
+                        const std::optional<std::string>& background, bool alone) {
     Vocabulary vocabulary;
     vocabulary.embed_dim = model.embed_dim;
     vocabulary.templates = templates;
@@ -85,6 +85,11 @@ Vocabulary EmbedClasses(const ClassNames& classes, const TextModel& model, const
     const auto named = [](const std::string& name) { return Key(name) == "background"; };
     if (background || std::any_of(vocabulary.classes.begin(), vocabulary.classes.end(), named)) {
         vocabulary.background = FindBackground(vocabulary.classes, background.value_or("background"));
+    } else if (alone && vocabulary.classes.size() == 1) {
+        vocabulary.classes.emplace_back("background");
+        vocabulary.queries.emplace_back();
+        vocabulary.query_class.push_back(1);
+        vocabulary.background = 1;
     }
     const std::vector<std::string>& patterns = Templates(templates);
     std::vector<Prompt> prompts;

@@ -23,9 +23,10 @@ struct TextModel {
     std::string model_sha256;
 };
 
-/// Embed checked class names. Throws Error(kVocabulary): a name has no tokens or too many, no such background, or an
-/// embedding that is not finite.
+/// Embed checked class names. `alone`: one class without a background is compared with the empty text, as CLIP Surgery
+/// does. Throws Error(kVocabulary): a name has no tokens or too many, no such background, or an embedding that is not
+/// finite.
 Vocabulary EmbedClasses(const ClassNames& classes, const TextModel& model, const std::string& templates,
-                        const std::optional<std::string>& background);
+                        const std::optional<std::string>& background, bool alone);
 
 }  // namespace scclip

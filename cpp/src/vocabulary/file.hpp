@@ -1,6 +1,7 @@
 // A vocabulary file (docs/bundle.md): classes, and a unit vector for each of their names.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -17,6 +18,9 @@ struct Vocabulary {
     std::vector<std::int64_t> query_class;  ///< the class of each row
     std::optional<std::int64_t> background;
     std::string templates, text_model_sha256;
+
+    /// Whether one class is the empty text, which CLIP Surgery compares a single class with, without weights.
+    bool HasEmptyText() const { return std::find(queries.begin(), queries.end(), "") != queries.end(); }
 };
 
 /// Read and check a vocabulary file. Throws Error(kVocabulary): missing, damaged, of another format, or unsound;
