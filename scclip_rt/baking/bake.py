@@ -8,23 +8,21 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.baking.graph import IMAGE, Ingredients, baked_model
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.metadata import Card
 from scclip_rt.baking.options import BakeOptions
-from scclip_rt.decode.plan import decode_plan, label_type
+from scclip_rt.baking.parity import as_input, check_images, labels_of
+from scclip_rt.decode.plan import decode_plan
 from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.files import atomic_path, check_replaceable, output_error
-from scclip_rt.image.geometry import Tiling, resize
-from scclip_rt.image.load import load_image
+from scclip_rt.image.geometry import Tiling
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -226,7 +224,7 @@ def _agreement(
     onnxruntime = load_onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    images = _test_images(parts.size)
+    images = check_images(parts.size)
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         found = [
@@ -245,28 +243,6 @@ def _agreement(
             f"{path.name}: {agreement:.2%} of the pixels have the segmenter's labels; nothing is written"
         )
     return agreement
-
-
-def _test_images(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """The packaged scene in that size, and smooth noise."""
-    scene = load_image(str(resources.files("scclip_rt").joinpath("demo/scene.png")))
-    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    return [resize(scene, size), resize(coarse, size)]
-
-
-def as_input(image: NDArray[np.uint8], options: BakeOptions) -> NDArray[Any]:
-    """An image (H, W, 3) uint8 as the file takes it, as many times as its batch says."""
-    batch = np.repeat(image[None], options.batch or 1, axis=0)
-    if options.channels_last:
-        return batch
-    planes = batch.transpose(0, 3, 1, 2).astype(np.float32)
-    return np.ascontiguousarray(planes / np.float32(255) if options.pixels == "unit" else planes)
-
-
-def labels_of(output: NDArray[Any], options: BakeOptions, num_classes: int) -> NDArray[Any]:
-    """The labels (H, W) of the first image of a result."""
-    labels = output[0] if options.result == "labels" else output[0].argmax(axis=0)
-    return np.asarray(labels, label_type(num_classes)[0])
 
 
 def _write_json(folder: Path, documents: Mapping[str, dict[str, Any]]) -> None:

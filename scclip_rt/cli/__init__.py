@@ -13,6 +13,7 @@ from scclip_rt.cli import (
     batch,
     bench,
     compare_methods,
+    convert,
     convert_coco_object,
     embed,
     eval,  # noqa: A004 (the command's name)
@@ -33,6 +34,7 @@ COMMANDS = (
     vocabulary,
     inspect,
     bake,
+    convert,
     serve,
     eval,
     compare_methods,

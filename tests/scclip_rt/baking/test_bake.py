@@ -16,8 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from scclip_rt import Segmenter
-from scclip_rt.baking.bake import as_input, bake
+from scclip_rt.baking.bake import bake
 from scclip_rt.baking.options import BakeOptions
+from scclip_rt.baking.parity import as_input
 from scclip_rt.errors import OptionError, OutputError
 from scclip_rt.image.geometry import resize
 from scclip_rt.image.load import load_image

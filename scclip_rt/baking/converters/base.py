@@ -1,0 +1,64 @@
+"""What every converter offers, and what it is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+Weights = Literal["fp32", "fp16", "int8"]
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+"""An image batch to the result, both as the baked file has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensors:
+    """The names of a baked file's tensors.
+
+    Attributes:
+        image: the input.
+        result: the output.
+    """
+
+    image: str
+    result: str
+
+
+class Converter(Protocol):
+    """A module of this room.
+
+    Attributes:
+        NAME: the engine's.
+        SUFFIXES: of its files, the main one first.
+        WEIGHTS: how it can keep weights.
+    """
+
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+    WEIGHTS: tuple[Weights, ...]
+
+    def version(self) -> str:
+        """The library's version.
+
+        Raises:
+            BackendError: it is not installed.
+        """
+        ...
+
+    def convert(self, source: Path, target: Path, weights: Weights) -> None:
+        """Write `target`, and what belongs to it under the same stem.
+
+        Args:
+            source: a baked file, weights inside.
+            target: the file to write, in an empty folder.
+            weights: how weights are kept.
+
+        Raises:
+            BackendError: the library refused.
+        """
+        ...
+
+    def open(self, target: Path, tensors: Tensors, threads: int) -> Run:
+        """Load what was written, in the library's own runtime on the CPU, in float32 where it has a choice."""
+        ...

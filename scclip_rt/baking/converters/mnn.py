@@ -1,0 +1,118 @@
+"""MNN: one file for phones and boards with ARM processors.
+
+Only the compiled converter is imported: the Python around it (`MNN.tools.mnnconvert`) runs `pip install` when it is
+imported, in whichever environment PATH names, and reports what was converted to a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.passes import scatter_axis_first
+from scclip_rt.baking.library import load_onnx
+from scclip_rt.baking.opset import lower_opset
+from scclip_rt.errors import BackendError
+
+NAME = "MNN"
+SUFFIXES = (".mnn",)
+WEIGHTS: tuple[Weights, ...] = ("fp32", "fp16", "int8")
+_OPTIONS: dict[Weights, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("--fp16",),
+    "int8": ("--weightQuantBits", "8"),
+}
+_OPSET = 17
+"""From 18 on a reduction's axes are an input, which MNN 3.6.1's converter passes over: it reduces everything."""
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        with _quiet():
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise BackendError(
+            f"MNN is not installed ({error}): pip install 'scclip-rt[mnn]'", field="to"
+        ) from error
+
+
+def version() -> str:
+    """The library's version."""
+    _library("MNN")
+    return importlib.metadata.version("MNN")
+
+
+def convert(source: Path, target: Path, weights: Weights) -> None:
+    """Write FILE.mnn; see `Converter`."""
+    onnx = load_onnx()
+    model = onnx.load(str(source))
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        raise BackendError(
+            "MNN takes no quantised file: bake fp32 and keep its weights small with --weights int8"
+        )
+    lower_opset(model, _OPSET)
+    scatter_axis_first(model)
+    rewritten = target.with_suffix(".rewritten.onnx")
+    onnx.save_model(model, str(rewritten))
+    files = ["--modelFile", str(rewritten), "--MNNModel", str(target)]
+    words = ["mnnconvert", "-f", "ONNX", *files, "--bizCode", "scclip", *_OPTIONS[weights]]
+    # In a process of its own: at operators that it does not know it aborts.
+    child = subprocess.run(
+        [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv[1:])", *words],
+        capture_output=True,
+        check=False,
+    )
+    rewritten.unlink()
+    if child.returncode != 0 or not target.exists():
+        said = " ".join((child.stdout + child.stderr).decode("utf-8", "replace").split())[-200:]
+        raise BackendError(
+            f"MNN {version()} does not convert {source.name} (exit code {child.returncode}): … {said}"
+        )
+
+
+def open(target: Path, tensors: Tensors, threads: int) -> Run:  # noqa: A001 (the protocol's name)
+    """Load on the CPU, in float32."""
+    library = _library("MNN")
+    settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
+    with _quiet():
+        runtime = library.nn.create_runtime_manager((settings,))
+        network = library.nn.load_module_from_file(
+            str(target), [tensors.image], [tensors.result], runtime_manager=runtime
+        )
+    types = {"float32": library.expr.float, "uint8": library.expr.uint8}
+
+    def run(image: NDArray[Any]) -> NDArray[Any]:
+        given = library.expr.const(image, list(image.shape), library.expr.NCHW, types[str(image.dtype)])
+        result = library.expr.convert(network.forward([given])[0], library.expr.NCHW)
+        return np.array(result.read()).reshape(result.shape)
+
+    return run
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep a C++ library's words off standard output and error."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        kept = [(number, os.dup(number)) for number in (1, 2)]
+        try:
+            for number, _ in kept:
+                os.dup2(nowhere.fileno(), number)
+            yield
+        finally:
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
