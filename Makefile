@@ -106,4 +106,4 @@ bench-all: $(VENV)/.dev  ## every CPU benchmark, tables and plots (half an hour,
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/cpu/all.sh
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist demo-output
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist demo-output web/node_modules web/build web/dist

@@ -76,12 +76,6 @@ async function equalTo(page: Page, number: number): Promise<number> {
 const sampleAt = fixtures.scenes.findIndex(({ classes, whole_image: whole, stride }) => !classes && !whole && !stride);
 const ownAt = fixtures.scenes.findIndex(({ classes }) => classes);
 
-/** A class of the fixture with its own names that its labels have. */
-function foundName(): string {
-  const { classes = "", labels } = fixtures.scenes[ownAt];
-  return classes.split(";")[bytesOf(labels)[0]].split(",")[0].trim();
-}
-
 test("with threads the sample has Python's labels, and so has another vocabulary", { skip }, async (t) => {
   const page = await open(t, isolated.url, { serviceWorkers: "block" });
   assert.equal(await page.evaluate("crossOriginIsolated"), true);
@@ -95,7 +89,6 @@ test("with threads the sample has Python's labels, and so has another vocabulary
   assert.ok((await equalTo(page, sampleAt)) >= 0.999);
   await page.locator("#classes").fill((fixtures.scenes[ownAt].classes ?? "").replaceAll("; ", "\n"));
   await page.getByRole("button", { name: "Segment" }).click();
-  await page.locator("#legend li", { hasText: foundName() }).waitFor();
   await segmented(page);
   assert.ok((await equalTo(page, ownAt)) >= 0.999);
 });
@@ -114,7 +107,7 @@ test("on a phone, without isolation, one thread gives the same labels and nothin
 
 test("after one visit the page works offline, with threads on a host that sends no headers", { skip }, async (t) => {
   const own = await serve(SITE);
-  const page = await open(t, own.url);
+  const page = await open(t, own.url, {}, /ERR_CONNECTION_REFUSED/); // the browser looks for a newer service worker
   await page.locator("#offline", { hasText: "without a connection" }).waitFor();
   assert.equal(await page.evaluate("crossOriginIsolated"), true);
   await ready(page);

@@ -5,10 +5,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import sharp from "sharp";
-import { loadImage, openSegmenter } from "../../src/node.js";
+import { folderBundle, loadImage, openSegmenter } from "../../src/node.js";
 import type { Pixels } from "../../src/resize.js";
-import type { Segmenter, SegmenterOptions } from "../../src/segmenter.js";
-import { agreement, bytesOf, DEMO, fixtures, floatsOf, SCENE } from "../fixtures.js";
+import type { OrtModule } from "../../src/runtime.js";
+import { Segmenter, type SegmenterOptions } from "../../src/segmenter.js";
+import { agreement, bytesOf, DEMO, fixtures, floatsOf, SCENE, vectors } from "../fixtures.js";
 
 const folder = mkdtempSync(join(tmpdir(), "scclip-web-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -126,4 +127,24 @@ test("the command refuses bad input in one line, and goes on after a bad image",
   const { status, stdout } = command(DEMO, "missing.png", SCENE, "--classes", "zebra; sand", "--output", join(folder, "more"));
   assert.equal(status, 2);
   assert.match(stdout, /scene\.png: (zebra|sand) /);
+});
+
+/** ONNX Runtime whose GPU gives the processor's features, or others. */
+function withGpu(differs: boolean): { ort: OrtModule; released: () => number } {
+  let released = 0;
+  const create = async (_: unknown, { executionProviders: [provider] }: { executionProviders: string[] }) => ({
+    inputNames: ["windows", "text"], outputNames: ["features", "logits"],
+    run: async () => ({ features: { data: vectors(provider === "webgpu" && differs ? 2 : 1, 196, 192) } }),
+    release: async () => void released++,
+  });
+  class Tensor {}
+  return { ort: { InferenceSession: { create }, Tensor } as unknown as OrtModule, released: () => released };
+}
+
+test("a GPU whose features are not the processor's is refused", async () => {
+  const good = withGpu(false);
+  await Segmenter.open(folderBundle(DEMO), { ort: good.ort, provider: "webgpu" });
+  assert.equal(good.released(), 1);
+  await assert.rejects(Segmenter.open(folderBundle(DEMO), { ort: withGpu(true).ort, provider: "webgpu" }),
+    (error: any) => error.code === "BackendError" && error.field === "provider" && /cosine/.test(error.message));
 });
