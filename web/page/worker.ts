@@ -12,7 +12,7 @@ import { loadOrt } from "./ort.js";
 import type { Reply, Request, Setup } from "./protocol.js";
 
 /** Certainty costs time that grows with the picture, and is shown for points of it only. */
-const MAX_CERTAIN_PIXELS = 4_000_000;
+const MAX_CERTAIN_PIXELS = 2_000_000;
 
 interface Model {
   readonly setup: Setup;
