@@ -22,7 +22,10 @@ DOCUMENTS = tuple(
     ROOT / name
     for name in (
         "README.md",
-        *(f"docs/{name}.md" for name in ("precision", "int8-methods", "gpu", "gpu-measurements")),
+        *(
+            f"docs/{name}.md"
+            for name in ("precision", "int8-methods", "gpu", "gpu-measurements", "methods", "classes")
+        ),
     )
 )
 MEASUREMENTS = ROOT / "docs/measurements.md"
@@ -298,8 +301,10 @@ def tables(results: Path) -> dict[str, str]:
     if rows := load_rows(results, "precision-*.json"):
         made["precision"] = precision_table(list({row["encoder"]: row for row in rows}.values()))
     from benchmarks.gpu.report import document_tables, load_reports  # they use this module
+    from benchmarks.tables.methods import method_tables
     from benchmarks.tables.speed import speed_table
 
+    made |= method_tables(results)
     reports = load_reports(results)
     if photo:
         made["speed"] = speed_table(photo, reports)
@@ -310,6 +315,8 @@ SECTIONS = (
     ("ViT-B/16: one 375×500 photo, beside the naive eager baseline", "photo", "bench-photo.png"),
     ("ViT-B/16: what the libraries multiply its products at, alone, in the same rounds", "limits", None),
     ("ViT-B/16: what calibration costs, the encoder against the plain one, in pairs", "calibration", None),
+    ("ViT-B/16: what each method's encoder costs over the plain one, in pairs", "methods-encoder", None),
+    ("ViT-B/16: one photo with 150 classes, each method beside its naive form", "methods-photo", None),
     ("Demo model: quality against time, on held-out scenes", "pareto", "bench-pareto.png"),
     ("Demo model and ViT-B/16: int8 methods compared", "int8", None),
     ("ViT-B/16: growth with queries", "queries", "bench-growth.png"),

@@ -241,10 +241,13 @@ def _table(rows: list[Row], dataset: "Dataset") -> str:
 def _document(
     rows: list[Row], failures: dict[str, str], dataset: "Dataset", limit: int | None
 ) -> dict[str, Any]:
+    from scclip_rt.bench.environment import environment
+
     return {
         "schema": "scclip-compare-methods/1",
         "dataset": dataset.name,
         "images": min(limit or len(dataset), len(dataset)),
+        "environment": environment(),
         "methods": [asdict(row) for row in rows],
         "failures": failures,
     }
@@ -264,12 +267,8 @@ def _sheet(
 
     side, head = 220, 18
     names = ["image", "truth", *methods]
-    rows = len(columns[0])
-    page = Image.new("RGB", (side * len(names), head + side * rows), "white")
-    draw = ImageDraw.Draw(page)
-    for column, name in enumerate(names):
-        draw.text((column * side + 4, 3), name, fill="black")
-    for index in range(rows):
+    rows: list[list[Any]] = []
+    for index in range(len(columns[0])):
         sample = dataset.samples[index]
         image = load_image(sample.image)
         truth = sample.truth_for(image.shape[:2])
@@ -280,9 +279,17 @@ def _sheet(
             present = np.unique(layer).tolist()
             colours = class_colours(present, background=None, unlabelled=unlabelled)
             pictures.append(paint(image, layer, present, colours, 0.75))
-        for column, picture in enumerate(pictures):
-            tile = Image.fromarray(np.asarray(picture, np.uint8))
+        tiles = [Image.fromarray(np.asarray(picture, np.uint8)) for picture in pictures]
+        for tile in tiles:
             tile.thumbnail((side - 4, side - 4))
-            page.paste(tile, (column * side, head + index * side))
+        rows.append(tiles)
+    heights = [max(tile.height for tile in tiles) + 4 for tiles in rows]
+    page = Image.new("RGB", (side * len(names), head + sum(heights)), "white")
+    draw = ImageDraw.Draw(page)
+    for column, name in enumerate(names):
+        draw.text((column * side + 4, 3), name, fill="black")
+    for place, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles):
+            page.paste(tile, (column * side, head + sum(heights[:place])))
     with atomic_path(args.sheet, force=args.force) as temporary:
         page.save(temporary, format="PNG")

@@ -227,7 +227,8 @@ def _class_file(advice: "Advice", vocabulary: "Vocabulary") -> str:
     if advice.background is not None and advice.classes[advice.background][0].lower() != "background":
         lines.insert(0, f"# --background {advice.classes[advice.background][0]!r}")
     head = f"# suggested from {len(vocabulary)} classes by scclip vocabulary suggest"
-    return "\n".join([head, *lines]) + "\n"
+    unused = [f"# no image picked: {vocabulary.classes[index]}" for index in advice.unused]
+    return "\n".join([head, *lines, *unused]) + "\n"
 
 
 def _document(segmenter: "Segmenter", use: "ClassUse | None") -> dict[str, Any]:

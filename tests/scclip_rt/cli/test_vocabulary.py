@@ -51,6 +51,9 @@ def test_suggest_writes_a_list_that_can_be_used(
     assert call(*asked) == 0
     told = capsys.readouterr().out
     classes = parse_classes(output)
+    left_out = [line.split("'")[1] for line in told.splitlines() if line.startswith("leave out")]
+    comments = [line for line in output.read_text().splitlines() if line.startswith("# no image picked: ")]
+    assert comments == [f"# no image picked: {name}" for name in left_out]
     assert len(classes) < 6
     assert f"{len(classes)} of 6 classes are left" in told
     assert {"grass", "lawn"} in [set(names) for names in classes]

@@ -1,0 +1,81 @@
+"""Tables of the methods and of the tools for class lists."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tables.summary import Row, load_rows, markdown, ms, paired, with_range
+
+
+def miou_table(report: dict[str, Any]) -> str:
+    """`scclip compare-methods`' report: quality on the demo model."""
+    lines = [
+        [f"`{row['method']}`", f"{row['miou']:.1f}", f"{row['accuracy']:.1f} %", f"{row['windows']:g}"]
+        for row in report["methods"]
+    ]
+    return markdown(("method", f"mIoU, {report['images']} scenes", "pixels right", "windows"), lines)
+
+
+def encoder_table(rows: Sequence[Row]) -> str:
+    """Each method's encoder beside the plain one: pairs of the same round."""
+    lines = []
+    for plain, own in zip(rows[::2], rows[1::2], strict=True):
+        costs = [100 * (1 / ratio - 1) for ratio in paired(own, plain, "encode")]
+        cost = f"**{statistics.median(costs):+.1f} %** ({min(costs):+.1f} to {max(costs):+.1f})"
+        cells = [ms(row["seconds"]["encode"]["p50"]) for row in (plain, own)]
+        operations = 100 * (own["flops"] / plain["flops"] - 1)
+        lines.append([f"`{own['name']}`", *cells, cost, f"{operations:+.1f} %"])
+    header = ("method", "plain encoder", "its encoder", "cost, median (range of pairs)", "operations")
+    return markdown(header, lines)
+
+
+def photo_table(rows: Sequence[Row]) -> str:
+    """Each method's photo beside its naive form."""
+    lines = []
+    for naive, own in zip(rows[::2], rows[1::2], strict=True):
+        cells = [ms(row["seconds"]["total"]["p50"]) for row in (naive, own)]
+        lines.append(
+            [
+                f"`{own['name']}`",
+                *cells,
+                with_range(paired(own, naive, "total")),
+                f"{own['labels_as_first']:.2%}",
+            ]
+        )
+    header = (
+        "method",
+        "naively, in torch",
+        "ONNX Runtime, fp32",
+        "times as fast (range of pairs)",
+        "same labels",
+    )
+    return markdown(header, lines)
+
+
+def vocabulary_table(report: dict[str, Any]) -> str:
+    """What each tool makes of each list: a line per tool, a column per list."""
+    lists = list(dict.fromkeys(row["list"] for row in report["rows"]))
+    found = {(row["list"], row["treatment"]): row for row in report["rows"]}
+    lines = []
+    for treatment in dict.fromkeys(row["treatment"] for row in report["rows"]):
+        cells = []
+        for name in lists:
+            row, base = found[name, treatment], found[name, "as it is"]
+            change = "" if row is base else f" ({row['miou'] - base['miou']:+.1f})"
+            cells.append(f"{row['miou']:.1f}{change}")
+        lines.append([treatment if treatment == "as it is" else f"`{treatment}`", *cells])
+    return markdown((f"mIoU, {report['scenes']} scenes", *lists), lines)
+
+
+def method_tables(results: Path) -> dict[str, str]:
+    """Those that the rows at hand allow, by name."""
+    made: dict[str, str] = {}
+    for name, table in (("methods-demo", miou_table), ("vocabulary", vocabulary_table)):
+        if (path := results / f"{name}.json").exists():
+            made[name] = table(json.loads(path.read_text("utf-8")))
+    for name, of_rows in (("methods-encoder", encoder_table), ("methods-photo", photo_table)):
+        if rows := load_rows(results, f"{name}.json"):
+            made[name] = of_rows(rows)
+    return made
