@@ -1,6 +1,8 @@
 """`scclip-export --help` shows what most people need; the rest is under `--help-all`."""
 
 import argparse
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +41,13 @@ def test_no_option_takes_a_number_that_no_table_limits(method: str) -> None:
         for text in NO_NUMBERS:
             with pytest.raises(argparse.ArgumentTypeError, match="must be a"):
                 action.type(text)  # type: ignore[misc]
+
+
+def test_a_missing_checkpoint_shows_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from scclip_export.cli.main import run; "
+        "assert run(['--checkpoint', 'absent.pt']) == 2; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "absent.pt does not exist" in done.stderr

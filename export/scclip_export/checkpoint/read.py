@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from scclip_export.checkpoint.config_files import claims_beside, metadata_claims
-from scclip_export.checkpoint.files import StateDict, read_weights, weight_files
+from scclip_export.checkpoint.files import StateDict, read_weights
+from scclip_export.checkpoint.find import weight_files
 from scclip_export.checkpoint.layouts import expand_token_table, openai_layout
 from scclip_export.checkpoint.settings import Claim, Value
 from scclip_export.errors import CheckpointError

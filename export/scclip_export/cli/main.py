@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scclip_export.checkpoint.backbones import BACKBONES
+from scclip_export.checkpoint.find import weight_files
 from scclip_export.cli.engines import ENGINE_DETAILS, add_engine_arguments, requests_from
 from scclip_export.cli.precisions import add_precision_arguments, int8_from, precisions_from
 from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
@@ -335,6 +336,8 @@ def _run(args: argparse.Namespace) -> int:
     engines, progress = requests_from(args), _progress()
     if args.bundle is not None:
         return _run_engines(args, engines, bake_words, progress)
+    if args.checkpoint is not None:
+        weight_files(args.checkpoint)  # importing torch takes seconds
     try:
         import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
         import open_clip  # noqa: F401

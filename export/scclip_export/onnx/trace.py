@@ -20,6 +20,7 @@ from scclip_export.model.dtypes import DtypePolicy
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
 from scclip_export.onnx.clean_graph import clean
+from scclip_export.onnx.repeat import one_block_for_all, repeat_blocks
 from scclip_rt.image.geometry import MIN_PATCHES
 
 # Operators whose output shape or control flow depends on data: TensorRT can't plan them, and nothing here needs them.
@@ -186,7 +187,7 @@ def _program(
     dynamic_shapes: Any,
 ) -> Any:
     """torch.onnx's program of a module, cleaned; arguments as `trace_function`."""
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), one_block_for_all(module):
         try:
             program: Any = torch.onnx.export(
                 module,
@@ -199,6 +200,7 @@ def _program(
                 optimize=False,
                 verbose=False,
             )
+            repeat_blocks(program.model, module)
             clean(program.model)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"tracing {name} failed: {str(error).splitlines()[0][:300]}") from error
