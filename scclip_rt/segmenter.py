@@ -29,7 +29,7 @@ from scclip_rt.limits import in_range
 from scclip_rt.segmentation import Segmentation
 from scclip_rt.stream import Outcome, Stages, Timings, run_pipeline
 from scclip_rt.vocabulary.file import Vocabulary
-from scclip_rt.vocabulary.open import EmbeddingOptions, check_model, resolve_vocabulary
+from scclip_rt.vocabulary.open import EmbeddingOptions, TextTower, check_model, resolve_vocabulary
 
 if TYPE_CHECKING:
     from scclip_rt.image.load import ImageSource
@@ -81,6 +81,8 @@ class Segmenter:
         max_windows: most windows of an image.
         max_memory: most bytes that segmenting one image may take, by estimate; None takes four fifths of what is free.
         cache: keep class embeddings in the cache folder.
+        keep_text: hold the text encoder, once a name has needed it, for the names to come: some 250 MB for a ViT-B/16.
+            False lets go of it after each call that embeds.
         progress: show progress on standard error while classes are embedded.
         encoder: one that is loaded already, or runs elsewhere; the options of inference are then not looked at.
 
@@ -125,6 +127,7 @@ class Segmenter:
         max_windows: int = MAX_WINDOWS,
         max_memory: int | None = None,
         cache: bool = True,
+        keep_text: bool = True,
         progress: bool = False,
         encoder: EncoderBackend | None = None,
     ) -> None:
@@ -170,6 +173,7 @@ class Segmenter:
             "max_windows": max_windows,
             "max_memory": max_memory,
             "cache": cache,
+            "keep_text": keep_text,
             "progress": progress,
         }
         self._bundle = opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
@@ -179,6 +183,7 @@ class Segmenter:
             progress=progress,
             threads=threads,
             background_words=background_words,
+            tower=TextTower(opened, threads=threads, keep=keep_text),
         )
         self._threads = threads
         own = opened.benchmark(preset)

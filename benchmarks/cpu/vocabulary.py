@@ -27,7 +27,7 @@ from scclip_rt.evaluation.datasets.benchmarks import BENCHMARKS
 from scclip_rt.evaluation.metrics import ConfusionMatrix
 from scclip_rt.evaluation.template_choice import choose_templates, template_entropies
 from scclip_rt.vocabulary.embedding import embed_each_template
-from scclip_rt.vocabulary.open import open_text
+from scclip_rt.vocabulary.open import TextTower
 from scclip_rt.vocabulary.templates import load_templates
 
 CLASS_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
@@ -91,9 +91,9 @@ def variants(base: Segmenter, listing: str, names: list[str], images: int) -> It
         advice = advise(plain.vocabulary, nearest_pairs(plain.vocabulary, looked), looked)
         changed = base.with_classes(list(advice.classes), background="none")
         yield Variant.of(listing, text, changed)
-    encode, tokenizer = open_text(base.bundle)
+    tower = TextTower(base.bundle)
     templates = load_templates(base.bundle.decoding.templates)
-    single = embed_each_template(plain.vocabulary.queries, encode, tokenizer, templates)
+    single = embed_each_template(plain.vocabulary.queries, tower.prompts, tower.tokenizer, templates)
     scenes = (tuning_scene(index).image for index in range(images))
     entropies = template_entropies(plain, single, scenes)
     for count in TEMPLATE_COUNTS:

@@ -44,6 +44,13 @@ class EncoderEntry(GraphEntry):
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEntry(GraphEntry):
+    """The text encoder; `resumed` goes on from known beginnings, where the tower can."""
+
+    resumed: GraphEntry | None = None
+
+
 def text_model_sha256(state: Mapping[str, Tensor], tokenizer: str) -> str:
     """Hash the text tower: names, shapes and float32 bytes of its tensors, sorted, then the tokenizer.
 
@@ -98,7 +105,7 @@ def build_manifest(
     defaults: Defaults,
     geometry: Geometry,
     encoders: list[EncoderEntry],
-    text_encoder: GraphEntry,
+    text_encoder: TextEntry,
     tokenizer: str,
     vocabularies: list[str],
 ) -> dict[str, object]:
@@ -134,6 +141,11 @@ def build_manifest(
         "height": side,
         "width": side,
         "tokens": {"min": 2, "max": a.context_length},
+    }
+    resumed_axes = axes | {
+        "tokens": {"min": 1, "max": a.context_length},
+        "known": {"min": 1, "max": a.context_length},
+        "beginnings": any_length,
     }
     calibration = _calibration(method, options, parts)
     later = _later_members(parts, defaults)
@@ -184,7 +196,12 @@ def build_manifest(
             "model_sha256": text_model_sha256(
                 model.checkpoint.state, (directory / tokenizer).read_text("utf-8")
             ),
-        },
+        }
+        | (
+            {}
+            if text_encoder.resumed is None
+            else {"resumed": _graph(directory, text_encoder.resumed, resumed_axes)}
+        ),
         "tokenizer": tokenizer,
         "vocabularies": vocabularies,
         "files": {

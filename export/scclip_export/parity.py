@@ -329,6 +329,51 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
     }
 
 
+def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict[str, object]:
+    """Compare the graph that goes on from known beginnings with the torch model on whole texts.
+
+    Args:
+        encoder: the float32 torch model.
+        path: the ONNX file.
+        tokens: as for `check_text_encoder`; every text is cut at another place.
+
+    Returns:
+        The figures for bundle.json.
+
+    Raises:
+        ExportError: the threshold is missed.
+    """
+    with torch.inference_mode():
+        expected = encoder(tokens).numpy()
+    session, rows = open_session(path), tokens.numpy()
+    ends = rows.argmax(axis=1)
+    cuts = 1 + np.arange(len(rows)) % ends
+    layers, _, _, heads, _, width = next(x.shape for x in session.get_inputs() if x.name == "past")
+    nothing = {
+        "past": np.zeros((layers, 2, 1, heads, 1, width), np.float32),
+        "past_lengths": np.zeros(1, np.int64),
+        "beginnings": np.zeros(len(rows), np.int64),
+    }
+    _, *present = session.run(None, {"tokens": rows[:, : cuts.max()], **nothing})
+    past = np.stack(present).reshape(layers, 2, *present[0].shape)
+    rest = np.zeros((len(rows), int((ends - cuts).max()) + 1), np.int64)
+    for row, whole, cut, end in zip(rest, rows, cuts, ends, strict=True):
+        row[: end - cut + 1] = whole[cut : end + 1]
+    known = {"past": past, "past_lengths": cuts, "beginnings": np.arange(len(rows))}
+    worst = _max_abs(session.run(["embeddings"], {"tokens": rest, **known})[0], expected)
+    threshold = THRESHOLDS["fp32"].max_abs or 0.0
+    if not worst <= threshold:
+        raise ExportError(
+            f"the resumed text encoder misses parity: embeddings differ by {worst:.2e}, allowed {threshold:.0e}"
+        )
+    return {
+        "threshold": threshold,
+        "embeddings_max_abs": worst,
+        "cuts": cuts.tolist(),
+        "reference": "torch fp32",
+    }
+
+
 def _max_abs(got: NDArray[np.float32], expected: NDArray[Any]) -> float:
     if got.shape != expected.shape:
         raise ExportError(f"the graph returns shape {got.shape}; the torch model {expected.shape}")

@@ -1,7 +1,7 @@
 """The export, step by step: load a model, trace it (graph.py), check it (parity.py), describe it (manifest.py)."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from scclip_export.errors import ExportError
 from scclip_export.manifest import (
     EncoderEntry,
     GraphEntry,
+    TextEntry,
     build_manifest,
     read_manifest,
     text_model_sha256,
@@ -26,15 +27,16 @@ from scclip_export.manifest import (
 from scclip_export.methods import Defaults, MethodOptions
 from scclip_export.model.encoder import Parts
 from scclip_export.model.geometry import Geometry
-from scclip_export.model.text_encoder import TextEncoder
+from scclip_export.model.text_encoder import ResumedTextEncoder, TextEncoder
 from scclip_export.onnx.runners import decision_runner, open_session
 from scclip_export.onnx.shared_weights import share_weights
-from scclip_export.onnx.trace import onnx_from_text_encoder
+from scclip_export.onnx.trace import onnx_from_resumed_text_encoder, onnx_from_text_encoder
 from scclip_export.options import ExportConfig, Progress
 from scclip_export.parity import (
     Parity,
     Reference,
     check_encoder,
+    check_resumed_text_encoder,
     check_text_encoder,
     merge,
     parity_table,
@@ -48,6 +50,7 @@ from scclip_rt.image.geometry import MIN_PATCHES, resize
 from scclip_rt.vocabulary.classes import parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes
 from scclip_rt.vocabulary.file import save_vocabulary
+from scclip_rt.vocabulary.prompts import encode_whole
 from scclip_rt.vocabulary.templates import load_templates
 from scclip_rt.vocabulary.tokenizer import Tokenizer
 
@@ -284,14 +287,20 @@ def _verification_sets(images: list[NDArray[np.uint8]], job: EncoderJob) -> list
     return [np.stack([resize(image, job.size(grid)) for image in images[:2]]) for grid in job.grid.examples]
 
 
-def _text_encoder(
-    config: ExportConfig, model: LoadedModel, directory: Path, progress: Progress
-) -> GraphEntry:
+def _text_encoder(config: ExportConfig, model: LoadedModel, directory: Path, progress: Progress) -> TextEntry:
     progress("tracing and checking text_encoder.onnx")
     encoder, path = TextEncoder(model.clip).eval(), directory / "text_encoder.onnx"
+    tokens = _example_tokens(model.architecture.context_length)
     onnx_from_text_encoder(encoder, path, opset=config.opset)
-    parity = check_text_encoder(encoder, path, _example_tokens(model.architecture.context_length))
-    return GraphEntry(file=path.name, parity=parity)
+    entry = TextEntry(file=path.name, parity=check_text_encoder(encoder, path, tokens))
+    if not encoder.can_resume:
+        return entry
+    path = directory / "text_encoder.resumed.onnx"
+    progress(f"tracing and checking {path.name}")
+    onnx_from_resumed_text_encoder(ResumedTextEncoder(encoder), path, opset=config.opset)
+    share_weights(path, directory / entry.file)
+    parity = check_resumed_text_encoder(encoder, path, tokens)
+    return replace(entry, resumed=GraphEntry(file=path.name, parity=parity))
 
 
 def _vocabularies(
@@ -307,7 +316,7 @@ def _vocabularies(
         progress(f"embedding the classes of {classes}")
         vocabulary = embed_classes(
             parse_classes(classes),
-            lambda tokens: session.run(None, {"tokens": tokens})[0],
+            encode_whole(lambda tokens: session.run(None, {"tokens": tokens})[0]),
             Tokenizer.from_json(tokenizer),
             load_templates(templates),
             model_sha256=text_model_sha256(model.checkpoint.state, tokenizer),

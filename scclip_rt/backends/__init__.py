@@ -97,9 +97,9 @@ def open_text_backend(bundle: Bundle, *, backend: str = "auto", threads: int | N
         BundleError: the graph is damaged or does not agree with bundle.json.
     """
     _check_options(backend, threads, None)
-    from scclip_rt.backends.onnxruntime.encoder import OnnxRuntimeText
+    from scclip_rt.backends.onnxruntime.encoder import open_text
 
-    return OnnxRuntimeText.open(bundle, threads=threads)
+    return open_text(bundle, threads=threads)
 
 
 def _check_options(backend: str, threads: int | None, batch: int | None) -> None:

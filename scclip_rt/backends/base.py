@@ -1,7 +1,7 @@
 """What every backend offers: the rest of the runtime knows these protocols and nothing else."""
 
 from dataclasses import dataclass
-from typing import Literal, NotRequired, Protocol, TypedDict
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,29 @@ class BackendModule(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTokens:
+    """What the text encoder computed of the beginnings of texts.
+
+    Attributes:
+        values: float32 (layers, 2, P, heads, S, D / heads): keys and values of P beginnings, padded to S tokens.
+        lengths: int64 (P,): tokens of each beginning.
+    """
+
+    values: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+
+    def joined(self, other: "KnownTokens") -> "KnownTokens":
+        """These beginnings, and then the others."""
+        longest = max(self.values.shape[4], other.values.shape[4])
+        parts = [
+            np.pad(x.values, [(0, 0)] * 4 + [(0, longest - x.values.shape[4]), (0, 0)]) for x in (self, other)
+        ]
+        return KnownTokens(
+            values=np.concatenate(parts, axis=2), lengths=np.concatenate([self.lengths, other.lengths])
+        )
+
+
 class TextBackend(Protocol):
     """The text encoder, loaded."""
 
@@ -118,6 +141,30 @@ class TextBackend(Protocol):
 
         Args:
             tokens: (B, T) int64: start token, byte pairs, end token, zeros; T at most the context length.
+
+        Returns:
+            (B, E) float32, unit rows.
+        """
+        ...
+
+
+@runtime_checkable
+class ResumingTextBackend(TextBackend, Protocol):
+    """A text encoder that goes on from where a text with the same beginning left it."""
+
+    def keys_and_values(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Compute beginnings of texts: (B, T) int64, zeros behind → (layers, 2, B, heads, T, D / heads)."""
+        ...
+
+    def resume(
+        self, tokens: NDArray[np.int64], known: KnownTokens, beginnings: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Embed texts whose beginnings are known.
+
+        Args:
+            tokens: (B, T) int64: what follows the beginnings, the end token, zeros.
+            known: beginnings.
+            beginnings: (B,) int64: which of them each row goes on from.
 
         Returns:
             (B, E) float32, unit rows.

@@ -5,6 +5,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 from scclip_rt.backends.base import EncoderBackend
 from scclip_rt.errors import BackendError
@@ -22,7 +23,7 @@ class EncoderHandle:
         self._process = os.getpid()
         self._encoder = load()
         self._on_gpu = self._encoder.describe()["device"].startswith("cuda")
-        _handles.add(self)
+        tell_after_fork(self)
 
     def get(self) -> EncoderBackend:
         """The encoder of this process.
@@ -46,12 +47,29 @@ class EncoderHandle:
         self._encoder = self._load()
         self._process = os.getpid()
 
-    def keep_for_ever(self) -> None:
-        """In a forked child: never destroy the encoder, whose end would wait for threads that are not there."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._encoder))
+    def after_fork(self) -> None:
+        """In a forked child: keep the encoder that has no threads, until it is loaded again."""
+        keep_for_ever(self._encoder)
 
 
-_handles: "weakref.WeakSet[EncoderHandle]" = weakref.WeakSet()
+class HasAfterFork(Protocol):
+    """Something that holds a library's threads."""
+
+    def after_fork(self) -> None:
+        """Called in a forked child."""
+
+
+def keep_for_ever(encoder: object) -> None:
+    """In a forked child: never destroy an encoder, whose end would wait for threads that are not there."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(encoder))
+
+
+def tell_after_fork(handle: HasAfterFork) -> None:
+    """Have `handle.after_fork()` called in every forked child, as long as it lives."""
+    _handles.add(handle)
+
+
+_handles: "weakref.WeakSet[HasAfterFork]" = weakref.WeakSet()
 _reloading = threading.Lock()
 
 
@@ -59,7 +77,7 @@ def _after_fork() -> None:
     global _reloading
     _reloading = threading.Lock()  # another thread may have held it
     for handle in list(_handles):
-        handle.keep_for_ever()
+        handle.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -234,7 +234,7 @@ class Bundle:
             if digests[name] != spec.sha256:
                 forget(path)
                 raise _wrong_hash(path, name, spec, digests[name])
-        for graph in (*self.encoders, self.text_encoder):
+        for graph in (*self.encoders, *self.text_encoder.graphs):
             self.data_files(graph.file)
         return digests
 

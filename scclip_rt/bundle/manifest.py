@@ -76,10 +76,19 @@ class EncoderSpec(GraphSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoderSpec(GraphSpec):
-    """The text encoder; a vocabulary embedded by another `model_sha256` does not fit."""
+    """The text encoder; a vocabulary embedded by another `model_sha256` does not fit.
+
+    `resumed` is the same tower from where a text with the same beginning left it; older bundles lack it.
+    """
 
     context_length: int
     model_sha256: str
+    resumed: GraphSpec | None = None
+
+    @property
+    def graphs(self) -> tuple[GraphSpec, ...]:
+        """This graph, and `resumed` if there is one."""
+        return (self,) if self.resumed is None else (self, self.resumed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +192,8 @@ class Manifest:
     def references(self) -> tuple[str, ...]:
         """Every file that the manifest names outside its `files` table."""
         graphs = tuple(encoder.file for encoder in self.encoders)
-        return (*graphs, self.text_encoder.file, self.tokenizer, *self.vocabularies, *self.engines)
+        texts = tuple(graph.file for graph in self.text_encoder.graphs)
+        return (*graphs, *texts, self.tokenizer, *self.vocabularies, *self.engines)
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
@@ -302,7 +312,10 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         decoding=DecodingSpec(**_known(DecodingSpec, document["decoding"])),
         encoders=tuple(_encoder(item) for item in document["encoders"]),
         text_encoder=TextEncoderSpec(
-            **_graph(text), context_length=text["context_length"], model_sha256=text["model_sha256"]
+            **_graph(text),
+            context_length=text["context_length"],
+            model_sha256=text["model_sha256"],
+            resumed=GraphSpec(**_graph(text["resumed"])) if "resumed" in text else None,
         ),
         tokenizer=document["tokenizer"],
         vocabularies=tuple(document["vocabularies"]),
@@ -375,3 +388,21 @@ def _check_encoder(encoder: EncoderSpec, manifest: Manifest) -> None:
 def _check_text_encoder(text: TextEncoderSpec, embed_dim: int) -> None:
     _check_shape(text, _tensor(text, "inputs", "tokens", "int64"), (None, None))
     _check_shape(text, _tensor(text, "outputs", "embeddings", "float32"), (None, embed_dim))
+    if text.resumed is not None:
+        _check_resumed(text.resumed, embed_dim)
+
+
+def _check_resumed(graph: GraphSpec, embed_dim: int) -> None:
+    """The text encoder that goes on from known beginnings: what it takes is shaped as what it gives."""
+    past = _tensor(graph, "inputs", "past", "float32")
+    sizes = past.shape if len(past.shape) == 6 else (0,) * 6
+    layers, heads, width = (size if isinstance(size, int) else 0 for size in (sizes[0], sizes[3], sizes[5]))
+    _check_shape(graph, past, (layers, 2, None, heads, None, width))
+    for layer in range(layers):
+        for part in ("key", "value"):
+            present = _tensor(graph, "outputs", f"present.{layer}.{part}", "float32")
+            _check_shape(graph, present, (None, heads, None, width))
+    _check_shape(graph, _tensor(graph, "inputs", "tokens", "int64"), (None, None))
+    _check_shape(graph, _tensor(graph, "inputs", "past_lengths", "int64"), (None,))
+    _check_shape(graph, _tensor(graph, "inputs", "beginnings", "int64"), (None,))
+    _check_shape(graph, _tensor(graph, "outputs", "embeddings", "float32"), (None, embed_dim))

@@ -139,7 +139,7 @@ def _chosen(
     from scclip_rt.evaluation.template_choice import choose_templates, template_entropies
     from scclip_rt.segmenter import Segmenter
     from scclip_rt.vocabulary.embedding import embed_each_template
-    from scclip_rt.vocabulary.open import open_text
+    from scclip_rt.vocabulary.open import TextTower
     from scclip_rt.vocabulary.templates import load_templates
 
     templates = load_templates(template_source(args) or bundle.decoding.templates)
@@ -149,11 +149,11 @@ def _chosen(
             f"{templates.name}",
             field="template_count",
         )
-    encode, tokenizer = open_text(bundle, args.threads)
+    tower = TextTower(bundle, threads=args.threads)
     single = embed_each_template(
         vocabulary.queries,
-        encode,
-        tokenizer,
+        tower.prompts,
+        tower.tokenizer,
         templates,
         context_length=bundle.text_encoder.context_length,
         progress=True,

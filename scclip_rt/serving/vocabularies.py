@@ -11,19 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scclip_rt.backends import TextBackend, open_text_backend
+from scclip_rt.backends import TextBackend
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import VocabularyError
 from scclip_rt.serving.errors import DeadlineError, NotFoundError, TooLargeError
 from scclip_rt.vocabulary.classes import Classes, find_background, parse_classes, shorten
-from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
+from scclip_rt.vocabulary.embedding import embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary, save_vocabulary
-from scclip_rt.vocabulary.open import check_model
+from scclip_rt.vocabulary.open import TextTower, check_model
 from scclip_rt.vocabulary.templates import load_templates
-from scclip_rt.vocabulary.tokenizer import Tokenizer
 
 DEFAULT = "default"
 """What the vocabulary of requests that name no classes is called."""
@@ -69,13 +65,10 @@ class Vocabularies:
         self._default = default
         self._keep = keep
         self._max_names = max_names
-        self._threads = threads
         self._shared = shared
         self._recent: OrderedDict[str, Vocabulary] = OrderedDict()
         self._lock = threading.Lock()
-        self._encoding = threading.Lock()  # one batch of prompts at a time: lists take turns
-        self._encoder = text
-        self._tokenizer: Tokenizer | None = None
+        self._tower = TextTower(bundle, threads=threads, text=text)
 
     @property
     def default(self) -> Vocabulary | None:
@@ -174,33 +167,20 @@ class Vocabularies:
     ) -> Vocabulary:
         find_background([names[0] for names in classes], background)
 
-        def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-            with self._encoding:
-                if gone() or time.monotonic() > deadline:
-                    raise DeadlineError(
-                        "the class names were not embedded in time; send them again to go on where this stopped, "
-                        "or embed them once with `scclip embed`"
-                    )
-                if self._encoder is None:
-                    self._encoder = open_text_backend(self._bundle, threads=self._threads)
-                return self._encoder.encode(tokens)
+        def in_time() -> None:
+            if gone() or time.monotonic() > deadline:
+                raise DeadlineError(
+                    "the class names were not embedded in time; send them again to go on where this stopped, "
+                    "or embed them once with `scclip embed`"
+                )
 
-        return embed_classes(
+        return self._tower.embed(
             classes,
-            encode,
-            self._read_tokenizer(),
             self._templates,
-            model_sha256=self._bundle.text_encoder.model_sha256,
+            encode=lambda prompts: self._tower.prompts(prompts, in_time),
             background=background,
-            context_length=self._bundle.text_encoder.context_length,
             cache_dir=embedding_cache_directory(),
         )
-
-    def _read_tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            path = self._bundle.checked_path(self._bundle.manifest.tokenizer)
-            self._tokenizer = Tokenizer.from_file(path)
-        return self._tokenizer
 
     def _remembered(self, name: str) -> Vocabulary | None:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from scclip_rt.errors import OutputError, VocabularyError
 from scclip_rt.files import atomic_path, cache_directory
 from scclip_rt.vocabulary.classes import Classes, find_background, shorten
 from scclip_rt.vocabulary.file import Vocabulary
+from scclip_rt.vocabulary.prompts import EncodePrompts, Prompt
 from scclip_rt.vocabulary.templates import Templates
-from scclip_rt.vocabulary.tokenizer import CONTEXT_LENGTH, Tokenizer, pad
+from scclip_rt.vocabulary.tokenizer import CONTEXT_LENGTH, Tokenizer
 
-EncodeText = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 GROUP_PROMPTS = 1024
 """Prompts sorted by length together: enough for full batches of like length, and a unit of progress and resumption."""
 
@@ -36,7 +36,7 @@ def embedding_cache_directory() -> Path | None:
 
 def embed_classes(
     classes: Classes,
-    encode: EncodeText,
+    encode: EncodePrompts,
     tokenizer: Tokenizer,
     templates: Templates,
     *,
@@ -44,7 +44,6 @@ def embed_classes(
     background: str | None = None,
     context_length: int = CONTEXT_LENGTH,
     cache_dir: Path | None = None,
-    batch: int = 64,
     progress: bool = False,
 ) -> Vocabulary:
     """Embed a class list.
@@ -53,14 +52,13 @@ def embed_classes(
 
     Args:
         classes: from `parse_classes`; the empty text is one as well.
-        encode: the text encoder, tokens (B, T) int64 → (B, E) float32.
+        encode: the text encoder: a `PromptEncoder`, or any other in `encode_whole`.
         tokenizer: of the same model.
         templates: prompts around each name.
         model_sha256: identity of the text model, for the vocabulary and the cache.
         background: see `find_background`.
         context_length: most tokens the text encoder takes, start and end included.
         cache_dir: folder of embeddings made before (`embedding_cache_directory()`), or None.
-        batch: prompts encoded at once.
         progress: show a bar on standard error.
 
     Raises:
@@ -76,8 +74,8 @@ def embed_classes(
         if cached is not None:
             rows[name] = cached
     missing = [name for name in queries if name not in rows]
-    prompts = [_Prompts.of(name, tokenizer, templates, context_length) for name in missing]
-    for name, row in _embed(prompts, encode, batch=batch, progress=progress):
+    prompts = _prompts(missing, tokenizer, templates, context_length) if missing else []
+    for name, row in _embed(prompts, encode, progress=progress):
         cache.put(name, row)
         rows[name] = row
     return Vocabulary(
@@ -93,7 +91,7 @@ def embed_classes(
 
 def embed_each_template(
     names: Sequence[str],
-    encode: EncodeText,
+    encode: EncodePrompts,
     tokenizer: Tokenizer,
     templates: Templates,
     *,
@@ -136,60 +134,77 @@ class _Prompts:
     """One name in all templates, as token ids."""
 
     name: str
-    rows: list[list[int]]
+    rows: list[Prompt]
 
-    @classmethod
-    def of(cls, name: str, tokenizer: Tokenizer, templates: Templates, context_length: int) -> _Prompts:
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(row.ids) for row in self.rows)
+
+
+def _prompts(
+    names: Sequence[str], tokenizer: Tokenizer, templates: Templates, context_length: int
+) -> list[_Prompts]:
+    """Tokens of every name in every template.
+
+    Raises:
+        VocabularyError: a name has no tokens or too many.
+    """
+    # Without the end token; a name may join with what stands before it, so rows are compared with it.
+    heads = [ids[:-1] for ids in tokenizer.encode(templates.heads)]
+    made = []
+    for name in names:
         if name and len(tokenizer.encode([name])[0]) <= 2:
             raise VocabularyError(
                 f"the class name {shorten(name)!r} has nothing that CLIP's tokenizer knows", field="classes"
             )
         rows = tokenizer.encode(templates(name))
-        longest = max(len(row) for row in rows)
-        if longest > context_length:
+        prompts = _Prompts(
+            name, [Prompt(ids, _common(ids, head)) for ids, head in zip(rows, heads, strict=True)]
+        )
+        if prompts.longest > context_length:
             raise VocabularyError(
-                f"the class name {shorten(name)!r} is too long: {longest} tokens in its longest prompt, start and end "
-                f"included; the model takes {context_length}. Shorten the name"
+                f"the class name {shorten(name)!r} is too long: {prompts.longest} tokens in its longest prompt, start "
+                f"and end included; the model takes {context_length}. Shorten the name"
                 + (", or use --templates none" if len(templates.patterns) > 1 else ""),
                 field="classes",
             )
-        return cls(name, rows)
+        made.append(prompts)
+    return made
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading ids are the same."""
+    pairs = zip(first, second, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _embed(
-    prompts: Sequence[_Prompts], encode: EncodeText, *, batch: int, progress: bool
+    prompts: Sequence[_Prompts], encode: EncodePrompts, *, progress: bool
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield each name with its embedding, group by group, short names first."""
     if not prompts:
         return
     from tqdm import tqdm
 
-    ordered = sorted(prompts, key=lambda p: max(len(row) for row in p.rows))
+    ordered = sorted(prompts, key=lambda p: p.longest)
     size = max(1, GROUP_PROMPTS // len(ordered[0].rows))
     with tqdm(total=len(ordered), desc="embedding names", unit="name", disable=not progress) as bar:
         for start in range(0, len(ordered), size):
             group = ordered[start : start + size]
-            yield from _embed_group(group, encode, batch)
+            yield from _embed_group(group, encode)
             bar.update(len(group))
 
 
 def _embed_group(
-    group: Sequence[_Prompts], encode: EncodeText, batch: int
+    group: Sequence[_Prompts], encode: EncodePrompts
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     rows = [row for prompts in group for row in prompts.rows]
-    owner = np.repeat(np.arange(len(group)), [len(prompts.rows) for prompts in group])
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    totals: NDArray[np.float64] | None = None
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        vectors = np.asarray(encode(pad([rows[index] for index in part])), np.float64)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        if totals is None:
-            totals = np.zeros((len(group), vectors.shape[1]))
-        np.add.at(totals, owner[part], vectors)
-    if totals is None:
-        return
-    for prompts, total in zip(group, totals, strict=True):
+    vectors = np.asarray(encode(rows), np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ends = np.cumsum([len(prompts.rows) for prompts in group])
+    for prompts, of_name in zip(group, np.split(vectors, ends[:-1]), strict=True):
+        total = of_name.sum(axis=0)
         row = (total / np.linalg.norm(total)).astype(np.float32)
         if not np.isfinite(row).all():
             raise VocabularyError(

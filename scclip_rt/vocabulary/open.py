@@ -2,12 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from scclip_rt.backends import TextBackend, open_text_backend
 from scclip_rt.bundle.bundle import Bundle
@@ -16,10 +14,65 @@ from scclip_rt.vocabulary.background_words import BACKGROUND, add_words, backgro
 from scclip_rt.vocabulary.classes import Classes, find_background, only_class, parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
-from scclip_rt.vocabulary.templates import load_templates
+from scclip_rt.vocabulary.prompts import EncodePrompts, PromptEncoder
+from scclip_rt.vocabulary.templates import Templates, load_templates
 from scclip_rt.vocabulary.tokenizer import Tokenizer
 
 _log = logging.getLogger("scclip_rt")
+
+
+class TextTower:
+    """A bundle's text encoder and tokenizer, each loaded when a name first needs it.
+
+    Args:
+        bundle: whose they are.
+        threads: CPU threads; None takes the cores this process may use.
+        keep: hold the weights between calls (for a ViT-B/16 some 250 MB), so that the next name costs only itself.
+        text: a text encoder that runs elsewhere, instead of the bundle's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        keep: bool = True,
+        text: TextBackend | None = None,
+    ) -> None:
+        self._bundle, self._keep = bundle, keep
+        self.prompts = PromptEncoder(lambda: text or open_text_backend(bundle, threads=threads))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        return Tokenizer.from_file(self._bundle.checked_path(self._bundle.manifest.tokenizer))
+
+    def embed(
+        self,
+        classes: Classes,
+        templates: Templates,
+        *,
+        encode: EncodePrompts | None = None,
+        background: str | None = None,
+        cache_dir: Path | None = None,
+        progress: bool = False,
+    ) -> Vocabulary:
+        """`embed_classes` with what the bundle says; `encode` stands for `prompts` where it is given."""
+        try:
+            return embed_classes(
+                classes,
+                encode or self.prompts,
+                self.tokenizer,
+                templates,
+                model_sha256=self._bundle.text_encoder.model_sha256,
+                background=background,
+                context_length=self._bundle.text_encoder.context_length,
+                cache_dir=cache_dir,
+                progress=progress,
+            )
+        finally:
+            if not self._keep:
+                self.prompts.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +84,7 @@ class EmbeddingOptions:
     progress: bool = False
     threads: int | None = None
     background_words: str | None = None  # a name of `BACKGROUND_WORDS`
+    tower: TextTower | None = None  # one for each call
 
 
 def resolve_vocabulary(
@@ -156,14 +210,6 @@ def parse_with_background(
     return ParsedClasses(classes=extended, background=found, added=index is None)
 
 
-def open_text(
-    bundle: Bundle, threads: int | None = None
-) -> tuple[Callable[[NDArray[np.int64]], NDArray[np.float32]], Tokenizer]:
-    """A bundle's text encoder, loaded at its first use, and its tokenizer."""
-    encode = _when_needed(lambda: open_text_backend(bundle, threads=threads))
-    return encode, Tokenizer.from_file(bundle.checked_path(bundle.manifest.tokenizer))
-
-
 def _embed(
     bundle: Bundle,
     options: EmbeddingOptions,
@@ -173,28 +219,12 @@ def _embed(
     parsed = parse_with_background(
         classes, background, options.background_words, alone=bundle.decoding.class_weighting == "surgery"
     )
-    encode, tokenizer = open_text(bundle, options.threads)
-    vocabulary = embed_classes(
+    tower = options.tower or TextTower(bundle, threads=options.threads)
+    vocabulary = tower.embed(
         parsed.classes,
-        encode,
-        tokenizer,
         load_templates(options.templates or bundle.decoding.templates),
-        model_sha256=bundle.text_encoder.model_sha256,
         background="none",
-        context_length=bundle.text_encoder.context_length,
         cache_dir=embedding_cache_directory() if options.cache else None,
         progress=options.progress,
     )
     return parsed.named(vocabulary)
-
-
-def _when_needed(load: Callable[[], TextBackend]) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    """Load the text encoder at the first name that the cache does not have: mostly never."""
-    loaded: list[TextBackend] = []
-
-    def encode(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        if not loaded:
-            loaded.append(load())
-        return loaded[0].encode(tokens)
-
-    return encode

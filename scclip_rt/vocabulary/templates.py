@@ -45,6 +45,11 @@ class Templates:
         return [pattern.replace("{}", name) for pattern in self.patterns]
 
     @property
+    def heads(self) -> list[str]:
+        """What stands before the class name, of every pattern."""
+        return [pattern[: pattern.index("{}")] for pattern in self.patterns]
+
+    @property
     def sha256(self) -> str:
         """Hash of the patterns, in order."""
         return hashlib.sha256("\n".join(self.patterns).encode()).hexdigest()

@@ -111,6 +111,25 @@ class Block(nn.Module):
         tap = self.tap(x, length)
         return self.finish(x, self.attend(*tap.heads, mask))
 
+    def resume(
+        self, x: Tensor, length: int, mask: Tensor, past_key: Tensor, past_value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`forward` where the keys and values of earlier tokens are known.
+
+        Args:
+            x: (B * N, D), the tokens that follow.
+            length: N.
+            mask: added to the attention scores, (B, 1, N, M + N).
+            past_key: (B, heads, M, D / heads), of the earlier tokens.
+            past_value: the same.
+
+        Returns:
+            (B * N, D), and the keys and values of the N tokens.
+        """
+        tap = self.tap(x, length)
+        attended = attend_to_both(tap.query, (past_key, past_value), (tap.key, tap.value), mask)
+        return self.finish(x, attended), tap.key, tap.value
+
     def tap(self, x: Tensor, length: int) -> Tap:
         """Queries, keys and values of tokens (B * N, D)."""
         width = x.shape[-1]
@@ -139,6 +158,26 @@ class Block(nn.Module):
         if self.policy.narrow is None:
             return self.query(y), self.key(y), self.value(y)
         return self.qkv(y).chunk(3, dim=-1)
+
+
+def attend_to_both(
+    query: Tensor, past: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], mask: Tensor
+) -> Tensor:
+    """`scaled_attention` over earlier keys and values and new ones, which are not copied into one tensor.
+
+    Args:
+        query: (B, heads, N, head_dim), scaled.
+        past: keys and values, (B, heads, M, head_dim) each.
+        own: the same of N tokens.
+        mask: added to the scores, broadcastable to (B, heads, N, M + N).
+
+    Returns:
+        (B, heads, N, head_dim).
+    """
+    scores = torch.cat([query @ key.transpose(-1, -2) for key, _ in (past, own)], dim=-1)
+    weights = torch.softmax(scores + mask, dim=-1)
+    earlier = past[0].shape[2]
+    return weights[..., :earlier] @ past[1] + weights[..., earlier:] @ own[1]
 
 
 class PatchEmbedding(nn.Module):

@@ -7,7 +7,7 @@ every block gives.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -35,25 +35,40 @@ def one_block_for_all(module: nn.Module) -> Iterator[None]:
     }
     first: dict[_Key, str] = {}
     for name, block in blocks.items():
-        block.forward = _stand_in(name, block, first)  # type: ignore[method-assign]
+        block.forward = _stand_in(name, block, block.forward, first)  # type: ignore[method-assign]
+        block.resume = _stand_in(name, block, block.resume, first)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for block in blocks.values():
-            del block.forward
+            del block.forward, block.resume
 
 
-def _stand_in(name: str, block: Block, first: dict[_Key, str]) -> Any:
-    """What is called in a block's place: the block between marks for the first of its form, else one node."""
-    forward, form = block.forward, _form(block)
+def _stand_in(name: str, block: Block, method: Callable[..., Any], first: dict[_Key, str]) -> Any:
+    """What is called in a method's place: the block between marks for the first of its form, else one node."""
+    form = (method.__name__, *_form(block))
 
-    def run(x: Tensor, length: int, mask: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, length: int, mask: Tensor | None = None, *past: Tensor) -> Any:
         source = first.setdefault((*form, mask is None), name)
+        inputs = (x, *past)
         if source != name:
-            return _node("Repeat", x, block=name, source=source)
-        return _node("Leave", forward(_node("Enter", x, block=name), length, mask), block=name)
+            made = _node("Repeat", inputs, _shapes(inputs, length), block=name, source=source)
+        else:
+            entered = _node("Enter", inputs, [value.shape for value in inputs], block=name)
+            result = method(entered[0], length, mask, *entered[1:])
+            left = result if past else (result,)
+            made = _node("Leave", left, [value.shape for value in left], block=name)
+        return tuple(made) if past else made[0]
 
     return run
+
+
+def _shapes(inputs: tuple[Tensor, ...], length: int) -> list[Any]:
+    """Of a block's results: the tokens, and where it is resumed the keys and values of those alone."""
+    return [
+        inputs[0].shape,
+        *((batch, heads, length, width) for batch, heads, _, width in (x.shape for x in inputs[1:])),
+    ]
 
 
 def _form(block: Block) -> _Key:
@@ -63,9 +78,14 @@ def _form(block: Block) -> _Key:
     return (*tensors, *settings, repr(block.activation), type(block.ln_1), type(block.ln_2))
 
 
-def _node(kind: str, x: Tensor, **attributes: str) -> Tensor:
-    return torch.onnx.ops.symbolic(
-        f"{_DOMAIN}::{kind}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
+def _node(kind: str, inputs: Sequence[Tensor], shapes: Sequence[Any], **attributes: str) -> Sequence[Tensor]:
+    return torch.onnx.ops.symbolic_multi_out(
+        f"{_DOMAIN}::{kind}",
+        inputs,
+        attributes,
+        dtypes=[value.dtype for value in inputs],
+        shapes=shapes,
+        version=1,
     )
 
 
@@ -91,23 +111,26 @@ def repeat_blocks(model: ir.Model, weights: nn.Module) -> None:
         if kind != "Repeat":
             continue
         source = node.attributes["source"].as_string()
-        values: dict[ir.Value | None, ir.Value | None] = {
-            marks["Enter", source].outputs[0]: node.inputs[0],
-        }
+        values = dict(zip(marks["Enter", source].outputs, node.inputs, strict=True))
         copies = [_copy(model, old, values, (source, name), tensors) for old in regions[source]]
         model.graph.insert_before(node, copies)
-        result = values[marks["Leave", source].inputs[0]]
-        assert result is not None
-        ir.convenience.replace_all_uses_with(node.outputs[0], result)
+        _replace(node.outputs, [values[value] for value in marks["Leave", source].inputs])
     for node in marks.values():
         if node.op_type != "Repeat":
-            assert node.inputs[0] is not None
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            _replace(node.outputs, node.inputs)
         model.graph.remove(node, safe=True)
 
 
+def _replace(values: Sequence[ir.Value], by: Sequence[ir.Value | None]) -> None:
+    for value, other in zip(values, by, strict=True):
+        assert other is not None
+        if value.is_graph_output():  # outputs keep their names
+            value.name, other.name = f"{value.name}.mark", value.name
+        ir.convenience.replace_all_uses_with(value, other, replace_graph_outputs=True)
+
+
 def _between(enter: ir.Node, leave: ir.Node, name: str) -> list[ir.Node]:
-    """The nodes that the block's result comes from, in order: those that its input or its weights reach.
+    """The nodes that the block's results come from, in order: those that its inputs or its weights reach.
 
     The others (lengths, the mask) are the same for every block.
     """
@@ -130,7 +153,7 @@ def _between(enter: ir.Node, leave: ir.Node, name: str) -> list[ir.Node]:
             inside[node] = any(map(is_inside, node.inputs))
             if inside[node]:
                 found.append(node)
-    needed, kept = {leave.inputs[0]}, []
+    needed, kept = set(leave.inputs), []
     for node in reversed(found):
         if needed.intersection(node.outputs):
             needed.update(node.inputs)
@@ -141,7 +164,7 @@ def _between(enter: ir.Node, leave: ir.Node, name: str) -> list[ir.Node]:
 def _copy(
     model: ir.Model,
     node: ir.Node,
-    values: dict[ir.Value | None, ir.Value | None],
+    values: dict[Any, ir.Value | None],
     names: tuple[str, str],
     tensors: dict[str, Tensor],
 ) -> ir.Node:

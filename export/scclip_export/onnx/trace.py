@@ -18,7 +18,7 @@ from scclip_export.errors import ExportError
 from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.dtypes import DtypePolicy
 from scclip_export.model.encoder import CalibratedEncoder
-from scclip_export.model.text_encoder import TextEncoder
+from scclip_export.model.text_encoder import ResumedTextEncoder, TextEncoder
 from scclip_export.onnx.clean_graph import clean
 from scclip_export.onnx.repeat import one_block_for_all, repeat_blocks
 from scclip_rt.image.geometry import MIN_PATCHES
@@ -105,6 +105,44 @@ def onnx_from_text_encoder(encoder: TextEncoder, path: Path, *, opset: int) -> N
         output_names=["embeddings"],
         dynamic_shapes={"tokens": axes},
         shapes={"tokens": ["batch", "tokens"], "embeddings": ["batch", encoder.proj.out_features]},
+    )
+
+
+def onnx_from_resumed_text_encoder(encoder: ResumedTextEncoder, path: Path, *, opset: int) -> None:
+    """Trace the text encoder that goes on from known beginnings; arguments as `onnx_from_encoder`."""
+    context, layers = len(encoder.positions), len(encoder.blocks)
+    heads, width = encoder.blocks[0].num_heads, encoder.table.shape[1]
+    known = [layers, 2, "beginnings", heads, "known", width // heads]
+    present = [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+    tokens = torch.randint(1, 100, (3, min(7, context)))
+    past = torch.randn(layers, 2, 5, heads, min(4, context), width // heads)
+    _trace(
+        encoder,
+        (tokens, past, torch.tensor([1, 2, 3, 1, 2]), torch.tensor([4, 0, 2])),
+        path,
+        opset=opset,
+        input_names=["tokens", "past", "past_lengths", "beginnings"],
+        output_names=["embeddings", *present],
+        dynamic_shapes={
+            "tokens": {
+                0: (batch := torch.export.Dim("batch", min=1)),
+                1: torch.export.Dim("tokens", min=1, max=context),
+            },
+            "past": {
+                2: (count := torch.export.Dim("known_beginnings", min=1)),
+                4: torch.export.Dim("known", min=1, max=context),
+            },
+            "past_lengths": {0: count},
+            "beginnings": {0: batch},
+        },
+        shapes={
+            "tokens": ["batch", "tokens"],
+            "past": known,
+            "past_lengths": ["beginnings"],
+            "beginnings": ["batch"],
+            "embeddings": ["batch", encoder.proj.out_features],
+            **{name: ["batch", heads, "tokens", width // heads] for name in present},
+        },
     )
 
 

@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.backends.base import BackendInfo, EncoderRequest
+from scclip_rt.backends.base import BackendInfo, EncoderRequest, KnownTokens
 from scclip_rt.backends.choose import DeviceKind, batch_size, choose_encoder
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, check_finite, inference_error
 from scclip_rt.backends.onnxruntime.session import (
@@ -41,16 +41,16 @@ class OnnxRuntimeEncoder(BatchedEncoder):
 
 
 class OnnxRuntimeText:
-    """The text encoder on ONNX Runtime's CPU provider."""
+    """The text encoder on ONNX Runtime's CPU provider; see `TextBackend`.
 
-    def __init__(self, session: Any, spec: TextEncoderSpec) -> None:
-        self._session = session
-        self._spec = spec
+    Args:
+        session: of one of the bundle's graphs for texts.
+        spec: the text encoder.
+        file: the graph's, for messages.
+    """
 
-    @classmethod
-    def open(cls, bundle: Bundle, *, threads: int | None = None) -> Self:
-        """Load the text encoder; errors as `scclip_rt.backends.open_text_backend`."""
-        return cls(create_session(bundle, bundle.text_encoder, threads=threads), bundle.text_encoder)
+    def __init__(self, session: Any, spec: TextEncoderSpec, file: str) -> None:
+        self._session, self._spec, self._file = session, spec, file
 
     def encode(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Token rows (B, T) int64, T at most the context length, to unit vectors (B, E) float32."""
@@ -63,10 +63,63 @@ class OnnxRuntimeText:
                 f"tokens must be int64 (B, T), T from 1 to {self._spec.context_length}; "
                 f"got {tokens.dtype} {tokens.shape}"
             )
-        names = ["embeddings"]
-        outputs = _run(self._session, names, {"tokens": tokens}, self._spec.file)
-        check_finite(names, outputs, self._spec.file)
-        return outputs[0]
+        return self._run(["embeddings"], self._feeds(tokens))[0]
+
+    def _feeds(self, tokens: NDArray[np.int64]) -> Feeds:
+        return {"tokens": tokens}
+
+    def _run(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
+        outputs = _run(self._session, names, feeds, self._file)
+        check_finite(names, outputs, self._file)
+        return outputs
+
+
+class OnnxRuntimeResumingText(OnnxRuntimeText):
+    """The text encoder that goes on from known beginnings; see `ResumingTextBackend`."""
+
+    def keys_and_values(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Beginnings (B, T) int64 to their keys and values (layers, 2, B, heads, T, D / heads)."""
+        past = self._past_shape
+        names = [f"present.{layer}.{part}" for layer in range(past[0]) for part in ("key", "value")]
+        outputs = self._run(names, self._feeds(tokens))
+        return np.stack(outputs).reshape(past[0], 2, *outputs[0].shape)
+
+    def resume(
+        self, tokens: NDArray[np.int64], known: KnownTokens, beginnings: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """What follows known beginnings, (B, T) int64, to unit vectors (B, E) float32."""
+        return self._run(["embeddings"], self._resumed(tokens, known, beginnings))[0]
+
+    def _feeds(self, tokens: NDArray[np.int64]) -> Feeds:
+        """For texts from the start: they go on from a beginning of no tokens."""
+        nothing = KnownTokens(values=np.zeros(self._past_shape, np.float32), lengths=np.zeros(1, np.int64))
+        return self._resumed(tokens, nothing, np.zeros(len(tokens), np.int64))
+
+    @property
+    def _past_shape(self) -> list[int]:
+        """Of one beginning of one token."""
+        past = next(tensor for tensor in self._session.get_inputs() if tensor.name == "past")
+        return [length if isinstance(length, int) else 1 for length in past.shape]
+
+    @staticmethod
+    def _resumed(tokens: NDArray[np.int64], known: KnownTokens, beginnings: NDArray[np.int64]) -> Feeds:
+        return {
+            "tokens": tokens,
+            "past": known.values,
+            "past_lengths": known.lengths,
+            "beginnings": beginnings,
+        }
+
+
+def open_text(bundle: Bundle, *, threads: int | None = None) -> OnnxRuntimeText:
+    """Load the text encoder, the one that resumes if there is one.
+
+    Errors as `scclip_rt.backends.open_text_backend`.
+    """
+    spec = bundle.text_encoder
+    graph = spec.resumed or spec
+    kind = OnnxRuntimeText if spec.resumed is None else OnnxRuntimeResumingText
+    return kind(create_session(bundle, graph, threads=threads), spec, graph.file)
 
 
 def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:

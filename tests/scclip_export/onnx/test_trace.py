@@ -28,7 +28,7 @@ def unit_text(queries: int) -> np.ndarray:
     return text / np.linalg.norm(text, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("file", [WINDOWS, FIXED, DYNAMIC, "text_encoder.onnx"])
+@pytest.mark.parametrize("file", [WINDOWS, FIXED, DYNAMIC, "text_encoder.onnx", "text_encoder.resumed.onnx"])
 def test_no_operator_depends_on_data(micro_bundle: Path, file: str) -> None:
     found = set(operators(micro_bundle / file))
     assert not found & FORBIDDEN_OPS

@@ -11,7 +11,7 @@ from scclip_rt.evaluation.class_use import ClassUse, class_use
 from scclip_rt.evaluation.template_choice import choose_templates, template_entropies
 from scclip_rt.vocabulary.embedding import embed_each_template
 from scclip_rt.vocabulary.file import Vocabulary
-from scclip_rt.vocabulary.open import open_text
+from scclip_rt.vocabulary.open import TextTower
 from scclip_rt.vocabulary.templates import load_templates
 
 
@@ -109,10 +109,10 @@ def test_no_images_are_refused(segment: Segmenter) -> None:
 
 
 def test_each_class_keeps_its_templates_of_least_entropy(segment: Segmenter) -> None:
-    encode, tokenizer = open_text(segment.bundle, 1)
+    tower = TextTower(segment.bundle, threads=1)
     templates = load_templates("imagenet")
     names = segment.vocabulary.queries
-    single = embed_each_template(names, encode, tokenizer, templates)
+    single = embed_each_template(names, tower.prompts, tower.tokenizer, templates)
     mean = single.astype(np.float64).sum(axis=0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(mean, segment.vocabulary.embeddings, atol=1e-6)  # of all templates

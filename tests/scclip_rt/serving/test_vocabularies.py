@@ -84,7 +84,7 @@ def test_lists_take_turns(bundle_path: Path) -> None:
     """A long list in the text encoder lets a short one through between two of its batches."""
     lists = make(bundle_path, templates="imagenet")
     lists.embed(["x"], None, deadline=soon())
-    inner = lists._encoder
+    inner = lists._tower.prompts._text
     turns: list[str] = []
     short = threading.Thread(target=lambda: lists.embed(["short"], None, deadline=soon()))
 
@@ -96,7 +96,7 @@ def test_lists_take_turns(bundle_path: Path) -> None:
             time.sleep(0.02)
             return inner.encode(tokens)
 
-    lists._encoder = Slow()
+    lists._tower.prompts._text = Slow()
     lists.embed([f"long {number}" for number in range(10)], None, deadline=soon())
     short.join(60)
     others = [place for place, name in enumerate(turns) if name == short.name]

@@ -12,6 +12,7 @@ from scclip_rt.errors import OutputError, VocabularyError
 from scclip_rt.vocabulary.classes import find_background, parse_classes, shorten
 from scclip_rt.vocabulary.embedding import embed_classes
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary, save_vocabulary
+from scclip_rt.vocabulary.prompts import encode_whole
 from scclip_rt.vocabulary.templates import Templates, load_templates
 from scclip_rt.vocabulary.tokenizer import Tokenizer
 
@@ -233,8 +234,9 @@ CLASSES = parse_classes("background; cat, kitten; a very long class name indeed;
 TEMPLATES = load_templates("imagenet")
 
 
-def embed(encoder, classes=CLASSES, templates=TEMPLATES, **options):
-    return embed_classes(classes, encoder, TOKENIZER, templates, model_sha256=SHA, **options)
+def embed(encoder, classes=CLASSES, templates=TEMPLATES, *, batch=64, sha=SHA, **options):
+    encode = encode_whole(encoder, batch=batch)
+    return embed_classes(classes, encode, TOKENIZER, templates, model_sha256=sha, **options)
 
 
 def test_each_name_is_the_mean_of_its_prompts():
@@ -270,7 +272,7 @@ def test_names_are_cached_by_content(tmp_path):
     embed(one_more, parse_classes("cat; bird"), cache_dir=tmp_path)
     assert one_more.rows == 80
     other = FakeEncoder()
-    embed_classes(CLASSES, other, TOKENIZER, TEMPLATES, model_sha256="cd" * 32, cache_dir=tmp_path)
+    embed(other, sha="cd" * 32, cache_dir=tmp_path)
     assert other.rows == 400
     templates = FakeEncoder()
     embed(templates, templates=load_templates("none"), cache_dir=tmp_path)
