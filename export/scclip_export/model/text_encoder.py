@@ -115,7 +115,7 @@ class ResumedTextEncoder(TextEncoder):
         mask = torch.cat([seen, own], dim=2).unsqueeze(1)
         # One Gather for each tensor, of rows that are not copied before.
         count, rows = past.shape[2], past.flatten(0, 2)
-        present = []
+        present: list[Tensor] = []
         blocks: Any = self.blocks
         for layer, block in enumerate(blocks):
             known = [rows.index_select(0, beginnings + (2 * layer + part) * count) for part in (0, 1)]

@@ -78,7 +78,7 @@ def _form(block: Block) -> _Key:
     return (*tensors, *settings, repr(block.activation), type(block.ln_1), type(block.ln_2))
 
 
-def _node(kind: str, inputs: Sequence[Tensor], shapes: Sequence[Any], **attributes: str) -> Sequence[Tensor]:
+def _node(kind: str, inputs: Sequence[Tensor], shapes: Sequence[Any], **attributes: Any) -> Sequence[Tensor]:
     return torch.onnx.ops.symbolic_multi_out(
         f"{_DOMAIN}::{kind}",
         inputs,
@@ -111,7 +111,9 @@ def repeat_blocks(model: ir.Model, weights: nn.Module) -> None:
         if kind != "Repeat":
             continue
         source = node.attributes["source"].as_string()
-        values = dict(zip(marks["Enter", source].outputs, node.inputs, strict=True))
+        values: dict[Any, ir.Value | None] = dict(
+            zip(marks["Enter", source].outputs, node.inputs, strict=True)
+        )
         copies = [_copy(model, old, values, (source, name), tensors) for old in regions[source]]
         model.graph.insert_before(node, copies)
         _replace(node.outputs, [values[value] for value in marks["Leave", source].inputs])

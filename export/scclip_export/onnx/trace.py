@@ -111,8 +111,10 @@ def onnx_from_text_encoder(encoder: TextEncoder, path: Path, *, opset: int) -> N
 def onnx_from_resumed_text_encoder(encoder: ResumedTextEncoder, path: Path, *, opset: int) -> None:
     """Trace the text encoder that goes on from known beginnings; arguments as `onnx_from_encoder`."""
     context, layers = len(encoder.positions), len(encoder.blocks)
-    heads, width = encoder.blocks[0].num_heads, encoder.table.shape[1]
-    known = [layers, 2, "beginnings", heads, "known", width // heads]
+    blocks: Any = encoder.blocks
+    heads: int = blocks[0].num_heads
+    width = encoder.table.shape[1]
+    known: list[int | str] = [layers, 2, "beginnings", heads, "known", width // heads]
     present = [f"present.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     tokens = torch.randint(1, 100, (3, min(7, context)))
     past = torch.randn(layers, 2, 5, heads, min(4, context), width // heads)
