@@ -315,6 +315,95 @@ def test_the_benchmarks_naive_form_is_the_method(method: str, visual: Any) -> No
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 
 
+# Window, stride and sides in pixels, then the scale; what a benchmark changes. None: the model's window, half of it.
+PUBLISHED: dict[str, tuple[tuple[Any, ...], dict[str, dict[str, Any]]]] = {
+    "sfp": (
+        (None, None, 336, 2048, 40.0),
+        {
+            "voc21": {"logit_scale": 50.0, "prob_threshold": 0.15, "area_threshold": 0.1},
+            "context60": {"prob_threshold": 0.15},
+            "coco-object": {"logit_scale": 55.0, "prob_threshold": 0.35},
+            "cityscapes": {"short_side": 560},
+            "ade20k": {"short_side": 384},
+        },
+    ),
+    "naclip": (
+        (None, None, 336, 2048, 40.0),
+        {
+            "voc21": {"whole_image": True, "prob_threshold": 0.1},
+            "voc20": {"whole_image": True},
+            "context60": {"prob_threshold": 0.1},
+            "coco-object": {"prob_threshold": 0.1},
+            "cityscapes": {"short_side": 560},
+        },
+    ),
+    "clearclip": (
+        (448, 224, 448, 2048, 50.0),
+        {
+            "voc21": {"prob_threshold": 0.5},
+            "context60": {"prob_threshold": 0.15},
+            "coco-object": {"prob_threshold": 0.4},
+        },
+    ),
+    "sclip": (
+        (None, None, 336, 2048, 40.0),
+        {
+            "voc21": {"logit_scale": 65.0, "prob_threshold": 0.1, "area_threshold": 0.1},
+            "context60": {"logit_scale": 50.0, "prob_threshold": 0.1},
+            "coco-object": {"logit_scale": 50.0, "prob_threshold": 0.1},
+            "cityscapes": {"short_side": 560},
+            "coco-stuff": {"short_side": 448},
+        },
+    ),
+    "segearth": (
+        (224, 112, 448, 448, 50.0),
+        {
+            "potsdam": {"prob_threshold": 0.1, "rest_class": 5},
+            "udd5": {"prob_threshold": 0.4, "rest_class": 4},
+            "loveda": {"prob_threshold": 0.3, "rest_class": 0},
+            "chn6-cug": {"prob_threshold": 0.8, "rest_class": 0},
+            "xbd": {"prob_threshold": 0.0, "rest_class": 0},
+        },
+    ),
+    "resclip": (
+        (None, None, 336, 2048, 40.0),
+        {
+            "voc21": {"whole_image": True, "prob_threshold": 0.1},
+            "context60": {"prob_threshold": 0.1},
+            "cityscapes": {"short_side": 560},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_defaults_are_the_published_ones(method: str) -> None:
+    found = METHODS[method].options().defaults(layers=12, patch_size=16)
+    numbers, benchmarks = PUBLISHED[method]
+    assert (found.window, found.stride, found.short_side, found.long_side, found.logit_scale) == numbers
+    assert {name: dict(found.benchmarks[name]) for name in benchmarks} == benchmarks
+    assert found.refine == ("pamr" if method == "naclip" else None)
+    assert (found.prob_threshold, found.area_threshold) == (0.0, None)
+
+
+def test_sfp_has_other_thresholds_for_large_models() -> None:
+    large = METHODS["sfp"].options().defaults(layers=24, patch_size=14).benchmarks
+    assert (large["voc21"]["prob_threshold"], large["coco-object"]["prob_threshold"]) == (0.2, 0.25)
+
+
+def test_shallow_models_have_the_taps_scaled() -> None:
+    """The demo model has nine blocks; official codes have no such case."""
+    sfp = METHODS["sfp"].options()
+    published, shallow = (sfp.parts(layers=layers, patch_size=16) for layers in (12, 9))
+    assert (published.pre_layer, published.post_layer, published.fusion_layers) == (8, 3, (3, 10))
+    assert (published.source, shallow.source) == ("published", "extrapolated")
+    for layers in range(4, 12):
+        sfp.parts(layers=layers, patch_size=16).check(layers=layers, num_patches=196)
+        METHODS["resclip"].options().parts(layers=layers, patch_size=16).check(layers=layers, num_patches=196)
+    taps = METHODS["resclip"].options().parts(layers=12, patch_size=16).taps(12)
+    assert taps == METHODS["resclip"].options().parts(layers=24, patch_size=14).taps(24) == {5, 6, 7, 8}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_equals_its_singles(method: str, visual: Any) -> None:
     parts = METHODS[method].options().parts(layers=12, patch_size=16)

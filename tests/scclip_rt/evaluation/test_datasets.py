@@ -153,6 +153,28 @@ def test_a_segmenter_takes_the_preset_and_what_is_given_goes_first(bundle_path: 
     assert (off.options.prob_threshold, off.options.area_threshold) == (0, 0)
 
 
+def test_a_method_s_own_settings_of_a_benchmark_replace_those_of_sc_clip(bundle_path: Path, voc) -> None:
+    from dataclasses import replace
+
+    from scclip_rt.bundle.manifest import BenchmarkSpec
+
+    opened = Bundle.open(bundle_path)
+    own = {"voc21": BenchmarkSpec(logit_scale=65.0, prob_threshold=0.1, area_threshold=0.1)}
+    bundle = replace(opened, manifest=replace(opened.manifest, format_version=2, benchmarks=own))
+    with_own = open_segmenter(bundle, open_dataset("voc21", root=voc.data), templates="none").options
+    assert (with_own.logit_scale, with_own.prob_threshold, with_own.area_threshold) == (65.0, 0.1, 0.1)
+    given = open_segmenter(bundle, open_dataset("voc21", root=voc.data), templates="none", logit_scale=7.0)
+    assert (given.options.logit_scale, given.options.prob_threshold) == (7.0, 0.1)
+    # A benchmark that the method says nothing of: the bundle's numbers, not SC-CLIP's.
+    other = open_segmenter(bundle, open_dataset("voc20", root=voc.data), templates="none")
+    assert other.options.logit_scale == bundle.decoding.logit_scale
+    assert other.preparation.short_side == bundle.preprocessing.short_side
+    asked = open_segmenter(bundle, open_dataset("voc20", root=voc.data), templates="none", preset="voc21")
+    assert asked.options.logit_scale == 65.0
+    with pytest.raises(OptionError, match="there are voc21"):
+        open_segmenter(bundle, open_dataset("voc20", root=voc.data), templates="none", preset="potsdam")
+
+
 def test_other_names_for_the_classes(voc, tmp_path: Path) -> None:
     listing = tmp_path / "mine.txt"
     listing.write_text("background\n" + "".join(f"thing {i}, object {i}\n" for i in range(20)))
