@@ -5,7 +5,7 @@ import torch
 
 from oracles.kernels import anomaly_oracle, assert_within_budget, repair_oracle
 from scclip_kernels import num_outliers
-from scclip_kernels.triton.anomaly import SIZES, anomaly_scores, anomaly_scores_reference
+from scclip_kernels.triton.anomaly import LONG, SIZES, anomaly_scores, anomaly_scores_reference
 from scclip_kernels.triton.outlier_repair import repair_outliers, repair_outliers_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -14,14 +14,15 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 @pytest.fixture
 def large_blocks(monkeypatch) -> None:
     """Fewer programs: the interpreter's time goes by programs. Small cases run the sizes that are shipped."""
-    monkeypatch.setitem(SIZES, "BLOCK_M", 128)
-    monkeypatch.setitem(SIZES, "BLOCK_K", 64)
+    for sizes in (SIZES, LONG):
+        monkeypatch.setitem(sizes, "BLOCK_M", 128)
+        monkeypatch.setitem(sizes, "BLOCK_K", 64)
     monkeypatch.setattr("scclip_kernels.triton.halves.ROWS", 128)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_scores_with_the_blocks_shipped(dtype) -> None:
-    features = (torch.randn(1, 37, 40) * 2 + 5).to(dtype)
+@pytest.mark.parametrize(("patches", "dtype"), [*((37, dtype) for dtype in DTYPES), (260, torch.float32)])
+def test_scores_with_the_blocks_shipped(patches, dtype) -> None:
+    features = (torch.randn(1, patches, 40) * 2 + 5).to(dtype)
     got = anomaly_scores(features)
     assert got.dtype == torch.float32
     oracle = anomaly_oracle(features, 30)
