@@ -105,9 +105,9 @@ test("on a phone, without isolation, one thread gives the same labels and nothin
   assert.ok((await equalTo(page, sampleAt)) >= 0.999);
 });
 
-test("after one visit the page works offline, with threads on a host that sends no headers", { skip }, async (t) => {
-  const own = await serve(SITE);
-  const page = await open(t, own.url, {}, /ERR_CONNECTION_REFUSED/); // the browser looks for a newer service worker
+test("after one visit the page works offline, under any path, with threads on a host that sends no headers", { skip }, async (t) => {
+  const own = await serve("dist"); // the page lies under a sub-path of it
+  const page = await open(t, `${own.url}site/`, {}, /ERR_CONNECTION_REFUSED/); // the browser looks for a newer service worker
   await page.locator("#offline", { hasText: "without a connection" }).waitFor();
   assert.equal(await page.evaluate("crossOriginIsolated"), true);
   await ready(page);
