@@ -7,6 +7,7 @@ numbers. The demo model's are its own.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from synthetic import clip_state_dict
@@ -61,24 +62,19 @@ def bundle(
     model: str, work: Path, *, calibration: str = "scclip", precisions: tuple[str, ...] = PRECISIONS
 ) -> Path:
     """A bundle with windows and, if calibrated, a dynamic grid in each precision; exported if it is not there."""
+    options = ["--dynamic-grid"] if calibration == "scclip" else []
+    options += ["--calibration", calibration, *(f"--{p}" for p in precisions if p != "fp32")]
+    if model == "demo":
+        options += ["--vocabulary", str(DEMO_CLASSES)]
+    return exported(model, work, model if calibration == "scclip" else f"{model}-{calibration}", options)
+
+
+def exported(model: str, work: Path, name: str, options: Sequence[str]) -> Path:
+    """The bundle of a name in the work folder; exported with these options if it is not there."""
     from scclip_export.cli.main import run
 
-    name = model if calibration == "scclip" else f"{model}-{calibration}"
     path = work / f"{name}.scclip"
-    if path.exists():
-        return path
-    arguments = [
-        "--checkpoint",
-        str(checkpoint(model, work)),
-        "--activation",
-        "quickgelu",
-        "--output",
-        str(path),
-    ]
-    arguments += ["--dynamic-grid"] if calibration == "scclip" else []
-    arguments += ["--calibration", calibration, *(f"--{p}" for p in precisions if p != "fp32")]
-    if model == "demo":
-        arguments += ["--vocabulary", str(DEMO_CLASSES)]
-    if run(arguments):
+    weights = ["--checkpoint", str(checkpoint(model, work)), "--activation", "quickgelu"]
+    if not path.exists() and run([*weights, "--output", str(path), *options]):
         sys.exit("the export failed")
     return path

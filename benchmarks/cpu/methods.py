@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import measure, parser
-from benchmarks.models import add_model_options, checkpoint, photo
+from benchmarks.models import add_model_options, exported, photo
 from scclip_rt.bench import Case, Entry, Workload
 
 COMMON = {"backend": "onnxruntime", "precision": "fp32", "refine": "none"}
@@ -33,22 +33,8 @@ METHODS = (
 
 def method_bundle(model: str, work: Path, method: str) -> Path:
     """A float32 bundle with the same windows for every method; exported if it is not there."""
-    from scclip_export.cli.main import run
-
-    path = work / f"{model}-{method}-224.scclip"
-    if not path.exists():
-        options = [
-            "--checkpoint",
-            str(checkpoint(model, work)),
-            "--activation",
-            "quickgelu",
-            "--output",
-            str(path),
-        ]
-        options += ["--calibration", method, "--window", "224", "--stride", "112", "--short-side", "336"]
-        if run(options):
-            sys.exit("the export failed")
-    return path
+    options = ["--calibration", method, "--window", "224", "--stride", "112", "--short-side", "336"]
+    return exported(model, work, f"{model}-{method}-224", options)
 
 
 def encoder_pair(args: "Options", method: str) -> list[Entry]:
@@ -63,13 +49,13 @@ def encoder_pair(args: "Options", method: str) -> list[Entry]:
 def photo_pair(args: "Options", method: str) -> list[Entry]:
     """The naive form and the runtime."""
     # Not at the top: every contender's process imports this module again, and torch would count in its memory.
-    from benchmarks.cpu.naive_contender import open_naive
+    from benchmarks.cpu.naive_contender import NaiveContender
 
     path = method_bundle(args.model, args.work, method)
     workload = Workload(image=str(photo(args.work)), queries=150)
     case = Case(bundle=str(path), **COMMON, workload=workload)
     return [
-        Entry(name=f"naive {method}", case=case, factory=open_naive),
+        Entry(name=f"naive {method}", case=case, factory=NaiveContender),
         Entry(name=method, case=case),
     ]
 

@@ -88,9 +88,7 @@ class NaiveContender:
         mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
         pixels = [(torch.from_numpy(w).float().permute(2, 0, 1) - mean) / std for w in self._windows]
         features = np.stack([self._naive.window_features(p).numpy() for p in pixels])
-        reference = reference[
-            :, -features.shape[1] :
-        ]  # without the class row that CLIP Surgery's bundles have
+        reference = reference[:, -features.shape[1] :]  # CLIP Surgery's bundles have a class row before
         return check(features, features, reference, limits_for("fp32", "fp32", {}), name="the naive baseline")
 
     def labels(self) -> NDArray[Any]:
