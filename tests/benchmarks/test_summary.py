@@ -267,3 +267,32 @@ def test_kernels_are_counted_after_the_warm_up() -> None:
         log.append(kernel("Add", start + 4, end="fence_before"))
     events = profile_ops.onnxruntime_events(log, 1)
     assert profile_ops.by_type(events, 2) == {"MatMul": (4.0, 2), "Add": (2.0, 1)}
+
+
+def test_methods_are_paired_with_the_plain_encoder_and_their_naive_forms(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    plain, own = row("plain, for gem", [1.0, 1.0, 2.0], flops=100), row("gem", [1.1, 1.2, 2.2], flops=110)
+    write(folder, "methods-encoder.json", [plain, own])
+    write(folder, "methods-photo.json", [row("naive gem", [4.0, 4.0, 4.0]), row("gem", [2.0, 1.0, 2.0])])
+    made = summary.tables(folder)
+    assert cells(made["methods-encoder"])[2][3:] == ["**+10.0 %** (+10.0 to +20.0)", "+10.0 %"]
+    assert cells(made["methods-photo"])[2][3] == "**2.00×** (2.00–4.00)"
+
+
+def test_tools_for_class_lists_are_held_against_the_list_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    rows = [
+        {"list": listing, "treatment": treatment, "miou": miou}
+        for listing, treatment, miou in (
+            ("a", "as it is", 50.0),
+            ("a", "x", 60.5),
+            ("b", "as it is", 9.0),
+            ("b", "x", 8.0),
+        )
+    ]
+    (folder / "vocabulary.json").write_text(json.dumps({"scenes": 3, "rows": rows}))
+    assert cells(summary.tables(folder)["vocabulary"])[2:] == [
+        ["as it is", "50.0", "9.0"],
+        ["`x`", "60.5 (+10.5)", "8.0 (-1.0)"],
+    ]
