@@ -12,6 +12,7 @@ from scclip_rt.cli import (
     bake,
     batch,
     bench,
+    cache,
     compare_methods,
     convert,
     convert_coco_object,
@@ -39,6 +40,7 @@ COMMANDS = (
     eval,
     compare_methods,
     bench,
+    cache,
     convert_coco_object,
 )
 

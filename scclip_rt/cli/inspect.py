@@ -23,6 +23,7 @@ from scclip_rt.bundle.model_card import model_card
 from scclip_rt.cli.options import add_output_options, check_json_target, write_json
 from scclip_rt.errors import BackendError, printable
 from scclip_rt.files import atomic_path, check_replaceable
+from scclip_rt.vocabulary.embedding import embedding_cache_directory
 
 _DESCRIPTION = """\
 Show what a bundle holds, and check all of it: the manifest, every file's SHA-256, and that the
@@ -187,6 +188,10 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
             ("decoding", _pairs(asdict(manifest.decoding))),
             ("made with", _pairs(manifest.created_with)),
             *(("runs here", line) for line in _choices(bundle)),
+            (
+                "names",
+                f"embeddings are kept in {embedding_cache_directory() or 'no folder: this user has no home'}",
+            ),
         ]
     )
     yield ""

@@ -42,7 +42,7 @@ Segment images: every pixel gets the class whose name fits it best.
 For each image this writes into the output folder
   STEM.labels.png      class numbers, from 0 in the order of the classes; the highest value
                        (255, or 65535 above 254 classes) means unlabelled
-  STEM.overlay.png     the image under the classes' colours, with a legend
+  STEM.overlay.png     the image under the classes' colours, with a legend (not with --no-overlay)
   STEM.confidence.png  with --confidence: the probability of each pixel's class, 0..255
 Folders are searched through, and their sub-folders are kept in the output. Two images of one name
 keep their suffix (STEM.jpg.labels.png). Outputs that exist stop the command before any work, unless
@@ -124,6 +124,11 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
 def _add_label_options(parser: argparse.ArgumentParser) -> None:
     group = add_label_options(parser)
     group.add_argument("--confidence", action="store_true", help="also write STEM.confidence.png")
+    group.add_argument(
+        "--no-overlay",
+        action="store_true",
+        help="leave out STEM.overlay.png, which takes most of the writing",
+    )
     group.add_argument(
         "--format",
         metavar="FORMAT",
@@ -280,7 +285,7 @@ def plan(args: argparse.Namespace) -> Work:
             image=image,
             name=name,
             labels=args.output / (*kind.image_files, *kind.run_files)[0].format(stem=name),
-            overlay=args.output / f"{name}.overlay.png" if alone else None,
+            overlay=args.output / f"{name}.overlay.png" if alone and not args.no_overlay else None,
             confidence=args.output / f"{name}.confidence.png" if alone and args.confidence else None,
         )
         tasks.append(task)
@@ -391,12 +396,12 @@ def _save(result: "Segmentation", task: Task, *, force: bool) -> None:
     """All of an image's files or none."""
     folder, stem = task.labels.parent, Path(task.name).name
     if task.confidence is None or result.confidence is None:
-        result.save(folder, stem, force=force)
+        result.save(folder, stem, overlay=task.overlay is not None, force=force)
         return
     with atomic_path(task.confidence, force=force) as temporary:
         grey = (result.confidence * 255 + 0.5).astype("uint8")
         temporary.write_bytes(encode_png(grey))
-        result.save(folder, stem, force=force)
+        result.save(folder, stem, overlay=task.overlay is not None, force=force)
 
 
 def _report(segmenter: "Segmenter", rows: list[dict[str, Any]], work: Work) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def check(args: argparse.Namespace) -> None:
         raise OptionError("--confidence of a video goes with --format npz")
     _reuse(args)
     if args.overlay is not None:
+        if args.no_overlay:
+            raise OptionError("--overlay FILE and --no-overlay contradict each other: give one of them")
         if args.overlay.suffix.lower() not in _OVERLAY_SUFFIXES:
             raise OptionError(f"--overlay writes {' or '.join(_OVERLAY_SUFFIXES)}; got {args.overlay}")
         check_replaceable(args.overlay, force=args.force)

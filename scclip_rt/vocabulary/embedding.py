@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ GROUP_PROMPTS = 1024
 """Prompts sorted by length together: enough for full batches of like length, and a unit of progress and resumption."""
 
 _DIGEST_BYTES = 32
+_ROWS_PER_FOLDER = 256
+"""65,536 names in all: 140 MB for vectors of 512 numbers."""
 
 _log = logging.getLogger("scclip_rt")
 
@@ -217,7 +221,8 @@ def _embed_group(
 class _Cache:
     """One small file per name, templates and model: a SHA-256 and the float32 row it is of.
 
-    A file that does not hold what its hash says is made again.
+    A file that does not hold what its hash says is made again. Files lie in 256 folders by their hash; when one has too
+    many, those go that were longest not used.
     """
 
     def __init__(self, directory: Path | None, templates_sha256: str, model_sha256: str) -> None:
@@ -231,10 +236,13 @@ class _Cache:
     def get(self, name: str) -> NDArray[np.float32] | None:
         if self._directory is None:
             return None
+        path = self._path(self._directory, name)
         try:
-            data = self._path(self._directory, name).read_bytes()
+            data = path.read_bytes()
         except (OSError, ValueError):
             return None
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(path)
         digest, row = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if len(row) % 4 or digest != hashlib.sha256(row).digest():
             return None
@@ -245,8 +253,18 @@ class _Cache:
             return
         try:
             data = row.astype("<f4").tobytes()
-            with atomic_path(self._path(self._directory, name), force=True) as temporary:
+            path = self._path(self._directory, name)
+            with atomic_path(path, force=True) as temporary:
                 temporary.write_bytes(hashlib.sha256(data).digest() + data)
+            _keep_newest(path.parent, _ROWS_PER_FOLDER)
         except OutputError as error:  # a cache that can't be written costs time, not the result
             _log.warning("embeddings are not cached: %s", error)
             self._directory = None
+
+
+def _keep_newest(folder: Path, number: int) -> None:
+    """Remove the rows of a folder that were longest not used; what another process removed meanwhile is gone."""
+    with contextlib.suppress(OSError):
+        rows = [entry for entry in os.scandir(folder) if entry.name.endswith(".row")]
+        for entry in sorted(rows, key=lambda entry: entry.stat().st_mtime)[: max(0, len(rows) - number)]:
+            Path(entry).unlink()

@@ -83,6 +83,13 @@ def test_one_image(
     )
 
 
+def test_without_overlays_labels_and_confidence_stay(bundle_path: Path, photo: Path, tmp_path: Path) -> None:
+    for options, kinds in (((), ("labels",)), (("--confidence",), ("confidence", "labels"))):
+        out = tmp_path / str(len(kinds))
+        assert segment(bundle_path, photo, output=out, options=("--no-overlay", *options)) == 0
+        assert files(out) == [f"a.{kind}.png" for kind in kinds]
+
+
 @pytest.mark.parametrize("mode", ["latency", "throughput"])
 def test_modes_give_the_same_labels(
     bundle_path: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str

@@ -1,6 +1,7 @@
 """Class lists, vocabulary files and their making: right or refused with a reason."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from safetensors.numpy import save_file
 
 from scclip_export.checkpoint.tokenizer import tokenizer_json
 from scclip_rt.errors import OutputError, VocabularyError
+from scclip_rt.vocabulary import embedding
 from scclip_rt.vocabulary.classes import find_background, parse_classes, shorten
 from scclip_rt.vocabulary.embedding import embed_classes
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary, save_vocabulary
@@ -343,3 +345,19 @@ def test_progress_goes_to_standard_error(capsys):
     assert "embedding names" in err
     embed(FakeEncoder(), templates=Templates(name="x", patterns=("{}",)))
     assert capsys.readouterr().err == ""
+
+
+def test_the_rows_longest_not_used_leave_a_full_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "_ROWS_PER_FOLDER", 2)
+    templates = load_templates("none")
+    monkeypatch.setattr(embedding._Cache, "_path", lambda _, directory, name: directory / f"{name}.row")
+    for age, name in enumerate(("cat", "dog", "bird")):
+        embed(FakeEncoder(), parse_classes([name, "sky"]), templates, cache_dir=tmp_path)
+        for path in tmp_path.glob("*.row"):
+            os.utime(path, (0, 1000 * (name == path.stem) + age))
+    embed(FakeEncoder(), parse_classes(["bird", "tree"]), templates, cache_dir=tmp_path)  # bird is used again
+    left = {path.stem for path in tmp_path.glob("*.row")}
+    assert left == {"bird", "tree"}
+    again = FakeEncoder()
+    embed(again, parse_classes(["bird", "tree"]), templates, cache_dir=tmp_path)
+    assert again.rows == 0

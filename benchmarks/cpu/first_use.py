@@ -1,0 +1,184 @@
+"""What is waited for before and between photos, beside another checkout of this repository, in pairs.
+
+    python -m benchmarks.cpu.first_use OTHER_CHECKOUT [--what names name photo command export narrow] [--pairs 3]
+
+`export`: a plain export of the model; `narrow`: one with --bf16 --int8 --dynamic-grid. `names`: 150 class names in 80
+templates, text encoder loaded and all. `name`: one new name in a segmenter that has embedded others. `photo`: from the
+import to the labels of a first photo. `command`: `scclip segment demo SCENE`. Each measurement is a process of its own.
+The processor's time is what counts here, user and system together: it hardly moves on a busy machine. First the gate:
+embeddings within 1e-6, labels equal, and graphs of the same operators. Each side embeds with the bundle that its own
+exporter wrote, from the same checkpoint.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.harness import parser, ratios, spread, write_report
+from benchmarks.models import checkpoint, photo, work_folder
+
+HERE = Path(__file__).resolve().parents[2]
+NARROW = ("--bf16", "--int8", "--dynamic-grid")
+RUNS = ("names", "name", "photo", "command", "export", "narrow")
+_EMBED = """
+import sys, time, numpy as np
+from pathlib import Path
+from scclip_rt import Segmenter
+bundle, classes, target, known = sys.argv[1:]
+segment = Segmenter(bundle, classes="sky; grass", cache=False)
+names = [line.split(",")[0] for line in Path(classes).read_text().splitlines() if line.strip()]
+if known == "known":
+    segment.set_classes(["a lamp post"], background="none")  # what is loaded once, is
+    names = ["zebra"]
+start, used = time.perf_counter(), time.process_time()
+segment.set_classes(names, background="none")
+print(time.perf_counter() - start, time.process_time() - used)
+np.save(target, segment.vocabulary.embeddings)
+"""
+_PHOTO = """
+import sys, numpy as np
+from scclip_rt import Segmenter
+segment = Segmenter(sys.argv[1], vocabulary=sys.argv[4])
+np.save(sys.argv[3], segment(sys.argv[2]).labels)
+"""
+
+
+def run(tree: Path, *words: object) -> tuple[float, float, str]:
+    """Run Python with a checkout's packages: seconds by the clock, seconds of the processor, what it printed."""
+    packages = os.pathsep.join(map(str, (tree, tree / "export", tree / "kernels")))
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=os.environ | {"PYTHONPATH": packages},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"error: {tree}: {done.stderr.strip().splitlines()[-1:]}; nothing is told about time")
+    after = os.times()
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    return time.perf_counter() - start, used, done.stdout
+
+
+def export(tree: Path, model: str, work: Path, target: Path, options: tuple[str, ...]) -> tuple[float, float]:
+    """Export the model with a checkout's exporter."""
+    line = (
+        "--checkpoint",
+        checkpoint(model, work),
+        "--activation",
+        "quickgelu",
+        "--output",
+        target,
+        "--force",
+    )
+    seconds, used, _ = run(tree, "-m", "scclip_export.cli.main", *line, *options)
+    return seconds, used
+
+
+def operators(bundle: Path) -> dict[str, Counter[str]]:
+    """The operators of every graph of a bundle, but those that only one side writes."""
+    return {
+        path.name: Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+        for path in sorted(bundle.glob("*.onnx"))
+        if "resumed" not in path.name
+    }
+
+
+class Side:
+    """One checkout with the bundle that it exported."""
+
+    def __init__(self, tree: Path, model: str, work: Path, folder: Path) -> None:
+        self.tree, self.model, self.work, self.folder = tree, model, work, folder
+        folder.mkdir()
+        self.bundle = folder / f"{model}.scclip"
+        self.result = folder / "result.npy"
+
+    def measure(self, what: str) -> tuple[float, float]:
+        """Seconds by the clock and of the processor of one run."""
+        classes = HERE / "scclip_rt/evaluation/classes/ade20k.txt"
+        if what in ("export", "narrow"):
+            return export(self.tree, self.model, self.work, self.bundle, NARROW if what == "narrow" else ())
+        if what in ("names", "name"):
+            known = "known" if what == "name" else "new"
+            printed = run(self.tree, "-c", _EMBED, self.bundle, classes, self.result, known)[2]
+            seconds, used = map(float, printed.split()[-2:])
+            return seconds, used
+        if what == "photo":
+            vocabulary = self.folder / "classes.safetensors"
+            if not vocabulary.exists():
+                line = ("--classes", "sky; grass; cat", "--output", vocabulary)
+                run(self.tree, "-m", "scclip_rt.cli", "embed", self.bundle, *line)
+            return run(self.tree, "-c", _PHOTO, self.bundle, photo(self.work), self.result, vocabulary)[:2]
+        scene = HERE / "scclip_rt/demo/scene.png"
+        line = ("segment", "demo", scene, "--output", self.folder / "out", "--force")
+        return run(self.tree, "-m", "scclip_rt.cli", *line)[:2]
+
+    def outcome(self, what: str) -> Any:
+        """What the gate compares."""
+        if what in ("export", "narrow"):
+            return operators(self.bundle)
+        if what == "command":
+            return (self.folder / "out/scene.labels.png").read_bytes()
+        return np.load(self.result)
+
+
+def check(what: str, ours: Any, theirs: Any) -> None:
+    """The gate: nothing is told about time unless both sides made the same."""
+    if what in ("names", "name"):
+        same = np.abs(ours - theirs).max() <= 1e-6
+    elif what == "photo":
+        same = np.array_equal(ours, theirs)
+    else:
+        same = ours == theirs
+    if not same:
+        sys.exit(f"error: {what}: the two checkouts made different things; nothing is told about time")
+
+
+def main() -> None:
+    """Measure in turn and print the ratios."""
+    options = parser(__doc__)
+    options.add_argument("other", type=lambda path: Path(path).resolve())
+    options.add_argument("--what", nargs="+", choices=RUNS, default=RUNS)
+    options.add_argument("--pairs", type=int, default=3, help="(%(default)s)")
+    options.add_argument("--model", default="vitb16", help="(%(default)s)")
+    options.add_argument("--work", type=Path, default=work_folder(), help="keeps weights (%(default)s)")
+    args = options.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        sides = [
+            Side(tree, args.model, args.work, Path(folder) / name)
+            for tree, name in ((HERE, "here"), (args.other, "other"))
+        ]
+        for side in sides:
+            export(side.tree, args.model, args.work, side.bundle, ())
+        for what in (name for name in RUNS if name in args.what):  # exports last: they replace the bundle
+            first = [side.measure(what) for side in sides]  # hashes and files of both are read by then
+            check(what, *(side.outcome(what) for side in sides))
+            exports = what in ("export", "narrow")
+            pairs = [first] if exports else []
+            pairs += [[side.measure(what) for side in sides] for _ in range(args.pairs - exports)]
+            clock, used = (
+                ratios([ours[k] for ours, _ in pairs], [theirs[k] for _, theirs in pairs]) for k in (0, 1)
+            )
+            here, there = (statistics.median(pair[side][1] for pair in pairs) for side in (0, 1))
+            print(
+                f"{what}: processor {here:.2f} s here, {there:.2f} s there; {spread(used)}; clock {spread(clock)}"
+            )
+            rows.append({"what": what, "here_there": pairs, "processor": used, "clock": clock})
+    question = "Export, class names and first photos beside another checkout: seconds by the clock and of the processor"
+    write_report(args.json, question, model=args.model, rows=rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""`scclip cache`: what is kept between runs, where, and how to be rid of it."""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.errors import OptionError, OutputError, printable
+from scclip_rt.files import cache_directory
+
+_DESCRIPTION = """\
+Show what is kept between runs, and how large it is: embeddings of class names, hashes of bundles'
+files, engines that libraries built. Nothing in it is more than time saved: what is cleared is
+made again when it is needed.
+"""
+
+_EPILOG = """\
+examples:
+  scclip cache
+  scclip cache --clear embeddings
+  scclip cache --clear all
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "cache",
+        help="show and clear what is kept between runs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--clear", metavar="NAME", nargs="+", help="remove these entries; `all` removes every one"
+    )
+    add_output_options(parser, force=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the cache, or clear what is named."""
+    check_json_target(args.json, force=True)
+    root = cache_directory()
+    if root is None:
+        raise OutputError("there is no cache folder: this user has no home, and XDG_CACHE_HOME is not set")
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    cleared = _chosen(found, args.clear) if args.clear else []
+    entries = [_entry(path, cleared=path in cleared) for path in found]
+    for path in cleared:
+        _remove(path)
+    if args.json is not None:
+        document = {"schema": "scclip-cache/1", "path": str(root), "entries": entries}
+        write_json(document, args.json, force=True)
+    if args.json != "-":
+        print(printable(str(root)))
+        for entry in entries:
+            done = "  cleared" if entry["cleared"] else ""
+            name = printable(str(entry["name"]))
+            print(f"  {name:<16} {entry['files']:>7,} files {entry['bytes'] / 1e6:>9,.1f} MB{done}")
+        if not entries:
+            print("  empty")
+    return 0
+
+
+def _chosen(found: list[Path], names: list[str]) -> list[Path]:
+    known = {path.name: path for path in found}
+    if names == ["all"]:
+        return found
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise OptionError(
+            f"the cache has no {', '.join(missing)}; it has {', '.join(known) or 'nothing'} (or `all`)",
+            field="clear",
+        )
+    return [known[name] for name in names]
+
+
+def _entry(path: Path, *, cleared: bool) -> dict[str, object]:
+    files = [path] if not path.is_dir() else [file for file in path.rglob("*") if file.is_file()]
+    return {
+        "name": path.name,
+        "files": len(files),
+        "bytes": sum(file.lstat().st_size for file in files),
+        "cleared": cleared,
+    }
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise OutputError(f"can't clear {error.filename or path}: {error.strerror or error}") from error

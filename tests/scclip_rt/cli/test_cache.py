@@ -1,0 +1,43 @@
+"""`scclip cache` shows what is kept, and clears what is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scclip_rt.cli import run
+from scclip_rt.files import cache_directory
+
+
+@pytest.fixture
+def folder() -> Path:
+    root = cache_directory()
+    assert root is not None
+    for name, size in (("embeddings/ab/one.row", 300), ("embeddings/cd/two.row", 200), ("hashes/x.json", 7)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"0" * size)
+    return root
+
+
+def test_it_shows_where_and_how_much(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cache", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["path"] == str(folder)
+    sizes = {entry["name"]: (entry["files"], entry["bytes"]) for entry in document["entries"]}
+    assert sizes == {"embeddings": (2, 500), "hashes": (1, 7)}
+    assert run(["cache"]) == 0
+    assert "embeddings" in capsys.readouterr().out
+
+
+def test_it_clears_what_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cache", "--clear", "embeddings"]) == 0
+    assert "cleared" in capsys.readouterr().out
+    assert [path.name for path in folder.iterdir()] == ["hashes"]
+    assert run(["cache", "--clear", "all"]) == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_a_name_that_is_not_there_clears_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cache", "--clear", "hashes", "embedings"]) == 2
+    assert "has no embedings; it has embeddings, hashes" in capsys.readouterr().err
+    assert len(list(folder.iterdir())) == 2
