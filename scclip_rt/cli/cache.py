@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         print(printable(str(root)))
         for entry in entries:
             done = "  cleared" if entry["cleared"] else ""
-            name = printable(str(entry["name"]))
+            name = printable(entry["name"])
             print(f"  {name:<16} {entry['files']:>7,} files {entry['bytes'] / 1e6:>9,.1f} MB{done}")
         if not entries:
             print("  empty")
@@ -77,7 +77,7 @@ def _chosen(found: list[Path], names: list[str]) -> list[Path]:
     return [known[name] for name in names]
 
 
-def _entry(path: Path, *, cleared: bool) -> dict[str, object]:
+def _entry(path: Path, *, cleared: bool) -> dict[str, Any]:
     files = [path] if not path.is_dir() else [file for file in path.rglob("*") if file.is_file()]
     return {
         "name": path.name,
