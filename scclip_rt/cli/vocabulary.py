@@ -60,10 +60,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, text, action in (("inspect", _INSPECT, run_inspect), ("suggest", _SUGGEST, run_suggest)):
+    for name, short, text, action in (
+        ("inspect", "show near-duplicates, and what images pick and mix up", _INSPECT, run_inspect),
+        ("suggest", "suggest classes to merge and to leave out", _SUGGEST, run_suggest),
+    ):
         made = actions.add_parser(
             name,
-            help=text.split(".")[0].split(",")[0].lower().strip(),
+            help=short,
             description=text,
             epilog=_EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
