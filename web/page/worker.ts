@@ -30,7 +30,9 @@ const say = (reply: Reply, transfer: Transferable[] = []): void => self.postMess
 
 async function open(id: number, setup: Setup): Promise<Model> {
   if (model && JSON.stringify(model.setup) === JSON.stringify(setup)) return model;
+  const old = model;
   model = seen = null;
+  await old?.segmenter.close(); // else its weights stay in WebAssembly's memory
   const [ort, threads] = await loadOrt(setup.provider);
   let told = 0;
   const segmenter = await Segmenter.open(fetchBundle(setup.bundle), {

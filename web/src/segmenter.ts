@@ -86,6 +86,7 @@ export function sharesOf({ labels, classes }: Segmentation): Share[] {
 export class Segmenter {
   private chosen: Vocabulary | null = null;
   private embedder: Embedder | null = null;
+  private textEncoder: Session | null = null;
 
   private constructor(
     readonly bundle: Bundle, private readonly spec: EncoderSpec, private readonly encoder: Session,
@@ -217,12 +218,20 @@ export class Segmenter {
     return { ...decoded, height: encoded.shape[0], width: encoded.shape[1], classes, background };
   }
 
+  /** Give the memory of both encoders back; `decode` alone still works. */
+  async close(): Promise<void> {
+    await this.encoder.release();
+    await this.textEncoder?.release();
+    this.textEncoder = this.embedder = null;
+  }
+
   private async openEmbedder(): Promise<Embedder> {
     const { textEncoder, tokenizer } = this.bundle.manifest;
     const words = Tokenizer.parse(new TextDecoder().decode(await this.bundle.read(tokenizer)));
     // Not on a GPU: prompts are short, and int64 is not for all of its kernels.
     const runtime = this.options.provider === "webgpu" ? { ...this.options, provider: "wasm" as const } : this.options;
     const session = await Session.load(await this.bundle.graph(textEncoder.file), textEncoder, runtime);
+    this.textEncoder = session;
     return new Embedder(
       (tokens, rows, length) => session.run({ tokens: session.tensor("int64", tokens, [rows, length]) }, "embeddings"),
       words, this.options.templates as readonly string[], textEncoder.contextLength,

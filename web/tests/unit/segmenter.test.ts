@@ -65,6 +65,7 @@ test("another vocabulary needs no second encoding", async () => {
   await own.setClasses(["brick", "wood"]);
   const after = own.decode(encoded);
   assert.deepEqual(after.classes, ["brick", "wood"]);
+  await own.close();
   assert.deepEqual(segmenter.decode(encoded).labels, before);
 });
 
@@ -143,8 +144,10 @@ function withGpu(differs: boolean): { ort: OrtModule; released: () => number } {
 
 test("a GPU whose features are not the processor's is refused", async () => {
   const good = withGpu(false);
-  await Segmenter.open(folderBundle(DEMO), { ort: good.ort, provider: "webgpu" });
+  const own = await Segmenter.open(folderBundle(DEMO), { ort: good.ort, provider: "webgpu" });
   assert.equal(good.released(), 1);
+  await own.close();
+  assert.equal(good.released(), 2);
   await assert.rejects(Segmenter.open(folderBundle(DEMO), { ort: withGpu(true).ort, provider: "webgpu" }),
     (error: any) => error.code === "BackendError" && error.field === "provider" && /cosine/.test(error.message));
 });
