@@ -21,12 +21,10 @@ from scclip_rt.demo.scenes import render
 from scclip_rt.video import FrameSegmenter
 
 HEIGHT, WIDTH = 375, 500
-CORNER = 100
-"""Pixels at the top left that, resized to a short side of 336, lie in the first window alone."""
 
 
 def frames(count: int) -> Iterator[NDArray[np.uint8]]:
-    """A scene, and a disc that goes round in its corner."""
+    """A scene, and a disc that goes round in its corner: 100 pixels there lie in the first window alone."""
     scene = render(0, split="test", size=(HEIGHT, WIDTH), count=4).image
     for number in range(count):
         frame = scene.copy()

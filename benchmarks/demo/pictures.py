@@ -29,8 +29,6 @@ from scclip_rt.overlay import palette
 from scclip_rt.raster import PolygonOptions, RasterOptions, segment_raster
 from scclip_rt.video import FrameSegmenter
 
-Picture = NDArray[np.uint8]
-
 
 def outline(polygon: shapely.Polygon) -> Outline:
     rings = [polygon.exterior, *polygon.interiors]

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.gpu.figures import gpu_figure
 from benchmarks.gpu.report import load_reports
-from benchmarks.tables.summary import NAIVE, Row, load_rows, pareto_points
+from benchmarks.tables.summary import Row, load_rows, pareto_points
+from scclip_rt.bench.plot import STAGES, stage_bars
 
 DPI = 110
-STAGES = (("prepare", "#9db4c0"), ("encode", "#2f6690"), ("decode", "#e07a5f"))
 
 
 def draw(results: Path, images: Path) -> list[Path]:
@@ -57,30 +56,13 @@ def _photo(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(5.0 * len(counts), 1.4 + 0.38 * most), layout="constrained")
     panels = figure.subplots(1, len(counts), sharex=True, squeeze=False)[0]
     for axes, count in zip(panels, counts, strict=True):
-        _stacked(axes, [row for row in rows if row["queries"] == count])
+        stage_bars(axes, [row for row in rows if row["queries"] == count])
+        axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(f"{count} queries", fontsize=10)
         axes.set_xlabel("milliseconds, median")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=4, loc="outside lower center", fontsize=8)
     return figure
-
-
-def _stacked(axes: Axes, rows: Sequence[Row]) -> None:
-    left = [0.0] * len(rows)
-    places = list(range(len(rows)))
-    for stage, colour in STAGES:
-        widths = [1000 * row["seconds"][stage]["p50"] if stage in row["seconds"] else 0.0 for row in rows]
-        axes.barh(places, widths, left=left, color=colour, label=stage, height=0.65)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    totals = [1000 * row["seconds"]["total"]["p50"] for row in rows]
-    rest = [total if row["name"] == NAIVE else 0.0 for row, total in zip(rows, totals, strict=True)]
-    axes.barh(places, rest, color="#c9c9c9", label="not told apart", height=0.65)
-    for place, total in zip(places, totals, strict=True):
-        axes.text(total, place, f" {total:,.0f}", va="center", fontsize=8)
-    axes.set_yticks(places, [row["name"] for row in rows])
-    axes.invert_yaxis()
-    axes.margins(x=0.14)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _growth(rows: dict[str, list[Row]]) -> Figure:

@@ -30,7 +30,6 @@ DOCUMENTS = tuple(
 )
 MEASUREMENTS = ROOT / "docs/measurements.md"
 IMAGES = ROOT / "docs/images"
-NAIVE = "naive eager"
 
 Row = dict[str, Any]
 

@@ -54,13 +54,16 @@ def plot(report: dict[str, Any], path: Path) -> None:
     if len(groups) > 1:
         _lines(axes, groups)
     else:
-        _bars(axes, rows)
+        stage_bars(axes, rows)
+        axes.set_xlabel("milliseconds for one image, median of each stage")
+        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.28), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(str(report["environment"]["processor"]), fontsize=8, color="0.4", loc="left")
     figure.savefig(path, dpi=_DPI)
 
 
-def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def stage_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """A bar a row, stacked from its stages, with what they leave over and the whole in milliseconds."""
     places = range(len(rows))
     left = [0.0] * len(rows)
     for stage, colour in STAGES:
@@ -72,12 +75,11 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     rest = [max(total - told, 0.0) for total, told in zip(whole, left, strict=True)]
     axes.barh(places, rest, left=left, color="#c9c9c9", label="other", height=0.6)
     for place, total in zip(places, whole, strict=True):
-        axes.text(total, place, f" {total:.3g} ms", va="center", fontsize=9)
+        told = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+        axes.text(total, place, f" {told} ms", va="center", fontsize=9)
     axes.set_yticks(list(places), [row["name"] for row in rows])
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_xlabel("milliseconds for one image, median of each stage")
-    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.28), fontsize=8)
 
 
 def _lines(axes: Axes, groups: Sequence[Sequence[dict[str, Any]]]) -> None:

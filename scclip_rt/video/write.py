@@ -23,7 +23,6 @@ from scclip_rt.video.read import Frame
 if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation
 
-MASKS_SUFFIX = ".masks.mkv"
 _CLASSES = "SCCLIP_CLASSES"
 _TICKS = 90_000
 """Of a second: the clock of most video; both containers round to their own."""

@@ -279,10 +279,6 @@ class FakeDriver:
         self._run_all()
 
     @_driver_call
-    def cuEventElapsedTime(self, start: int, end: int) -> float:
-        return 1.0
-
-    @_driver_call
     def cuEventDestroy(self, event: int) -> None:
         self.objects.discard(("event", event))
 

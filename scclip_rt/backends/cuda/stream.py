@@ -143,24 +143,18 @@ class Graph:
 
 
 class Event:
-    """A point in a stream, with a time."""
+    """A point in a stream."""
 
-    def __init__(self, device: Device, *, timing: bool = False) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
         device.make_current()
-        flag = device.driver.bindings.CUevent_flags
-        flags = flag.CU_EVENT_DEFAULT if timing else flag.CU_EVENT_DISABLE_TIMING
+        flags = device.driver.bindings.CUevent_flags.CU_EVENT_DISABLE_TIMING
         self.handle = device.driver("cuEventCreate", flags)
         self._close = weakref.finalize(self, device.release, "cuEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> None:
         """Mark this point of the stream."""
         self._device.driver("cuEventRecord", self.handle, stream.handle)
-
-    def milliseconds_since(self, earlier: "Event") -> float:
-        """Time on the GPU from another event to this one; waits for this one. Both need `timing`."""
-        self._device.driver("cuEventSynchronize", self.handle)
-        return float(self._device.driver("cuEventElapsedTime", earlier.handle, self.handle))
 
     def close(self) -> None:
         """Destroy the event."""

@@ -93,11 +93,9 @@ def copies(device: Device, ledger: Ledger) -> None:
     }
     foreign = SimpleNamespace(__cuda_array_interface__=interface)
     assert device_array(foreign, stream).pointer == source.pointer
-    start, end = Event(device, timing=True), Event(device, timing=True)
-    start.record(stream)
-    end.record(stream)
-    assert end.milliseconds_since(start) == 1.5
-    for thing in (start, end, pinned, buffer, other, source, stream):
+    event = Event(device)
+    event.record(stream)
+    for thing in (event, pinned, buffer, other, source, stream):
         thing.close()
 
 
