@@ -4,44 +4,31 @@ Each command is a module with `add_parser(subparsers)` and `run(args) -> exit co
 """
 
 import argparse
+import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scclip_rt import __version__
-from scclip_rt.cli import (
-    bake,
-    batch,
-    bench,
-    cache,
-    compare_methods,
-    convert,
-    convert_coco_object,
-    embed,
-    eval,  # noqa: A004 (the command's name)
-    inspect,
-    segment,
-    serve,
-    vocabulary,
-)
 from scclip_rt.cli.guard import EXIT_ERROR, EXIT_INTERRUPTED, Parser, guard, leave
 from scclip_rt.errors import install
 
 __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "guard", "leave", "main", "run"]
 
 COMMANDS = (
-    segment,
-    batch,
-    embed,
-    vocabulary,
-    inspect,
-    bake,
-    convert,
-    serve,
-    eval,
-    compare_methods,
-    bench,
-    cache,
-    convert_coco_object,
+    "segment",
+    "batch",
+    "embed",
+    "vocabulary",
+    "inspect",
+    "bake",
+    "convert",
+    "serve",
+    "eval",
+    "compare-methods",
+    "bench",
+    "cache",
+    "convert-coco-object",
 )
 
 _DESCRIPTION = """\
@@ -65,8 +52,11 @@ Exit codes: 0 done, 2 an error told in one line with its code (docs/errors.md), 
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command."""
+def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of the whole command; with arguments that begin with a command's name, of that command alone.
+
+    Its module is the only one that is imported then: the others take longer than a small image.
+    """
     parser = Parser(
         prog="scclip",
         description=_DESCRIPTION,
@@ -82,8 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the completion script of bash, zsh or tcsh; needs shtab (extra `completion`)",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    named = [name for name in COMMANDS if name in arguments[:1]]
+    for name in named or COMMANDS:
+        module: Any = importlib.import_module(f"scclip_rt.cli.{name.replace('-', '_')}")
+        module.add_parser(subparsers)
     return parser
 
 
@@ -116,7 +108,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
 
     def action() -> int:
-        args: Any = build_parser().parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        args: Any = build_parser(words).parse_args(words)
         return int(args.run(args))
 
     return guard("scclip", action)

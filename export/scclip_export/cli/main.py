@@ -1,6 +1,7 @@
 """The command `scclip-export`."""
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -338,6 +339,8 @@ def _run(args: argparse.Namespace) -> int:
         return _run_engines(args, engines, bake_words, progress)
     if args.checkpoint is not None:
         weight_files(args.checkpoint)  # importing torch takes seconds
+    # Read when torch loads. Its idle threads spin else: on two busy cores parity took 16 s of processor time, not 3.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
         import open_clip  # noqa: F401

@@ -527,6 +527,16 @@ def test_help_is_worth_reading(command: tuple[str, ...]) -> None:
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
 
 
+def test_a_command_imports_no_other() -> None:
+    code = (
+        "import sys; from scclip_rt.cli import COMMANDS, build_parser; build_parser(['embed', 'demo']); "
+        "others = {f'scclip_rt.cli.{name}' for name in COMMANDS} - {'scclip_rt.cli.embed'}; "
+        "assert not others & sys.modules.keys(); assert 'scclip_rt.cli.embed' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
 def test_version() -> None:
     done = run_process("--version")
     assert done.stdout.startswith("scclip-rt 0.")
