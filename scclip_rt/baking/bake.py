@@ -142,6 +142,7 @@ def bake(
 def _ingredients(segmenter: Segmenter, options: BakeOptions) -> Ingredients:
     side = segmenter.preparation.short_side
     size = options.size or (side, side)
+    weighted = segmenter.options.class_weighting == "surgery"
     # Only the shape is looked at.
     loaded = segmenter.preparation.load(np.zeros((*size, 3), np.uint8))
     return Ingredients(
@@ -150,7 +151,8 @@ def _ingredients(segmenter: Segmenter, options: BakeOptions) -> Ingredients:
         plan=decode_plan(loaded.tiling, loaded.grid, size),
         settings=segmenter.vocabulary.decode_settings(segmenter.options),
         text=segmenter.vocabulary.embeddings,
-        class_weights=segmenter.options.class_weighting == "surgery",
+        class_row=segmenter.bundle.decoding.class_weighting == "surgery",
+        class_weights=weighted and not segmenter.vocabulary.has_empty_text,
     )
 
 

@@ -35,7 +35,8 @@ class Ingredients:
         plan: how the windows' logits become maps of `size`.
         settings: classes, scale and thresholds.
         text: (Q, E) float32.
-        class_weights: whether the encoder gives a class row, and queries are weighted by it (CLIP Surgery).
+        class_row: whether the encoder gives a class row before the patches (CLIP Surgery).
+        class_weights: whether queries are weighted by it.
     """
 
     size: tuple[int, int]
@@ -43,6 +44,7 @@ class Ingredients:
     plan: DecodePlan
     settings: DecodeSettings
     text: NDArray[np.float32]
+    class_row: bool
     class_weights: bool
 
 
@@ -66,6 +68,9 @@ def baked_model(encoder: ModelProto, parts: Ingredients, options: BakeOptions) -
     _feed_text(encoder, text)
     _rename(encoder, {"logits": _CELLS})  # the name may be the result's
     cells = _CELLS
+    if parts.class_row:
+        rows, columns = parts.plan.grid
+        cells = after.slice(cells, 1, rows * columns + 1, 1)
     if parts.class_weights:
         cells = _weighted(after, cells, parts)
     maps = Maps(plan=parts.plan, settings=parts.settings, scaled=scaled)
@@ -111,7 +116,7 @@ def _feed_text(encoder: ModelProto, text: NDArray[np.float32]) -> None:
 
 
 def _weighted(nodes: Nodes, cells: str, parts: Ingredients) -> str:
-    """Patches' logits times their query's weight, without the class row (docs/bundle.md, "Class weights")."""
+    """Patches' logits times their query's weight (docs/bundle.md, "Class weights")."""
     (down, across), (rows, columns) = parts.plan.windows, parts.plan.grid
     windows, queries = down * across, len(parts.text)
     tokens = nodes.slice("features", 0, 1, 1)
@@ -122,8 +127,7 @@ def _weighted(nodes: Nodes, cells: str, parts: Ingredients) -> str:
     scores = nodes("MatMul", nodes("Div", mean, length), nodes.floats(2 * parts.text.T))
     # The softmax's mean over Q queries is 1 / Q.
     weights = nodes("Mul", nodes("Softmax", scores, axis=1), nodes.floats(queries))
-    patches = nodes.slice(cells, 1, rows * columns + 1, 1)
-    by_image = nodes.reshape(patches, (-1, windows, rows * columns, queries))
+    by_image = nodes.reshape(cells, (-1, windows, rows * columns, queries))
     weighted = nodes("Mul", by_image, nodes.reshape(weights, (-1, 1, 1, queries)))
     return nodes.reshape(weighted, (-1, rows * columns, queries))
 

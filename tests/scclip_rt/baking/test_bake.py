@@ -249,8 +249,9 @@ def surgery_bundle(tmp_path: Path) -> Path:
     return root
 
 
-def test_surgerys_weights_are_in_the_graph(surgery_bundle: Path, tmp_path: Path) -> None:
-    segmenter = Segmenter(surgery_bundle, classes=CLASSES, backend="onnxruntime", threads=1)
+@pytest.mark.parametrize("classes", [CLASSES, ["dog"]])
+def test_surgerys_weights_are_in_the_graph(surgery_bundle: Path, tmp_path: Path, classes: list[str]) -> None:
+    segmenter = Segmenter(surgery_bundle, classes=classes, backend="onnxruntime", threads=1)
     assert segmenter.bundle.model.embed_dim == EMBED
     options = BakeOptions(size=(150, 170), batch=2)
     bake(segmenter, tmp_path / "a.onnx", options)
