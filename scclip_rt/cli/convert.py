@@ -20,6 +20,7 @@ examples:
   scclip convert roofs.onnx --to mnn --output roofs.mnn
   scclip convert roofs.onnx --to mnn --weights int8 --output small.mnn
   scclip convert roofs.onnx --to openvino --weights fp16 --output roofs.xml
+  scclip convert roofs.onnx --to rknn --chip rk3576 --output roofs.rknn
 """
 
 
@@ -42,8 +43,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--weights",
         choices=["fp32", "fp16", "int8"],
-        default="fp32",
-        help="how weights are kept; int8 with mnn only (default: fp32)",
+        help="how weights are kept; int8 with mnn only, fp16 alone with rknn (default: fp32, of rknn fp16)",
+    )
+    parser.add_argument(
+        "--chip", metavar="NAME", help="with rknn: the chip that the file is for (default: rk3588)"
     )
     add_output_options(parser, force=True)
     parser.set_defaults(run=run)
@@ -56,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
     from scclip_rt.baking.converters.convert import convert
 
-    report = convert(args.file, args.output, to=args.to, weights=args.weights, force=args.force)
+    report = convert(
+        args.file, args.output, to=args.to, weights=args.weights, chip=args.chip, force=args.force
+    )
     if args.json is not None:
         write_json(asdict(report) | {"schema": "scclip-convert/1"}, args.json, force=args.force)
     if args.json != "-":

@@ -46,13 +46,14 @@ class Converter(Protocol):
         """
         ...
 
-    def convert(self, source: Path, target: Path, weights: Weights) -> None:
+    def convert(self, source: Path, target: Path, weights: Weights, chip: str | None) -> None:
         """Write `target`, and what belongs to it under the same stem.
 
         Args:
             source: a baked file, weights inside.
             target: the file to write, in an empty folder.
             weights: how weights are kept.
+            chip: what the file is for, where the format is a chip's; None for the usual one.
 
         Raises:
             BackendError: the library refused.

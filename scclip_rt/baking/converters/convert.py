@@ -23,7 +23,7 @@ from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError, OptionError, did_you_mean
 from scclip_rt.files import atomic_path, check_replaceable, output_error
 
-CONVERTERS = {"openvino": "openvino", "mnn": "mnn"}
+CONVERTERS = {"openvino": "openvino", "mnn": "mnn", "rknn": "rknn"}
 """Target → module of this room."""
 LEAST_AGREEMENT: dict[Weights, float] = {"fp32": 0.9999, "fp16": 0.99, "int8": 0.97}
 """Share of pixels that must have ONNX Runtime's labels, by how weights are kept."""
@@ -113,7 +113,8 @@ def convert(
     path: str | os.PathLike[str],
     *,
     to: str,
-    weights: Weights = "fp32",
+    weights: Weights | None = None,
+    chip: str | None = None,
     force: bool = False,
 ) -> ConversionReport:
     """Write a baked file in another engine's format.
@@ -123,9 +124,11 @@ def convert(
 
     Args:
         source: what `bake` wrote, weights inside.
-        path: the file to write, with the engine's suffix (.xml, .mnn).
-        to: `openvino` or `mnn`.
-        weights: how weights are kept; the computation is float32 in any case.
+        path: the file to write, with the engine's suffix (.xml, .mnn, .rknn).
+        to: `openvino`, `mnn` or `rknn`.
+        weights: how weights are kept; None takes the target's first: fp32, of rknn fp16. OpenVINO and MNN are compared
+            in float32 in any case.
+        chip: which of Rockchip's the file is for; None for rk3588. Other targets ignore it.
         force: replace files that exist.
 
     Raises:
@@ -138,6 +141,7 @@ def convert(
         0.9998
     """
     converter, target = converter_of(to), Path(path)
+    weights = weights or converter.WEIGHTS[0]
     if weights not in converter.WEIGHTS:
         raise OptionError(
             f"{converter.NAME} keeps weights as {', '.join(converter.WEIGHTS)}; {weights!r} was asked for",
@@ -156,7 +160,7 @@ def convert(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-convert-", dir=target.parent) as folder:
             staged = Path(folder) / target.name
-            converter.convert(baked.path, staged, weights)
+            converter.convert(baked.path, staged, weights, chip)
             agreement, distance = _compare(converter, staged, baked)
             if not agreement >= least:
                 raise BackendError(

@@ -6,13 +6,10 @@ imported, in whichever environment PATH names, and reports what was converted to
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.noise import output_to
 from scclip_rt.baking.converters.passes import scatter_axis_first
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.opset import lower_opset
@@ -40,7 +38,7 @@ _OPSET = 17
 
 def _library(name: str) -> ModuleType:
     try:
-        with _quiet():
+        with output_to():
             return importlib.import_module(name)
     except ImportError as error:
         raise BackendError(
@@ -54,7 +52,7 @@ def version() -> str:
     return importlib.metadata.version("MNN")
 
 
-def convert(source: Path, target: Path, weights: Weights) -> None:
+def convert(source: Path, target: Path, weights: Weights, chip: str | None) -> None:  # noqa: ARG001 (the protocol's)
     """Write FILE.mnn; see `Converter`."""
     onnx = load_onnx()
     model = onnx.load(str(source))
@@ -86,7 +84,7 @@ def open(target: Path, tensors: Tensors, threads: int) -> Run:  # noqa: A001 (th
     """Load on the CPU, in float32."""
     library = _library("MNN")
     settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
-    with _quiet():
+    with output_to():
         runtime = library.nn.create_runtime_manager((settings,))
         network = library.nn.load_module_from_file(
             str(target), [tensors.image], [tensors.result], runtime_manager=runtime
@@ -99,20 +97,3 @@ def open(target: Path, tensors: Tensors, threads: int) -> Run:  # noqa: A001 (th
         return np.array(result.read()).reshape(result.shape)
 
     return run
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep a C++ library's words off standard output and error."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with Path(os.devnull).open("w") as nowhere:
-        kept = [(number, os.dup(number)) for number in (1, 2)]
-        try:
-            for number, _ in kept:
-                os.dup2(nowhere.fileno(), number)
-            yield
-        finally:
-            for number, copy in kept:
-                os.dup2(copy, number)
-                os.close(copy)

@@ -33,7 +33,7 @@ def version() -> str:
     return str(_library().__version__).split("-", maxsplit=1)[0]
 
 
-def convert(source: Path, target: Path, weights: Weights) -> None:
+def convert(source: Path, target: Path, weights: Weights, chip: str | None) -> None:  # noqa: ARG001 (the protocol's)
     """Write FILE.xml and FILE.bin; see `Converter`."""
     library = _library()
     try:

@@ -17,7 +17,7 @@ from scclip_rt.baking.bake import bake
 from scclip_rt.baking.converters import convert as convert_module
 from scclip_rt.baking.converters.base import Run
 from scclip_rt.baking.converters.convert import BakedFile, convert, onnxruntime_run
-from scclip_rt.baking.converters.passes import scatter_axis_first
+from scclip_rt.baking.converters.passes import scatter_as_product, scatter_axis_first
 from scclip_rt.baking.options import BakeOptions
 from scclip_rt.errors import BackendError, OptionError, OutputError
 
@@ -61,7 +61,7 @@ class Liar:
     def version(self) -> str:
         return "1.0"
 
-    def convert(self, source: Path, target: Path, _: str) -> None:
+    def convert(self, source: Path, target: Path, _weights: str, _chip: str | None) -> None:
         target.write_bytes(source.read_bytes())
 
     def open(self, target: Path, _: Any, threads: int) -> Run:
@@ -107,7 +107,7 @@ def test_values_that_are_no_numbers_are_wrong(
 def test_wrong_requests_are_told(baked: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     with pytest.raises(
-        OptionError, match="no converter to 'openvin'; known: openvino, mnn; did you mean 'openvino'"
+        OptionError, match="no converter to 'openvin'; known: openvino, mnn, rknn; did you mean 'openvino'"
     ):
         convert(baked, tmp_path / "a.xml", to="openvin")
     with pytest.raises(OptionError, match="OpenVINO keeps weights as fp32, fp16; 'int8' was asked for"):
@@ -132,6 +132,42 @@ def test_mnn_refuses_quantised_files(tmp_path: Path) -> None:
     bake(segmenter, tmp_path / "a.onnx", BakeOptions(size=(224, 224)))
     with pytest.raises(BackendError, match="MNN takes no quantised file"):
         convert(tmp_path / "a.onnx", tmp_path / "a.mnn", to="mnn")
+
+
+def scattering(axis: int) -> onnx.ModelProto:
+    """Two rows of x (1, 4, 3) replaced, along an axis, as the encoders do it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "one"], ["data"]),
+            helper.make_node("Expand", ["places", "shape"], ["i"]),
+            helper.make_node("ScatterElements", ["data", "i", "u"], ["y"], axis=axis, name="scatter"),
+        ],
+        "scatter",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 3])],
+        [
+            numpy_helper.from_array(np.float32(1), "one"),
+            numpy_helper.from_array(np.array([[[3], [1]]], np.int64), "places"),
+            numpy_helper.from_array(np.array([1, 2, 3], np.int64), "shape"),
+            numpy_helper.from_array(np.arange(10, 16, dtype=np.float32).reshape(1, 2, 3), "u"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_scatter_of_rows_is_a_product() -> None:
+    model, x = scattering(1), np.arange(12, dtype=np.float32).reshape(1, 4, 3)
+    before = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    assert np.array_equal(before[0, 3], [10, 11, 12])
+    assert scatter_as_product(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    assert "ScatterElements" not in {node.op_type for node in model.graph.node}
+    np.testing.assert_array_equal(ReferenceEvaluator(model).run(None, {"x": x})[0], before)
+
+
+def test_scatter_of_another_form_is_refused() -> None:
+    with pytest.raises(BackendError, match="'scatter' does not put whole rows along axis 1"):
+        scatter_as_product(scattering(2))
 
 
 def test_scatters_axis_comes_first_and_nothing_else_changes() -> None:
