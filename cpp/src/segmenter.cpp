@@ -157,35 +157,20 @@ struct Segmenter::Impl {
         return prepared;
     }
 
-    /// `count` windows of one size to features, in batches.
-    void EncodeWindows(const std::uint8_t* windows, int count, const Tiling& tiling, float* out) const {
-        const int height = tiling.input_height, width = tiling.input_width;
-        const std::size_t pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3;
-        const std::size_t values = FeatureValues(tiling);
-        for (int first = 0; first < count; first += encoder->batch_size()) {
-            const int size = std::min(encoder->batch_size(), count - first);
-            const auto at = static_cast<std::size_t>(first);
-            encoder->Features(windows + at * pixels, size, height, width, out + at * values);
-        }
-    }
-
-    /// Values of one window's features, a class row included.
-    std::size_t FeatureValues(const Tiling& tiling) const {
-        const FeatureSizes& sizes = encoder->sizes();
-        return static_cast<std::size_t>(sizes.Rows(tiling.input_height, tiling.input_width)) *
-               static_cast<std::size_t>(sizes.embed_dim);
-    }
-
     WindowFeatures Allocate(const PreparedImage& image) const {
         WindowFeatures features = SizesOf(image, encoder->sizes());
-        features.values.resize(static_cast<std::size_t>(features.windows) * FeatureValues(image.tiling));
+        const std::int64_t rows = encoder->sizes().Rows(image.tiling.input_height, image.tiling.input_width);
+        features.values.resize(static_cast<std::size_t>(features.windows) * static_cast<std::size_t>(rows) *
+                               static_cast<std::size_t>(features.embed_dim));
         return features;
     }
 
     WindowFeatures Encode(const PreparedImage& image) const {
         WindowFeatures features = Allocate(image);
         const Clock clock;
-        EncodeWindows(image.windows.data(), features.windows, image.tiling, features.values.data());
+        const Tiling& tiling = image.tiling;
+        encoder->FeaturesOf(image.windows.data(), features.windows, tiling.input_height, tiling.input_width,
+                            features.values.data());
         if (encoder->sizes().class_row) TakeClassRows(&features);
         features.timings.encode = clock.Milliseconds();
         return features;
@@ -285,7 +270,8 @@ struct Segmenter::Impl {
         }
         std::vector<float> all(values);
         const Clock clock;
-        EncodeWindows(windows.data(), count, images.front()->tiling, all.data());
+        const Tiling& tiling = images.front()->tiling;
+        encoder->FeaturesOf(windows.data(), count, tiling.input_height, tiling.input_width, all.data());
         const double each = clock.Milliseconds() / count;
         auto from = all.begin();
         for (WindowFeatures& part : *features) {

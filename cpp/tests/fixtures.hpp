@@ -3,6 +3,8 @@
 
 #include <doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -67,6 +69,14 @@ scclip::Status StatusOf(Function function) {
     } catch (...) {
         return scclip::CurrentStatus();
     }
+}
+
+/// The largest difference of two arrays.
+inline float LargestGap(const std::vector<float>& a, const std::vector<float>& b) {
+    REQUIRE(a.size() == b.size());
+    float gap = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) gap = std::max(gap, std::abs(a[i] - b[i]));
+    return gap;
 }
 
 /// As make_fixtures.py's `pattern`.

@@ -60,13 +60,6 @@ std::size_t Differences(const Decoded& found, const nlohmann::json& labels) {
     return different;
 }
 
-float LargestGap(const std::vector<float>& found, const std::vector<float>& expected) {
-    REQUIRE(found.size() == expected.size());
-    float gap = 0;
-    for (std::size_t i = 0; i < expected.size(); ++i) gap = std::max(gap, std::abs(found[i] - expected[i]));
-    return gap;
-}
-
 }  // namespace
 
 TEST_CASE("labels and confidence are Python's") {

@@ -11,13 +11,6 @@ using namespace scclip;
 
 namespace {
 
-float LargestGap(const std::vector<float>& a, const std::vector<float>& b) {
-    REQUIRE(a.size() == b.size());
-    float gap = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) gap = std::max(gap, std::abs(a[i] - b[i]));
-    return gap;
-}
-
 std::size_t Differences(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b) {
     REQUIRE(a.size() == b.size());
     std::size_t different = 0;

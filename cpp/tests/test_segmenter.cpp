@@ -30,13 +30,6 @@ double Agreement(const std::vector<std::uint8_t>& a, const std::vector<std::uint
     return static_cast<double>(same) / static_cast<double>(a.size());
 }
 
-float LargestGap(const std::vector<float>& a, const std::vector<float>& b) {
-    REQUIRE(a.size() == b.size());
-    float gap = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) gap = std::max(gap, std::abs(a[i] - b[i]));
-    return gap;
-}
-
 SegmentOptions Decoding(const nlohmann::json& options) {
     SegmentOptions out;
     out.confidence = true;

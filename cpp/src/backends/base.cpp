@@ -69,6 +69,16 @@ std::unique_ptr<Encoder> OpenOne(const Bundle& bundle, const OpenOptions& option
 
 }  // namespace
 
+void Encoder::FeaturesOf(const std::uint8_t* windows, int count, int height, int width, float* out) const {
+    const std::size_t pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3;
+    const std::size_t values =
+        static_cast<std::size_t>(sizes_.Rows(height, width)) * static_cast<std::size_t>(sizes_.embed_dim);
+    for (int first = 0; first < count; first += batch_size()) {
+        const auto at = static_cast<std::size_t>(first);
+        Features(windows + at * pixels, std::min(batch_size(), count - first), height, width, out + at * values);
+    }
+}
+
 Decoded Encoder::Segment(const PreparedImage&, const DecodeInput&, const PlanMaker&) const {
     throw std::logic_error("this encoder does not segment");
 }

@@ -26,6 +26,9 @@ class Encoder {
     /// `out`. count ≤ batch_size(). Throws Error(kBackend).
     virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
 
+    /// The same for any number of windows, a batch at a time.
+    void FeaturesOf(const std::uint8_t* windows, int count, int height, int width, float* out) const;
+
     /// Whether Segment takes this task; if not, Features and the decode on the host do.
     virtual bool CanSegment(const DecodeInput&) const { return false; }
 
