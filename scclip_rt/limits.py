@@ -82,6 +82,9 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "min_area": Range(least=0, most=1e15, whole=False),
         "simplify": Range(least=0, most=1e7, whole=False),
         "tile": Range(least=1, most=_SIDE),
+        # scclip bake
+        "baked_opset": Range(least=17, most=23),
+        "ir": Range(least=8, most=13),
         # scclip-export
         "heads": Range(least=1, most=1024),
         "text_heads": Range(least=1, most=1024),

@@ -85,12 +85,16 @@ def add_bake_options(parser: argparse.ArgumentParser) -> None:
         "--batch", metavar="N", type=number("batch"), help="images at once (default: any number)"
     )
     group.add_argument(
-        "--opset", metavar="N", type=int, default=17, help="ONNX opset, 17 or more (default: 17)"
+        "--opset",
+        metavar="N",
+        type=number("baked_opset"),
+        default=17,
+        help="ONNX opset, 17 or more (default: 17)",
     )
     group.add_argument(
         "--ir",
         metavar="N",
-        type=int,
+        type=number("ir"),
         default=8,
         help="IR version; old runtimes refuse newer ones (default: 8)",
     )
@@ -101,7 +105,10 @@ def add_bake_options(parser: argparse.ArgumentParser) -> None:
         help="inside the file, or beside it in FILE.onnx.data (default: inside)",
     )
     group.add_argument(
-        "--resolution", metavar="CM", type=float, help="centimetres per pixel, which QGIS's Deepness reads"
+        "--resolution",
+        metavar="CM",
+        type=number("resolution"),
+        help="centimetres per pixel, which QGIS's Deepness reads",
     )
 
 
