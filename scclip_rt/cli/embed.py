@@ -31,7 +31,7 @@ _EPILOG = """\
 examples:
   scclip embed vitb16.scclip --classes classes.txt --output classes.safetensors
   scclip embed vitb16.scclip --classes "background; person, man; dog" --output three.safetensors
-  scclip embed vitb16.scclip --classes classes.txt --template-images photos/ --output chosen.safetensors
+  scclip embed vitb16.scclip --classes classes.txt --template-images photos/ -o chosen.safetensors
   scclip segment vitb16.scclip photos/ --vocabulary classes.safetensors --output out
 """
 
