@@ -19,7 +19,8 @@ from scclip_rt.batch.item import Shard
 from scclip_rt.batch.ledger import Finished
 from scclip_rt.batch.worker import Setup, Worker
 from scclip_rt.cpus import worker_threads
-from scclip_rt.errors import OptionError, ScclipError
+from scclip_rt.errors import ScclipError
+from scclip_rt.limits import in_range
 
 _CPUS_PER_WORKER = 4
 
@@ -39,8 +40,8 @@ class LocalEngine:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise OptionError(f"there is at least one worker; got {self.workers}")
+        if self.workers is not None:
+            in_range("workers", self.workers)
 
     def overrides(self) -> list[dict[str, Any]]:
         """The options of each worker's `Segmenter`."""

@@ -122,7 +122,6 @@ REFUSED = {
     "unknown tag": (("--model", "ViT-B-16", "--pretrained", "nope"), "open_clip has no weights 'nope'"),
     "resnet": (("--model", "RN50", "--pretrained", "openai"), "RN50 (openai) is a ResNet"),
     "timm": (("--model", "ViT-B-16-SigLIP", "--pretrained", "webli"), "has no class token"),
-    "opset": (("--checkpoint", "{checkpoint}", "--opset", "12"), "--opset must be in 18..23"),
     "window": (
         ("--checkpoint", "{checkpoint}", "--window", "100"),
         "multiple of the patch (16 pixels); got 100",
@@ -138,7 +137,6 @@ REFUSED = {
     ),
     "layer": (("--checkpoint", "{checkpoint}", "--pre-layer", "3", *LAYERS), "layers run from 0 to 2"),
     "layer range": (("--checkpoint", "{checkpoint}", "--fusion-layers", "3:3"), "A < B"),
-    "floor": (("--checkpoint", "{checkpoint}", "--similarity-floor", "2", *LAYERS), "must be in [-1, 1]"),
     "parameters of no calibration": (
         ("--checkpoint", "{checkpoint}", "--calibration", "none", "--pre-layer", "1"),
         "--pre-layer is an option of --calibration scclip and sfp, not of none",

@@ -258,7 +258,7 @@ def test_threads_and_devices_are_divided_among_workers() -> None:
         worker["device"] for worker in LocalEngine(devices=("cuda:0", "cuda:1"), threads=8).overrides()
     ]
     assert devices == ["cuda:0", "cuda:1"]
-    with pytest.raises(OptionError, match="at least one worker"):
+    with pytest.raises(OptionError, match="workers must be"):
         LocalEngine(workers=0)
 
 
