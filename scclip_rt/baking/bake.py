@@ -23,6 +23,7 @@ from scclip_rt.decode.plan import decode_plan
 from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.files import atomic_path, check_replaceable, output_error
 from scclip_rt.image.geometry import Tiling
+from scclip_rt.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _MOST_INSIDE = 2_000_000_000
 """Bytes of a protobuf file, a little under its limit of 2 GiB."""
 LEAST_AGREEMENT = {"fp32": 0.9999, "int8": 0.99, "fp16": 0.99, "bf16": 0.99}
-"""Share of pixels that must have the segmenter's labels, by precision. Ties may fall either way."""
+"""Share of pixels that must have the labels of a segmenter of that precision. Ties may fall either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def bake(
         raise OptionError(f"a baked file's name ends in .onnx; got {target.name}", field="output")
     onnx = load_onnx()
     parts = _ingredients(segmenter, options)
-    spec = _encoder_for(segmenter, parts.tiling)
+    spec = _encoder_for(segmenter, parts.tiling, options.precision)
     _check(segmenter, parts, options)
     card = Card(
         bundle=segmenter.bundle,
@@ -156,19 +157,30 @@ def _ingredients(segmenter: Segmenter, options: BakeOptions) -> Ingredients:
     )
 
 
-def _encoder_for(segmenter: Segmenter, tiling: Tiling) -> EncoderSpec:
-    """The encoder for these windows: the loaded one, or for smaller ones (padding methods) the dynamic one."""
-    main = segmenter.backend.spec
-    for spec in (main, *segmenter.bundle.encoders_for("dynamic")):
-        shape = next(tensor.shape for tensor in spec.inputs if tensor.name == "windows")
-        fits = all(
-            isinstance(have, str) or have == want for have, want in zip(shape[1:3], tiling.input, strict=True)
+def _encoder_for(segmenter: Segmenter, tiling: Tiling, precision: str | None) -> EncoderSpec:
+    """The encoder for these windows: the loaded one, one of another precision, or for small windows the dynamic one.
+
+    Raises:
+        OptionError: the bundle has none.
+    """
+    main, wanted = segmenter.backend.spec, precision or segmenter.backend.spec.precision
+    others = [*segmenter.bundle.encoders_for(main.grid.kind), *segmenter.bundle.encoders_for("dynamic")]
+    of_precision = [
+        spec for spec in (main, *others) if spec.precision == wanted and spec.runs_on != ("tensorrt",)
+    ]
+    if not of_precision:
+        known = ", ".join(dict.fromkeys(spec.precision for spec in segmenter.bundle.encoders))
+        raise OptionError(
+            f"{segmenter.bundle.path} has no {wanted} encoder; it has {known}", field="precision"
         )
-        if fits and spec.precision == main.precision:
+    for spec in of_precision:
+        shape = next(tensor.shape for tensor in spec.inputs if tensor.name == "windows")
+        sides = zip(shape[1:3], tiling.input, strict=True)
+        if all(isinstance(have, str) or have == want for have, want in sides):
             return spec
     height, width = tiling.input
     raise OptionError(
-        f"windows of {width}×{height} pixels need an encoder of any size in {main.precision}; export the bundle with "
+        f"windows of {width}×{height} pixels need an encoder of any size in {wanted}; export the bundle with "
         "--dynamic-grid",
         field="size",
     )
@@ -226,6 +238,12 @@ def _agreement(
     onnxruntime = load_onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    if (
+        precision == "fp16"
+    ):  # ONNX Runtime 1.32 crashes on float16 graphs at its default level, its issue 28392
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    same = precision == segmenter.backend.spec.precision
+    least = LEAST_AGREEMENT[precision] if same else PRECISIONS[precision].pixels
     images = check_images(parts.size)
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
@@ -240,9 +258,10 @@ def _agreement(
         raise BackendError(f"{path.name}: ONNX Runtime does not run what was baked: {reason}") from error
     wanted = [segmenter(image).labels for image in images]
     agreement = float(np.mean([(a == b).mean() for a, b in zip(found, wanted, strict=True)]))
-    if agreement < LEAST_AGREEMENT.get(precision, 1.0):
+    if agreement < least:
         raise BackendError(
-            f"{path.name}: {agreement:.2%} of the pixels have the segmenter's labels; nothing is written"
+            f"{path.name}: {agreement:.2%} of the pixels have the segmenter's labels, and {least:.2%} are wanted; "
+            "nothing is written"
         )
     return agreement
 

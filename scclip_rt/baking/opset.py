@@ -49,6 +49,8 @@ def lower_opset(model: ModelProto, opset: int) -> None:
         replacement = [node]
         if opset < 18 and node.op_type.startswith("Reduce"):
             axes_as_attribute(node, constants)
+        if opset < 18 and node.op_type == "Split":
+            parts_uncounted(node)
         if opset < 20 and node.op_type == "Gelu":
             replacement = gelu_written_out(node, model)
         for part in replacement:
@@ -73,6 +75,13 @@ def axes_as_attribute(node: NodeProto, constants: Constants) -> None:
     del node.attribute[:]
     node.attribute.extend([*kept, onnx.helper.make_attribute("axes", [int(axis) for axis in axes])])
     del node.input[1:]
+
+
+def parts_uncounted(node: NodeProto) -> None:
+    """Before opset 18 Split has no `num_outputs`: it counts its outputs, and refuses to run where parts differ."""
+    kept = [item for item in node.attribute if item.name != "num_outputs"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def gelu_written_out(node: NodeProto, model: ModelProto) -> list[NodeProto]:

@@ -26,6 +26,7 @@ class BakeOptions:
         ir: IR version of the file: 8 is read by every ONNX Runtime since 1.12, 9 since 1.15, 10 since 1.18.
         weights: `inside` the file, or `beside` it in FILE.data.
         resolution: centimetres per pixel, for QGIS; None leaves it out.
+        precision: of the encoder, where it is not the segmenter's: `fp16`, which the CPU's backends refuse to serve.
     """
 
     size: tuple[int, int] | None = None
@@ -36,6 +37,7 @@ class BakeOptions:
     ir: int = LEAST_IR
     weights: Literal["inside", "beside"] = "inside"
     resolution: float | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= 1 << 14 for side in self.size):

@@ -50,7 +50,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "--precision",
         metavar="NAME",
         default="auto",
-        help="fp32, fp16, int8, as the bundle has them (default: auto, the most accurate for the CPU)",
+        help="fp32, fp16, int8, as the bundle has them; fp16 is compared with fp32 (default: auto, the most accurate "
+        "for the CPU)",
     )
     parser.add_argument("--threads", metavar="N", type=number("threads"), help="CPU threads of the check")
     add_class_options(parser, vocabulary=True)
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         ir=args.ir,
         weights=args.weights,
         resolution=args.resolution,
+        precision="fp16" if args.precision == "fp16" else None,
     )
     check_replaceable(args.output, force=args.force)
     check_json_target(args.json, force=args.force)
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         bundle,
         backend="onnxruntime",
         device="cpu",
-        precision=args.precision,
+        precision="fp32" if args.precision == "fp16" else args.precision,
         threads=args.threads,
         progress=True,
         **class_settings(args, bundle),

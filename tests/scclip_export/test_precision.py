@@ -32,8 +32,11 @@ from scclip_export.options import ExportConfig
 from scclip_export.pipeline import _plugin_forms
 from scclip_export.writers import GridPlan
 from scclip_kernels.plugins.table import PLUGINS
+from scclip_rt import Segmenter
 from scclip_rt.backends import open_backend
 from scclip_rt.backends.choose import Host, choose
+from scclip_rt.baking.bake import bake
+from scclip_rt.baking.options import BakeOptions
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import Engine, read_engines
 from scclip_rt.errors import BackendError
@@ -388,3 +391,13 @@ def test_which_encoders_get_plugin_nodes(options: dict[str, Any], forms: tuple[s
     window = GridPlan(kind="window", fixed=(14, 14), examples=((14, 14),))
     assert _plugin_forms(config, window) == forms
     assert _plugin_forms(config, GridPlan(kind="dynamic", fixed=None, examples=((14, 14),))) == ()
+
+
+def test_float16_encoder_is_baked_at_an_old_opset(narrow_bundle: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter(
+        narrow_bundle, classes=["sky", "dog"], backend="onnxruntime", precision="fp32", threads=1
+    )
+    options = BakeOptions(size=(100, 120), opset=17, precision="fp16")
+    assert bake(segmenter, tmp_path / "a.onnx", options).labels_agreement >= 0.97
+    weights = {item.data_type for item in onnx.load(tmp_path / "a.onnx").graph.initializer}
+    assert TensorProto.FLOAT16 in weights

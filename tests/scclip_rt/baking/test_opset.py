@@ -50,6 +50,16 @@ def test_gelu_is_written_out(form: str) -> None:
     np.testing.assert_allclose(values(graph), before, atol=1e-6)
 
 
+def test_split_counts_its_outputs() -> None:
+    split = helper.make_node("Split", ["x"], ["a", "y"], axis=0, num_outputs=2)
+    graph = model(split)
+    before = values(graph)
+    lower_opset(graph, 17)
+    assert [item.name for item in graph.graph.node[0].attribute] == ["axis"]
+    onnx.checker.check_model(graph)
+    np.testing.assert_array_equal(values(graph), before)
+
+
 def test_what_has_no_older_form_is_named() -> None:
     graph = model(
         helper.make_node("RMSNormalization", ["x", "w"], ["y"]),
