@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _MOST_INSIDE = 2_000_000_000
 """Bytes of a protobuf file, a little under its limit of 2 GiB."""
-LEAST_AGREEMENT = {"fp32": 0.9999, "int8": 0.99, "fp16": 0.99, "bf16": 0.99}
+LEAST_AGREEMENT = {"fp32": 0.999, "int8": 0.99, "fp16": 0.99, "bf16": 0.99}
 """Share of pixels that must have the labels of a segmenter of that precision. Ties may fall either way."""
 
 
