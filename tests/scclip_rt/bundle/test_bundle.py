@@ -313,3 +313,53 @@ def test_file_that_is_no_onnx_is_told(tmp_path: Path, content: bytes) -> None:
 def test_manifest_fixture_is_what_the_schema_describes(bundle_path: Path) -> None:
     document = json.loads((bundle_path / "bundle.json").read_text())
     assert set(document["files"]) == {path.name for path in bundle_path.iterdir()} - {"bundle.json"}
+
+
+def resumed_entry() -> dict[str, Any]:
+    """`text_encoder.resumed` of a tower of one layer with two heads of width 4."""
+
+    def tensor(name: str, dtype: str, *shape: int | str) -> dict[str, Any]:
+        return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+    present = ("batch", 2, "tokens", 4)
+    return {
+        "file": "text_encoder.onnx",
+        "inputs": [
+            tensor("tokens", "int64", "batch", "tokens"),
+            tensor("past", "float32", 1, 2, "beginnings", 2, "known", 4),
+            tensor("past_lengths", "int64", "beginnings"),
+            tensor("beginnings", "int64", "batch"),
+        ],
+        "outputs": [
+            tensor("embeddings", "float32", "batch", 8),
+            tensor("present.0.key", "float32", *present),
+            tensor("present.0.value", "float32", *present),
+        ],
+        "axes": {},
+        "parity": {},
+    }
+
+
+def test_a_resumed_text_encoder_is_read(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, lambda document: document["text_encoder"].update(resumed=resumed_entry()))
+    text = Bundle.open(own_bundle).text_encoder
+    assert text.resumed is not None
+    assert text.graphs == (text, text.resumed)
+
+
+@pytest.mark.parametrize(
+    ("side", "place", "shape", "message"),
+    [
+        ("inputs", 1, [1, 2, "beginnings", "heads", "known", 4], "past"),
+        ("inputs", 1, [1, 2], "past"),
+        ("outputs", 2, ["batch", 3, "tokens", 4], r"present\.0\.value"),
+        ("outputs", 0, ["batch", 7], "embeddings"),
+    ],
+)
+def test_a_resumed_text_encoder_of_other_shapes_is_refused(
+    own_bundle: Path, side: str, place: int, shape: list[int | str], message: str
+) -> None:
+    entry = resumed_entry()
+    entry[side][place]["shape"] = shape
+    edit_manifest(own_bundle, lambda document: document["text_encoder"].update(resumed=entry))
+    refuse(own_bundle, message)
