@@ -104,7 +104,7 @@ def test_description_says_what_runs_where(bundle: Bundle) -> None:
     [
         ({"backend": "torch"}, "unknown backend 'torch'; this version offers: auto, onnxruntime, openvino"),
         ({"device": "gpu"}, "unknown device 'gpu'; known: auto, cpu, cuda:N"),
-        ({"device": "cuda:0"}, r"no 'cuda' provider; it has: cpu\. Put the GPU build .*scclip-rt\[gpu\]"),
+        ({"device": "cuda:0"}, r"no 'cuda' provider; it has: cpu\. Put the GPU build \(extra `gpu`\)"),
         ({"ort_provider": "tensorrt"}, "no 'tensorrt' provider; it has: cpu"),
         ({"ort_provider": "rocm"}, "unknown ONNX Runtime provider 'rocm'; known: cpu, cuda, tensorrt"),
         ({"ort_provider": "cuda", "device": "cpu"}, "provider 'cuda' doesn't run on device 'cpu'"),
