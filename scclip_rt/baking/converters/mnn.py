@@ -22,7 +22,7 @@ from scclip_rt.baking.converters.noise import output_to
 from scclip_rt.baking.converters.passes import scatter_axis_first
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.opset import lower_opset
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, install
 
 NAME = "MNN"
 SUFFIXES = (".mnn",)
@@ -41,9 +41,7 @@ def _library(name: str) -> ModuleType:
         with output_to():
             return importlib.import_module(name)
     except ImportError as error:
-        raise BackendError(
-            f"MNN is not installed ({error}): pip install 'scclip-rt[mnn]'", field="to"
-        ) from error
+        raise BackendError(f"MNN is not installed ({error}): {install('mnn')}", field="to") from error
 
 
 def version() -> str:

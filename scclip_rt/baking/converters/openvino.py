@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.baking.converters.base import Run, Tensors, Weights
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, install
 
 NAME = "OpenVINO"
 SUFFIXES = (".xml", ".bin")
@@ -22,7 +22,7 @@ def _library() -> ModuleType:
         import openvino
     except ImportError as error:
         raise BackendError(
-            f"openvino is not installed ({error}): pip install 'scclip-rt[openvino]'", field="to"
+            f"openvino is not installed ({error}): {install('openvino')}", field="to"
         ) from error
     module: ModuleType = openvino
     return module

@@ -18,7 +18,7 @@ from scclip_rt.baking.converters.noise import output_to
 from scclip_rt.baking.converters.passes import scatter_as_product
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.opset import lower_opset, opset_of
-from scclip_rt.errors import BackendError
+from scclip_rt.errors import BackendError, install
 
 NAME = "RKNN"
 SUFFIXES = (".rknn",)
@@ -33,7 +33,7 @@ def _library() -> Any:
         from rknn.api import RKNN
     except ImportError as error:
         raise BackendError(
-            f"rknn-toolkit2 is not installed ({error}): pip install 'scclip-rt[rknn]', in an environment of its own",
+            f"rknn-toolkit2 is not installed ({error}): {install('rknn')}, in an environment of its own",
             field="to",
         ) from error
     return RKNN
