@@ -193,11 +193,12 @@ def test_an_export_that_can_not_build_its_engines_does_not_begin(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Not even the checkpoint is looked for."""
-    output = tmp_path / "out.scclip"
-    assert export_cli("--checkpoint", tmp_path / "none.safetensors", "--output", output, *options) == 2
+    """The checkpoint is not read."""
+    output, checkpoint = tmp_path / "out.scclip", tmp_path / "w.safetensors"
+    checkpoint.write_bytes(b"no checkpoint")
+    assert export_cli("--checkpoint", checkpoint, "--output", output, *options) == 2
     assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_adding_engines_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
