@@ -5,10 +5,13 @@ by every other method FOLDER/METHOD.scclip), and as `make_fixtures.py FOLDER --b
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,17 +52,21 @@ def export(folder: Path) -> None:
     """The tiny synthetic model as FOLDER/tiny.scclip, and by every other method as FOLDER/METHOD.scclip."""
     from safetensors.numpy import save_file
 
-    from scclip_export.cli.main import run
-
     checkpoint = folder / "tiny.safetensors"
     save_file({name: np.array(value) for name, value in clip_state_dict("tiny").items()}, checkpoint)
-    for method in METHODS:
-        bundle = folder / f"{'tiny' if method == 'scclip' else method}.scclip"
-        arguments = (
-            f"--checkpoint {checkpoint} --calibration {method} --output {bundle} --dynamic-grid".split()
-        )
-        if run(arguments) != 0:
-            raise SystemExit(f"the export of {method} failed")
+    workers = min(4, os.cpu_count() or 1)  # 1 GB each
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(functools.partial(export_by, checkpoint), METHODS))
+
+
+def export_by(checkpoint: Path, method: str) -> None:
+    """Export beside the checkpoint."""
+    from scclip_export.cli.main import run
+
+    bundle = checkpoint.with_name(f"{'tiny' if method == 'scclip' else method}.scclip")
+    options = f"--checkpoint {checkpoint} --calibration {method} --output {bundle} --dynamic-grid"
+    if run(options.split()) != 0:
+        raise RuntimeError(f"the export of {method} failed")
 
 
 def main() -> None:
