@@ -160,6 +160,12 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._service = service
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. A loop accepts as many connections at once as `backlog` says, whatever may wait in the socket."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """SIGTERM or SIGINT."""
         if self.should_exit:
@@ -190,7 +196,10 @@ def _serve_here(settings: ServeSettings, options: ServerOptions, listener: socke
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
+        # Where other processes accept from the same socket, one connection at a time: else the first takes all that
+        # wait, as uvloop always does.
+        backlog=_BACKLOG if options.workers == 1 else 1,
+        loop="auto" if options.workers == 1 else "asyncio",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(options.grace)),
     )
