@@ -266,5 +266,6 @@ def _keep_newest(folder: Path, number: int) -> None:
     """Remove the rows of a folder that were longest not used; what another process removed meanwhile is gone."""
     with contextlib.suppress(OSError):
         rows = [entry for entry in os.scandir(folder) if entry.name.endswith(".row")]
-        for entry in sorted(rows, key=lambda entry: entry.stat().st_mtime)[: max(0, len(rows) - number)]:
-            Path(entry).unlink()
+        if len(rows) > number:
+            for entry in sorted(rows, key=lambda entry: entry.stat().st_mtime)[: len(rows) - number]:
+                Path(entry).unlink()
