@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scclip_rt.errors import OptionError
+from scclip_rt.limits import in_range
 
 Pixels = Literal["unit", "byte", "uint8"]
 Result = Literal["probabilities", "logits", "labels"]
 LEAST_OPSET = 17
 """LayerNormalization came with it."""
-LEAST_IR, MOST_IR = 8, 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class BakeOptions:
     result: Result = "probabilities"
     batch: int | None = None
     opset: int = LEAST_OPSET
-    ir: int = LEAST_IR
+    ir: int = 8
     weights: Literal["inside", "beside"] = "inside"
     resolution: float | None = None
     precision: str | None = None
@@ -46,8 +46,7 @@ class BakeOptions:
             raise OptionError(f"batch must be 1 to 4,096, or left open; got {self.batch}", field="batch")
         if self.opset < LEAST_OPSET:
             raise OptionError(f"opset must be {LEAST_OPSET} or more; got {self.opset}", field="opset")
-        if not LEAST_IR <= self.ir <= MOST_IR:
-            raise OptionError(f"ir must be {LEAST_IR} to {MOST_IR}; got {self.ir}", field="ir")
+        in_range("ir", self.ir)
         if self.resolution is not None and not self.resolution > 0:
             raise OptionError(
                 f"resolution must be above 0 centimetres; got {self.resolution}", field="resolution"
