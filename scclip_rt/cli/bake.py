@@ -2,10 +2,8 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.image_options import image_settings, number
 from scclip_rt.cli.options import (
     add_class_options,
     add_image_options,
@@ -13,8 +11,10 @@ from scclip_rt.cli.options import (
     add_output_options,
     check_json_target,
     class_settings,
-    write_json,
+    image_settings,
+    tell,
 )
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.files import check_replaceable
 
 _DESCRIPTION = """\
@@ -34,83 +34,58 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "bake",
-        help="write one ONNX file, classes inside, for other tools",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "bake", run, "write one ONNX file, classes inside, for other tools", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
-    parser.add_argument(
-        "--output", "-o", metavar="FILE.onnx", type=Path, required=True, help="the file to write"
-    )
+    add_bundle(parser)
+    options = Options(parser)
+    options.file("--output -o", "FILE.onnx", "the file to write", required=True)
     add_bake_options(parser)
-    parser.add_argument(
+    options.text(
         "--precision",
-        metavar="NAME",
-        default="auto",
-        help="fp32, fp16, int8, as the bundle has them; fp16 is compared with fp32 (default: auto, the most accurate "
+        "NAME",
+        "fp32, fp16, int8, as the bundle has them; fp16 is compared with fp32 (default: auto, the most accurate "
         "for the CPU)",
+        default="auto",
     )
-    parser.add_argument("--threads", metavar="N", type=number("threads"), help="CPU threads of the check")
+    options.number("--threads", "N", "CPU threads of the check")
     add_class_options(parser, vocabulary=True)
     add_image_options(parser)
     add_label_options(parser)
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def add_bake_options(parser: argparse.ArgumentParser) -> None:
     """The form of the file; `bake_options` reads them."""
-    group = parser.add_argument_group("the file")
-    group.add_argument(
+    group = Options(parser, "the file")
+    group.text(
         "--size",
-        metavar="N|HxW",
+        "N|HxW",
+        "pixels of the image that it takes (default: a square of the short side, which needs no resizing)",
         type=_size,
-        help="pixels of the image that it takes (default: a square of the short side, which needs no resizing)",
     )
-    group.add_argument(
+    group.choice(
         "--pixels",
-        choices=["unit", "byte", "uint8"],
+        ["unit", "byte", "uint8"],
+        "unit: float (B, 3, H, W) from 0 to 1; byte: the same from 0 to 255; uint8: (B, H, W, 3) (default: unit)",
         default="unit",
-        help="unit: float (B, 3, H, W) from 0 to 1; byte: the same from 0 to 255; uint8: (B, H, W, 3) (default: unit)",
     )
-    group.add_argument(
+    group.choice(
         "--result",
-        choices=["probabilities", "logits", "labels"],
+        ["probabilities", "logits", "labels"],
+        "probabilities or logits (B, classes, H, W), or labels (B, H, W) (default: probabilities)",
         default="probabilities",
-        help="probabilities or logits (B, classes, H, W), or labels (B, H, W) (default: probabilities)",
     )
-    group.add_argument(
-        "--batch", metavar="N", type=number("batch"), help="images at once (default: any number)"
-    )
-    group.add_argument(
-        "--opset",
-        metavar="N",
-        type=number("baked_opset"),
-        default=17,
-        help="ONNX opset, 17 or more (default: 17)",
-    )
-    group.add_argument(
-        "--ir",
-        metavar="N",
-        type=number("ir"),
-        default=8,
-        help="IR version; old runtimes refuse newer ones (default: 8)",
-    )
-    group.add_argument(
+    group.number("--batch", "N", "images at once (default: any number)")
+    group.number("--opset", "N", "ONNX opset, 17 or more (default: 17)", limit="baked_opset", default=17)
+    group.number("--ir", "N", "IR version; old runtimes refuse newer ones (default: 8)", default=8)
+    group.choice(
         "--weights",
-        choices=["inside", "beside"],
+        ["inside", "beside"],
+        "inside the file, or beside it in FILE.onnx.data (default: inside)",
         default="inside",
-        help="inside the file, or beside it in FILE.onnx.data (default: inside)",
     )
-    group.add_argument(
-        "--resolution",
-        metavar="CM",
-        type=number("resolution"),
-        help="centimetres per pixel, which QGIS's Deepness reads",
-    )
+    group.number("--resolution", "CM", "centimetres per pixel, which QGIS's Deepness reads")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,14 +123,12 @@ def run(args: argparse.Namespace) -> int:
     )
     report = bake(segmenter, args.output, options, force=args.force)
     document = asdict(report) | {"schema": "scclip-bake/1", "files": [str(file) for file in report.files]}
-    if args.json is not None:
-        write_json(document, args.json, force=args.force)
-    if args.json != "-":
-        shape = ", ".join(str(length or "batch") for length in report.input)
-        print(
-            f"{args.output}: image ({shape}) to {report.result} of {report.classes} classes, {report.windows} "
-            f"windows, {report.bytes / 1e6:.0f} MB; {report.labels_agreement:.2%} of labels as scclip segment"
-        )
+    shape = ", ".join(str(length or "batch") for length in report.input)
+    text = (
+        f"{args.output}: image ({shape}) to {report.result} of {report.classes} classes, {report.windows} windows, "
+        f"{report.bytes / 1e6:.0f} MB; {report.labels_agreement:.2%} of labels as scclip segment"
+    )
+    tell(document, text, args.json, force=args.force)
     return 0
 
 

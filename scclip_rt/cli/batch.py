@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import (
     add_backend_options,
     add_class_options,
@@ -20,6 +19,7 @@ from scclip_rt.cli.options import (
     template_source,
     write_json,
 )
+from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError
 
 if TYPE_CHECKING:
@@ -53,75 +53,56 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "batch",
-        help="segment very many images: Parquet, WebDataset, folders; resumable, on Ray if wanted",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run,
+        "segment very many images: Parquet, WebDataset, folders; resumable, on Ray if wanted",
+        _DESCRIPTION,
+        _EPILOG,
     )
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="what to segment")
-    parser.add_argument(
-        "--bundle", metavar="BUNDLE", required=True, help="bundle directory, or demo for the packaged one"
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, required=True, help="folder for the results, made if missing"
-    )
+    options = Options(parser)
+    options.text("inputs", "INPUT", "what to segment", nargs="+")
+    options.text("--bundle", "BUNDLE", "bundle directory, or demo for the packaged one", required=True)
+    options.file("--output", "DIR", "folder for the results, made if missing", required=True)
     _add_run_options(parser)
     add_class_options(parser, vocabulary=True)
     add_image_options(parser)
     add_label_options(parser)
     add_backend_options(parser)
-    parser.set_defaults(run=run)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("run")
-    group.add_argument("--resume", action="store_true", help="go on with the run that the output holds")
-    group.add_argument(
+    group = Options(parser, "run")
+    group.flag("--resume", "go on with the run that the output holds")
+    group.text(
         "--format",
-        metavar="NAME",
+        "NAME",
+        "parquet, webdataset, png, or one of docs/formats.md, a folder a shard (default: parquet)",
         default="parquet",
-        help="parquet, webdataset, png, or one of docs/formats.md, a folder a shard (default: parquet)",
     )
-    group.add_argument(
+    group.number(
         "--shard-size",
-        metavar="N",
-        type=number("shard_size"),
+        "N",
+        "images done again at most, by each worker, after a crash (default: 256)",
         default=256,
-        help="images done again at most, by each worker, after a crash (default: 256)",
     )
-    group.add_argument(
-        "--column",
-        metavar="NAME",
-        help="the images' column of Parquet or Lance, or suffix in a tar: jpg (default: found)",
+    group.text(
+        "--column", "NAME", "the images' column of Parquet or Lance, or suffix in a tar: jpg (default: found)"
     )
-    group.add_argument(
-        "--key", metavar="NAME", help="column of Parquet or Lance that names the images (default: numbered)"
-    )
-    group.add_argument(
+    group.text("--key", "NAME", "column of Parquet or Lance that names the images (default: numbered)")
+    group.choice(
         "--engine",
-        choices=["local", "ray"],
+        ["local", "ray"],
+        "processes on this machine, or actors of a Ray cluster that sees the same files (default: local)",
         default="local",
-        help="processes on this machine, or actors of a Ray cluster that sees the same files (default: local)",
     )
-    group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, auto for the one this machine is in "
+    group.text("--address", "ADDRESS", "of the Ray cluster, auto for the one this machine is in "
                        "(default: start Ray on this machine)")  # fmt: skip
-    group.add_argument(
-        "--actors",
-        metavar="N",
-        type=number("actors"),
-        help="workers (default: one for each four CPUs, or for each GPU)",
-    )
-    group.add_argument(
-        "--gpus-per-actor", metavar="N", type=number("gpus_per_actor"), help="with --engine ray (default: 0)"
-    )
-    group.add_argument(
-        "--json",
-        metavar="FILE",
-        nargs="?",
-        const="-",
-        help="tell what was done as JSON, on standard output or in FILE",
+    group.number("--actors", "N", "workers (default: one for each four CPUs, or for each GPU)")
+    group.number("--gpus-per-actor", "N", "with --engine ray (default: 0)")
+    group.text(
+        "--json", "FILE", "tell what was done as JSON, on standard output or in FILE", nargs="?", const="-"
     )
 
 

@@ -3,11 +3,10 @@
 import argparse
 import importlib.util
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import number
-from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.cli.options import add_output_options, check_json_target, tell
+from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError, install
 from scclip_rt.files import atomic_path, check_replaceable
 
@@ -37,87 +36,58 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "bench",
-        help="measure speed and memory, compare bundles, precisions and backends",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run,
+        "measure speed and memory, compare bundles, precisions and backends",
+        _DESCRIPTION,
+        _EPILOG,
     )
-    parser.add_argument(
+    options = Options(parser)
+    options.text(
         "targets",
-        metavar="BUNDLE",
+        "BUNDLE",
+        "bundle directory, or demo for the packaged one, with @PRECISION, @BACKEND or @whole behind it",
         nargs="+",
-        help="bundle directory, or demo for the packaged one, with @PRECISION, @BACKEND or @whole behind it",
     )
     _add_workload_options(parser)
     _add_inference_options(parser)
     _add_run_options(parser)
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def _add_workload_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("workload")
-    group.add_argument(
-        "--image", metavar="FILE", help="an image (default: the rendered scene in the package)"
+    group = Options(parser, "workload")
+    group.text("--image", "FILE", "an image (default: the rendered scene in the package)")
+    group.text(
+        "--image-size", "HxW,…", "resize the image to this first (default: 375x500; a FILE's own size)"
     )
-    group.add_argument(
-        "--image-size",
-        metavar="HxW,…",
-        help="resize the image to this first (default: 375x500; a FILE's own size)",
-    )
-    group.add_argument("--queries", metavar="N,…", help="random unit queries, a class each (default: 20)")
-    group.add_argument("--vocabulary", metavar="FILE", help="instead of --queries, what `scclip embed` wrote")
-    group.add_argument(
-        "--short-side", metavar="PIXELS", type=number("short_side"), help="as for scclip segment"
-    )
-    group.add_argument(
-        "--refine", choices=["pamr", "none"], help="as for scclip segment (default: the bundle's)"
-    )
-    group.add_argument(
-        "--whole-image", action="store_true", help="for all targets: encode the image in one pass"
-    )
+    group.text("--queries", "N,…", "random unit queries, a class each (default: 20)")
+    group.text("--vocabulary", "FILE", "instead of --queries, what `scclip embed` wrote")
+    group.number("--short-side", "PIXELS", "as for scclip segment")
+    group.choice("--refine", ["pamr", "none"], "as for scclip segment (default: the bundle's)")
+    group.flag("--whole-image", "for all targets: encode the image in one pass")
 
 
 def _add_inference_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("inference, for targets that don't say otherwise")
-    group.add_argument(
-        "--backend", metavar="NAME", default="auto", help="as for scclip segment (default: auto)"
-    )
-    group.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu or cuda:N (default: auto)")
-    group.add_argument("--precision", metavar="NAME", default="auto", help="fp32, int8, … (default: auto)")
-    group.add_argument(
-        "--ort-provider", metavar="NAME", help="ONNX Runtime's cpu, cuda, cuda-graphs or tensorrt"
-    )
-    group.add_argument("--threads", metavar="N,…", help="CPU threads (default: the cores)")
-    group.add_argument("--batch", metavar="N,…", help="most windows encoded at once (default: the backend's)")
+    group = Options(parser, "inference, for targets that don't say otherwise")
+    group.text("--backend", "NAME", "as for scclip segment (default: auto)", default="auto")
+    group.text("--device", "NAME", "auto, cpu or cuda:N (default: auto)", default="auto")
+    group.text("--precision", "NAME", "fp32, int8, … (default: auto)", default="auto")
+    group.text("--ort-provider", "NAME", "ONNX Runtime's cpu, cuda, cuda-graphs or tensorrt")
+    group.text("--threads", "N,…", "CPU threads (default: the cores)")
+    group.text("--batch", "N,…", "most windows encoded at once (default: the backend's)")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("measurement")
-    group.add_argument(
-        "--warmup", metavar="N", type=number("warmup"), default=3, help="images first (default: %(default)s)"
-    )
-    group.add_argument(
-        "--iterations",
-        metavar="N",
-        type=number("iterations"),
-        default=20,
-        help="rounds (default: %(default)s)",
-    )
-    group.add_argument(
-        "--stream",
-        metavar="N",
-        type=number("stream"),
-        default=0,
-        help="also N images as a folder goes: batched and overlapped",
-    )
-    group.add_argument("--no-limit", action="store_true", help="don't measure the limit of matrix products")
-    group.add_argument("--samples", action="store_true", help="every single duration in --json")
-    group.add_argument(
-        "--plot", metavar="FILE", type=Path, help="draw the result (png, svg, pdf); needs matplotlib"
-    )
+    group = Options(parser, "measurement")
+    group.number("--warmup", "N", "images first (default: %(default)s)", default=3)
+    group.number("--iterations", "N", "rounds (default: %(default)s)", default=20)
+    group.number("--stream", "N", "also N images as a folder goes: batched and overlapped", default=0)
+    group.flag("--no-limit", "don't measure the limit of matrix products")
+    group.flag("--samples", "every single duration in --json")
+    group.file("--plot", "FILE", "draw the result (png, svg, pdf); needs matplotlib")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,13 +114,10 @@ def run(args: argparse.Namespace) -> int:
     results = [bench.run(entries(group)) for group in groups]
     _progress("")
     report = document(results, plan, samples=args.samples)
-    if args.json is not None:
-        write_json(report, args.json, force=args.force)
+    tell(report, table(report), args.json, force=args.force)
     if args.plot is not None:
         with atomic_path(args.plot, force=args.force) as temporary:
             plot(report, temporary)
-    if args.json != "-":
-        print(table(report))
     return 0
 
 

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.cli.options import add_output_options, check_json_target, tell
+from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError, OutputError, printable
 from scclip_rt.files import cache_directory
 
@@ -25,18 +26,12 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "cache",
-        help="show and clear what is kept between runs",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "cache", run, "show and clear what is kept between runs", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument(
-        "--clear", metavar="NAME", nargs="+", help="remove these entries; `all` removes every one"
-    )
+    options = Options(parser)
+    options.text("--clear", "NAME", "remove these entries; `all` removes every one", nargs="+")
     add_output_options(parser, force=False)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,17 +45,13 @@ def run(args: argparse.Namespace) -> int:
     entries = [_entry(path, cleared=path in cleared) for path in found]
     for path in cleared:
         _remove(path)
-    if args.json is not None:
-        document = {"schema": "scclip-cache/1", "path": str(root), "entries": entries}
-        write_json(document, args.json, force=True)
-    if args.json != "-":
-        print(printable(str(root)))
-        for entry in entries:
-            done = "  cleared" if entry["cleared"] else ""
-            name = printable(entry["name"])
-            print(f"  {name:<16} {entry['files']:>7,} files {entry['bytes'] / 1e6:>9,.1f} MB{done}")
-        if not entries:
-            print("  empty")
+    lines = [printable(str(root))]
+    for entry in entries:
+        done = "  cleared" if entry["cleared"] else ""
+        name = printable(entry["name"])
+        lines.append(f"  {name:<16} {entry['files']:>7,} files {entry['bytes'] / 1e6:>9,.1f} MB{done}")
+    document = {"schema": "scclip-cache/1", "path": str(root), "entries": entries}
+    tell(document, "\n".join(lines if entries else [*lines, "  empty"]), args.json, force=True)
     return 0
 
 

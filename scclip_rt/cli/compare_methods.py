@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scclip_rt.cli.eval import add_dataset_options, open_from
-from scclip_rt.cli.image_options import number
 from scclip_rt.cli.options import (
     add_backend_options,
     add_output_options,
+    backend_settings,
     check_json_target,
+    tell,
     template_source,
-    write_json,
 )
+from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError, ScclipError, printable
 from scclip_rt.files import atomic_path, check_replaceable
 
@@ -67,47 +68,31 @@ class Row:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "compare-methods",
-        help="mIoU of several methods on one checkpoint",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "compare-methods", run, "mIoU of several methods on one checkpoint", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="a checkpoint file, or a name that scclip-export --backbone knows",
+    options = Options(parser)
+    options.text(
+        "checkpoint", "CHECKPOINT", "a checkpoint file, or a name that scclip-export --backbone knows"
     )
-    parser.add_argument(
+    options.text(
         "--export",
-        metavar="'OPTIONS'",
+        "'OPTIONS'",
+        "further options of scclip-export for every method, in quotes (--export='--int8')",
         default="",
-        help="further options of scclip-export for every method, in quotes (--export='--int8')",
     )
-    parser.add_argument(
+    options.text(
         "--methods",
-        metavar="NAME,NAME,…",
+        "NAME,NAME,…",
+        f"values of --calibration (default: {','.join(METHODS)})",
         default=",".join(METHODS),
-        help=f"values of --calibration (default: {','.join(METHODS)})",
     )
     add_dataset_options(parser)
-    parser.add_argument(
-        "--refine", choices=["pamr", "none"], help="of every method (default: each method's own)"
-    )
-    parser.add_argument(
-        "--sheet", metavar="FILE.png", type=Path, help="a picture: images, truth and every method's labels"
-    )
-    parser.add_argument(
-        "--rows",
-        metavar="N",
-        type=number("worst"),
-        default=4,
-        help="images in the sheet (default: %(default)s)",
-    )
+    options.choice("--refine", ["pamr", "none"], "of every method (default: each method's own)")
+    options.file("--sheet", "FILE.png", "a picture: images, truth and every method's labels")
+    options.number("--rows", "N", "images in the sheet (default: %(default)s)", limit="worst", default=4)
     add_backend_options(parser)
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,10 +124,9 @@ def run(args: argparse.Namespace) -> int:
             columns.append(labels)
     if rows and args.sheet is not None:
         _sheet([row.method for row in rows], columns, dataset, args)
-    if rows and args.json is not None:
-        write_json(_document(rows, failures, dataset, args.limit), args.json, force=args.force)
-    if rows and args.json != "-":
-        print(_table(rows, dataset))
+    if rows:
+        document = _document(rows, failures, dataset, args.limit)
+        tell(document, _table(rows, dataset), args.json, force=args.force)
     if failures:
         raise OptionError("; ".join(f"{method}: {reason}" for method, reason in failures.items()))
     return 0
@@ -193,12 +177,7 @@ def _measure(
         bundle,
         dataset,
         templates=template_source(args),
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-        ort_provider=args.ort_provider,
-        threads=args.threads,
-        batch=args.batch,
+        **backend_settings(args),
         refine=args.refine,
         cache=not args.no_cache,
         progress=True,

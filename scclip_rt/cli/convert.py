@@ -2,10 +2,10 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.cli.options import add_output_options, check_json_target, tell
+from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.files import check_replaceable
 
 _DESCRIPTION = """\
@@ -26,30 +26,20 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "convert",
-        help="write a baked file in another engine's format",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "convert", run, "write a baked file in another engine's format", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument(
-        "file", metavar="FILE.onnx", type=Path, help="what `scclip bake` wrote, weights inside"
-    )
-    parser.add_argument(
-        "--to", metavar="TARGET", required=True, help="openvino (.xml and .bin) or mnn (.mnn)"
-    )
-    parser.add_argument("--output", "-o", metavar="FILE", type=Path, required=True, help="the file to write")
-    parser.add_argument(
+    options = Options(parser)
+    options.file("file", "FILE.onnx", "what `scclip bake` wrote, weights inside")
+    options.text("--to", "TARGET", "openvino (.xml and .bin) or mnn (.mnn)", required=True)
+    options.file("--output -o", "FILE", "the file to write", required=True)
+    options.choice(
         "--weights",
-        choices=["fp32", "fp16", "int8"],
-        help="how weights are kept; int8 with mnn only, fp16 alone with rknn (default: fp32, of rknn fp16)",
+        ["fp32", "fp16", "int8"],
+        "how weights are kept; int8 with mnn only, fp16 alone with rknn (default: fp32, of rknn fp16)",
     )
-    parser.add_argument(
-        "--chip", metavar="NAME", help="with rknn: the chip that the file is for (default: rk3588)"
-    )
+    options.text("--chip", "NAME", "with rknn: the chip that the file is for (default: rk3588)")
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,11 +52,9 @@ def run(args: argparse.Namespace) -> int:
     report = convert(
         args.file, args.output, to=args.to, weights=args.weights, chip=args.chip, force=args.force
     )
-    if args.json is not None:
-        write_json(asdict(report) | {"schema": "scclip-convert/1"}, args.json, force=args.force)
-    if args.json != "-":
-        print(
-            f"{args.output}: {report.target} {report.version}, {report.weights} weights, {report.bytes / 1e6:.1f} MB; "
-            f"{report.labels_agreement:.3%} of labels as in ONNX Runtime"
-        )
+    text = (
+        f"{args.output}: {report.target} {report.version}, {report.weights} weights, {report.bytes / 1e6:.1f} MB; "
+        f"{report.labels_agreement:.3%} of labels as in ONNX Runtime"
+    )
+    tell(asdict(report) | {"schema": "scclip-convert/1"}, text, args.json, force=args.force)
     return 0

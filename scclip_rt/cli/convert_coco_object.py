@@ -1,8 +1,9 @@
 """`scclip convert-coco-object`: the masks of COCO-Object from those of COCO-Stuff."""
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from scclip_rt.cli.parsers import Options, add_command
 
 _DESCRIPTION = """\
 Make the masks of COCO-Object from those of COCO-Stuff 164k: the 80 things become classes 1 to 80,
@@ -22,19 +23,18 @@ Conversion that was interrupted goes on where it stopped.
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "convert-coco-object",
-        help="make COCO-Object's masks from COCO-Stuff's, for eval",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run,
+        "make COCO-Object's masks from COCO-Stuff's, for eval",
+        _DESCRIPTION,
+        _EPILOG,
     )
-    parser.add_argument("root", metavar="COCO_STUFF", type=Path, help="the folder of COCO-Stuff 164k")
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="write below this folder, with a link to the images"
-    )
-    parser.add_argument("--force", action="store_true", help="also write masks that exist already")
-    parser.set_defaults(run=run)
+    options = Options(parser)
+    options.file("root", "COCO_STUFF", "the folder of COCO-Stuff 164k")
+    options.file("--output", "DIR", "write below this folder, with a link to the images")
+    options.flag("--force", "also write masks that exist already")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,16 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import number
 from scclip_rt.cli.notes import tell_names_that_demo_does_not_know
 from scclip_rt.cli.options import (
     add_class_options,
     add_output_options,
     check_json_target,
     class_source,
+    tell,
     template_source,
-    write_json,
 )
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError
 from scclip_rt.files import check_replaceable
 
@@ -38,47 +38,24 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "embed",
-        help="embed class names into a vocabulary file",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "embed", run, "embed class names into a vocabulary file", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
-    parser.add_argument(
-        "--output",
-        "-o",
-        metavar="FILE.safetensors",
-        type=Path,
-        required=True,
-        help="the vocabulary file to write",
-    )
+    add_bundle(parser)
+    options = Options(parser)
+    options.file("--output -o", "FILE.safetensors", "the vocabulary file to write", required=True)
     add_class_options(parser, vocabulary=False)
-    group = parser.add_argument_group("choice of templates")
-    group.add_argument(
+    group = Options(parser, "choice of templates")
+    group.file(
         "--template-images",
-        metavar="PATH",
-        nargs="+",
-        type=Path,
-        help="unlabelled images or folders: each class keeps only the templates whose predictions on them have the "
+        "PATH",
+        "unlabelled images or folders: each class keeps only the templates whose predictions on them have the "
         "least entropy (docs/classes.md says what that gained and lost)",
+        nargs="+",
     )
-    group.add_argument(
-        "--template-count",
-        metavar="N",
-        type=number("template_count"),
-        default=4,
-        help="templates that a class keeps (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=number("threads"),
-        help="CPU threads (default: the cores this process may use)",
-    )
+    group.number("--template-count", "N", "templates that a class keeps (default: %(default)s)", default=4)
+    options.number("--threads", "N", "CPU threads (default: the cores this process may use)")
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,13 +91,10 @@ def run(args: argparse.Namespace) -> int:
         "templates": vocabulary.templates,
         "text_model_sha256": vocabulary.text_model_sha256,
     }
-    if args.json is not None:
-        write_json(report, args.json, force=args.force)
-    if args.json != "-":
-        background = vocabulary.background
-        named = "none" if background is None else vocabulary.classes[background]
-        counts = f"{len(vocabulary.classes)} classes, {len(vocabulary.queries)} queries, background: {named}"
-        print(f"{args.output}: {counts}")
+    background = vocabulary.background
+    named = "none" if background is None else vocabulary.classes[background]
+    counts = f"{len(vocabulary.classes)} classes, {len(vocabulary.queries)} queries, background: {named}"
+    tell(report, f"{args.output}: {counts}", args.json, force=args.force)
     return 0
 
 

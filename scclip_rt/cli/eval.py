@@ -4,15 +4,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import add_image_options, add_label_options, image_settings, number
 from scclip_rt.cli.options import (
     add_backend_options,
+    add_image_options,
+    add_label_options,
     add_output_options,
+    backend_settings,
     check_json_target,
     class_source,
+    image_settings,
+    tell,
     template_source,
-    write_json,
 )
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError
 from scclip_rt.files import atomic_path, check_replaceable
 
@@ -49,77 +53,54 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "eval",
-        help="measure mIoU, or compare two bundles",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "eval", run, "measure mIoU, or compare two bundles", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", help="bundle directory, or demo for the packaged one"
-    )
+    add_bundle(parser, nargs="?")
     add_dataset_options(parser)
     _add_run_options(parser)
     add_image_options(parser, default="the benchmark's, else the bundle's")
     add_label_options(parser, default="the benchmark's, else the bundle's")
     add_backend_options(parser)
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     """Which images and masks, and how many."""
-    group = parser.add_argument_group("dataset")
-    group.add_argument("--dataset", metavar="NAME", required=True, help="one of those above")
-    group.add_argument("--root", metavar="DIR", type=Path, help="where a benchmark's files are")
-    group.add_argument(
+    group = Options(parser, "dataset")
+    group.text("--dataset", "NAME", "one of those above", required=True)
+    group.file("--root", "DIR", "where a benchmark's files are")
+    group.file(
         "--list",
-        metavar="FILE",
-        type=Path,
-        help="images to use instead of the validation split: a name per line, or JSON (a list, or COCO's images)",
+        "FILE",
+        "images to use instead of the validation split: a name per line, or JSON (a list, or COCO's images)",
     )
-    group.add_argument("--limit", metavar="N", type=number("limit"), help="only the first N images")
-    group.add_argument("--images", metavar="DIR", type=Path, help="folder: the images")
-    group.add_argument(
-        "--masks", metavar="DIR", type=Path, help="folder: a mask of the same name for each, grey or palette"
-    )
-    group.add_argument(
+    group.number("--limit", "N", "only the first N images")
+    group.file("--images", "DIR", "folder: the images")
+    group.file("--masks", "DIR", "folder: a mask of the same name for each, grey or palette")
+    group.number(
         "--ignore-label",
-        metavar="N",
-        type=number("ignore_label"),
-        help="folder: the label that does not count (default: 255, or 65535 above 255 classes)",
+        "N",
+        "folder: the label that does not count (default: 255, or 65535 above 255 classes)",
     )
-    group.add_argument(
+    group.text(
         "--mask-values",
-        metavar="V,V,…",
+        "V,V,…",
+        "folder: the masks' value of each class in turn, such as 0,255 (default: 0,1,2,…)",
         type=_values,
-        help="folder: the masks' value of each class in turn, such as 0,255 (default: 0,1,2,…)",
     )
-    group.add_argument(
-        "--reduce-zero-label",
-        action="store_true",
-        help="folder: label 0 does not count, 1 is the first class",
-    )
-    group.add_argument(
+    group.flag("--reduce-zero-label", "folder: label 0 does not count, 1 is the first class")
+    group.text(
         "--classes",
-        metavar="FILE|NAMES",
-        help="classes in the order of the labels, synonyms after commas; benchmarks have lists of their own",
+        "FILE|NAMES",
+        "classes in the order of the labels, synonyms after commas; benchmarks have lists of their own",
     )
-    group.add_argument("--classes-file", metavar="FILE", type=Path, help="a file of them, whatever its name")
-    group.add_argument(
-        "--background",
-        metavar="NAME",
-        help='folder: the background class (default: "background", if there is one)',
+    group.file("--classes-file", "FILE", "a file of them, whatever its name")
+    group.text(
+        "--background", "NAME", 'folder: the background class (default: "background", if there is one)'
     )
-    group.add_argument(
-        "--templates",
-        metavar="NAME|FILE",
-        help="prompts around each name (default: imagenet)",
-    )
-    group.add_argument(
-        "--no-cache", action="store_true", help="neither read nor keep class embeddings on disk"
-    )
+    group.text("--templates", "NAME|FILE", "prompts around each name (default: imagenet)")
+    group.flag("--no-cache", "neither read nor keep class embeddings on disk")
 
 
 def _values(text: str) -> tuple[int, ...]:
@@ -132,33 +113,21 @@ def _values(text: str) -> tuple[int, ...]:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("run")
-    group.add_argument(
+    group = Options(parser, "run")
+    group.file(
         "--resume",
-        metavar="FILE",
-        type=Path,
-        help="keep what is counted in FILE, and go on from it if it exists: Ctrl-C costs nothing",
+        "FILE",
+        "keep what is counted in FILE, and go on from it if it exists: Ctrl-C costs nothing",
     )
-    group.add_argument("--plot", metavar="FILE", type=Path, help="write a bar chart of IoU per class (PNG)")
-    group.add_argument(
+    group.file("--plot", "FILE", "write a bar chart of IoU per class (PNG)")
+    group.text(
         "--compare",
-        metavar=("A", "B"),
+        ("A", "B"),
+        "evaluate two bundles side by side; NAME.scclip@PRECISION picks a precision",
         nargs=2,
-        help="evaluate two bundles side by side; NAME.scclip@PRECISION picks a precision",
     )
-    group.add_argument(
-        "--sheet",
-        metavar="FILE",
-        type=Path,
-        help="with --compare: the images that differ most, as one HTML file",
-    )
-    group.add_argument(
-        "--worst",
-        metavar="N",
-        type=number("worst"),
-        default=12,
-        help="images in the sheet (default: %(default)s)",
-    )
+    group.file("--sheet", "FILE", "with --compare: the images that differ most, as one HTML file")
+    group.number("--worst", "N", "images in the sheet (default: %(default)s)", default=12)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -216,12 +185,9 @@ def _evaluate(args: argparse.Namespace, dataset: "Dataset") -> int:
 
     segmenter = _segmenter(args, dataset, args.bundle, args.precision)
     result = evaluate(segmenter, dataset, limit=args.limit, resume=args.resume, progress=True)
-    if args.json is not None:
-        write_json(report.document(result), args.json, force=args.force)
+    tell(report.document(result), report.table(result), args.json, force=args.force)
     if args.plot is not None:
         _plot(result, args.plot, force=args.force)
-    if args.json != "-":
-        print(report.table(result))
     return 0
 
 
@@ -231,12 +197,12 @@ def _compare(args: argparse.Namespace, dataset: "Dataset") -> int:
     pair = [_bundle_and_precision(name, args.precision) for name in args.compare]
     first, second = (_segmenter(args, dataset, bundle, precision) for bundle, precision in pair)
     result = compare(first, second, dataset, limit=args.limit, worst=args.worst, progress=True)
-    if args.json is not None:
-        write_json(report.comparison_document(result), args.json, force=args.force)
+    names = (args.compare[0], args.compare[1])
+    document = report.comparison_document(result)
+    tell(document, report.comparison_table(result, names), args.json, force=args.force)
     if args.sheet is not None:
-        _write_text(sheet.sheet(result, (args.compare[0], args.compare[1])), args.sheet, force=args.force)
-    if args.json != "-":
-        print(report.comparison_table(result, (args.compare[0], args.compare[1])))
+        with atomic_path(args.sheet, force=args.force) as temporary:
+            temporary.write_text(sheet.sheet(result, names), "utf-8")
     return 0
 
 
@@ -247,12 +213,7 @@ def _segmenter(args: argparse.Namespace, dataset: "Dataset", bundle: str, precis
         bundle,
         dataset,
         templates=template_source(args),
-        backend=args.backend,
-        device=args.device,
-        precision=precision,
-        ort_provider=args.ort_provider,
-        threads=args.threads,
-        batch=args.batch,
+        **backend_settings(args) | {"precision": precision},
         **image_settings(args),
         cache=not args.no_cache,
         progress=True,
@@ -274,8 +235,3 @@ def _plot(result: "Evaluation", path: Path, *, force: bool) -> None:
     title = f"IoU per class, percent: {result.setup['bundle']['name']} on {result.dataset.title}"
     with atomic_path(path, force=force) as temporary:
         bar_chart(temporary, result.dataset.classes, scores.iou, scores.miou, title)
-
-
-def _write_text(text: str, path: Path, *, force: bool) -> None:
-    with atomic_path(path, force=force) as temporary:
-        temporary.write_text(text, "utf-8")

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from scclip_rt.backends.choose import choose, engine_machine
@@ -20,7 +19,8 @@ from scclip_rt.bundle.engine_fit import (
 )
 from scclip_rt.bundle.manifest import EncoderSpec, GraphSpec
 from scclip_rt.bundle.model_card import model_card
-from scclip_rt.cli.options import add_output_options, check_json_target, write_json
+from scclip_rt.cli.options import add_output_options, check_json_target, tell
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import BackendError, printable
 from scclip_rt.files import atomic_path, check_replaceable
 from scclip_rt.vocabulary.embedding import embedding_cache_directory
@@ -40,22 +40,15 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "inspect",
-        help="show and check a bundle",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
-    parser.add_argument(
+    parser = add_command(subparsers, "inspect", run, "show and check a bundle", _DESCRIPTION, _EPILOG)
+    add_bundle(parser)
+    options = Options(parser)
+    options.file(
         "--model-card",
-        metavar="FILE",
-        type=Path,
-        help="also write a model card for the Hugging Face Hub, made from bundle.json (docs/hub.md)",
+        "FILE",
+        "also write a model card for the Hugging Face Hub, made from bundle.json (docs/hub.md)",
     )
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,11 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if args.model_card is not None:
         with atomic_path(args.model_card, force=args.force) as temporary:
             temporary.write_text(model_card(bundle), "utf-8")
-    if args.json is not None:
-        write_json(_document(bundle, checked, engines), args.json, force=args.force)
-    if args.json != "-":
-        # Names and reasons come out of files: none may hold what a terminal would obey.
-        print("\n".join(map(printable, _lines(bundle, checked, engines))))
+    # Names and reasons come out of files: none may hold what a terminal would obey.
+    text = "\n".join(map(printable, _lines(bundle, checked, engines)))
+    tell(_document(bundle, checked, engines), text, args.json, force=args.force)
     return 0
 
 

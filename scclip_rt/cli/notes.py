@@ -7,18 +7,12 @@ from scclip_rt.errors import printable
 
 if TYPE_CHECKING:
     from scclip_rt.bundle.bundle import Bundle
-    from scclip_rt.segmenter import Segmenter
     from scclip_rt.vocabulary.file import Vocabulary
 
 
 def note(text: str) -> None:
     """A line on standard error that is no error."""
     print(f"scclip: note: {printable(text)}", file=sys.stderr)
-
-
-def tell_what_demo_knows(segmenter: "Segmenter") -> None:
-    """`tell_names_that_demo_does_not_know`, for the vocabulary in use."""
-    tell_names_that_demo_does_not_know(segmenter.bundle, segmenter.vocabulary)
 
 
 def tell_names_that_demo_does_not_know(bundle: "Bundle", vocabulary: "Vocabulary") -> None:

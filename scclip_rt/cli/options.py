@@ -8,27 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import add_image_options, add_label_options, image_settings, number
+from scclip_rt.cli.parsers import Options
 from scclip_rt.errors import OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
 
 if TYPE_CHECKING:
     from scclip_rt.bundle.bundle import Bundle
-
-__all__ = [
-    "add_backend_options",
-    "add_class_options",
-    "add_image_options",
-    "add_label_options",
-    "add_output_options",
-    "check_json_target",
-    "class_settings",
-    "class_source",
-    "number",
-    "segmenter_options",
-    "template_source",
-    "write_json",
-]
 
 CLASS_FILE_SUFFIXES = (".txt", ".csv", ".names", ".list")
 TEMPLATE_SETS = ("imagenet", "surgery", "photo", "none")
@@ -36,108 +21,178 @@ TEMPLATE_SETS = ("imagenet", "surgery", "photo", "none")
 
 def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> None:
     """`--classes` (with `--vocabulary` as the alternative, if wanted) and how names are embedded."""
-    group = parser.add_argument_group("classes")
-    source = group.add_mutually_exclusive_group(required=not vocabulary)
-    source.add_argument(
+    group = Options(parser, "classes")
+    source = group.alternatives(required=not vocabulary)
+    source.text(
         "--classes",
-        metavar="FILE|NAMES",
-        help='the names, synonyms after commas: "sky; grass, lawn; dog"; or a file with a line per class: what exists '
+        "FILE|NAMES",
+        'the names, synonyms after commas: "sky; grass, lawn; dog"; or a file with a line per class: what exists '
         "as a file, contains a slash, or ends in .txt, .csv, .names or .list is one",
     )
-    source.add_argument(
-        "--classes-file", metavar="FILE", type=Path, help="a file with a line per class, whatever its name"
-    )
+    source.file("--classes-file", "FILE", "a file with a line per class, whatever its name")
     if vocabulary:
-        source.add_argument(
+        source.file(
             "--vocabulary",
-            metavar="FILE",
-            type=Path,
-            help="embedded classes, written by `scclip embed` "
+            "FILE",
+            "embedded classes, written by `scclip embed` "
             "(default without --classes: the bundle's own, if it carries one)",
         )
-    group.add_argument(
+    group.text(
         "--templates",
-        metavar="NAME|FILE",
-        help="prompts around each name: imagenet (80 of them), surgery (85), photo (one), none, or a file with one per "
+        "NAME|FILE",
+        "prompts around each name: imagenet (80 of them), surgery (85), photo (one), none, or a file with one per "
         "line, {} for the name (default: the bundle's, mostly imagenet)",
     )
-    group.add_argument(
+    group.text(
         "--background",
-        metavar="NAME",
-        help='the class that takes what no class claims, or "none" (default: the class called "background", '
+        "NAME",
+        'the class that takes what no class claims, or "none" (default: the class called "background", '
         "if there is one)",
     )
-    group.add_argument(
+    group.text(
         "--background-words",
-        metavar="NAME",
-        help="with --classes: words that find the background, voc, coco-object or clip-es; adds a class "
+        "NAME",
+        "with --classes: words that find the background, voc, coco-object or clip-es; adds a class "
         '"background" where there is none (docs/classes.md)',
     )
-    group.add_argument(
-        "--no-cache", action="store_true", help="neither read nor keep class embeddings on disk"
+    group.flag("--no-cache", "neither read nor keep class embeddings on disk")
+
+
+def add_image_options(parser: argparse.ArgumentParser, *, default: str = "the bundle's") -> Options:
+    """Sizes, whole images, and the limits on what an image may cost.
+
+    Args:
+        parser: of the command.
+        default: what an option that is not given takes, in words.
+    """
+    group = Options(parser, "images")
+    group.number("--short-side", "PIXELS", f"resize the short side to this (default: {default})")
+    group.number("--stride", "PIXELS", "distance between windows (default: the bundle's)")
+    group.either(
+        "--whole-image",
+        "encode the image in one pass; the bundle must have been exported with --dynamic-grid or --image-size",
     )
+    group.number("--max-pixels", "N", "refuse larger images (default: 128 million)")
+    group.number("--max-windows", "N", "refuse images of more windows (default: 1024)")
+    group.number(
+        "--max-memory",
+        "MB",
+        "refuse images that would take more memory than this (default: four fifths of what is free)",
+    )
+    return group
+
+
+def add_label_options(parser: argparse.ArgumentParser, *, default: str = "the bundle's") -> Options:
+    """From features to labels; `default` as for `add_image_options`."""
+    group = Options(parser, "labels")
+    group.text(
+        "--preset",
+        "NAME",
+        "the settings that the bundle's method has for a benchmark; `scclip inspect` lists them",
+    )
+    group.number("--logit-scale", "X", f"factor on cosines before the softmax (default: {default})")
+    group.number(
+        "--prob-threshold",
+        "P",
+        f"pixels of lower probability become background, or unlabelled (default: {default})",
+    )
+    group.number(
+        "--area-threshold",
+        "SHARE",
+        f"drop classes of at most this share of the foreground; 0 is off (default: {default})",
+    )
+    group.number(
+        "--class-threshold",
+        "P",
+        "drop classes whose best pixel in the image has a lower probability: names that the image doesn't show "
+        "(default: 0, none)",
+    )
+    group.choice(
+        "--refine",
+        ["pamr", "none"],
+        "follow the image's edges more closely, at some cost (default: the bundle's, mostly none)",
+    )
+    return group
+
+
+def image_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What `Segmenter` is to be told of both groups; an option that was not given is not in it."""
+    settings: dict[str, Any] = {
+        name: value
+        for name in (
+            "short_side",
+            "stride",
+            "preset",
+            "max_pixels",
+            "max_windows",
+            "logit_scale",
+            "prob_threshold",
+            "area_threshold",
+            "class_threshold",
+            "refine",
+        )
+        if (value := getattr(args, name)) is not None
+    }
+    if args.max_memory is not None:
+        settings["max_memory"] = args.max_memory * 1_000_000
+    return settings | {"whole_image": args.whole_image}
 
 
 def add_backend_options(parser: argparse.ArgumentParser) -> None:
     """What runs the encoder, where and how."""
-    group = parser.add_argument_group("inference")
-    group.add_argument(
+    group = Options(parser, "inference")
+    group.text(
         "--backend",
-        metavar="NAME",
-        default="auto",
-        help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto: what suits the bundle and the machine "
+        "NAME",
+        "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto: what suits the bundle and the machine "
         "(default: auto)",
+        default="auto",
     )
-    group.add_argument(
+    group.text(
         "--device",
-        metavar="NAME",
+        "NAME",
+        "auto, cpu or cuda:N (default: auto, the CPU, or the GPU that an engine of the bundle fits)",
         default="auto",
-        help="auto, cpu or cuda:N (default: auto, the CPU, or the GPU that an engine of the bundle fits)",
     )
-    group.add_argument(
+    group.text(
         "--precision",
-        metavar="NAME",
-        default="auto",
-        help="fp32, bf16, int8, … as the bundle and the backend have them; auto: the most accurate that suits the "
+        "NAME",
+        "fp32, bf16, int8, … as the bundle and the backend have them; auto: the most accurate that suits the "
         "device; fast: the fastest there is, at the loss that the export measured (default: auto)",
+        default="auto",
     )
-    group.add_argument(
+    group.text(
         "--ort-provider",
-        metavar="NAME",
-        help="ONNX Runtime's provider: cpu, cuda, cuda-graphs or tensorrt (default: as --device). "
+        "NAME",
+        "ONNX Runtime's provider: cpu, cuda, cuda-graphs or tensorrt (default: as --device). "
         "What is not available is an error, never replaced in silence",
     )
-    group.add_argument(
-        "--threads",
-        metavar="N",
-        type=number("threads"),
-        help="CPU threads (default: the cores this process may use)",
-    )
-    group.add_argument(
-        "--batch",
-        metavar="N",
-        type=number("batch"),
-        help="most windows encoded at once (default: 8 of 14×14 patches on a CPU)",
-    )
+    group.number("--threads", "N", "CPU threads (default: the cores this process may use)")
+    group.number("--batch", "N", "most windows encoded at once (default: 8 of 14×14 patches on a CPU)")
 
 
 def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the groups of images, labels and inference say, as options of `Segmenter`."""
+    return backend_settings(args) | image_settings(args)
+
+
+def backend_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_backend_options` say, by the names that `Segmenter` has for them."""
     names = ("backend", "device", "precision", "ort_provider", "threads", "batch")
-    return {name: getattr(args, name) for name in names} | image_settings(args)
+    return {name: getattr(args, name) for name in names}
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, force: bool) -> None:
     """`--json` and, for commands that write files, `--force`."""
-    group = parser.add_argument_group("reports and files")
+    group = Options(parser, "reports and files")
     if force:
-        group.add_argument("--force", action="store_true", help="replace outputs that exist")
-    group.add_argument(
+        group.flag("--force", "replace outputs that exist")
+    group.text(
         "--json",
-        metavar="FILE",
+        "FILE",
+        "tell what was done as JSON, on standard output or in FILE (--json=FILE before a positional)",
         nargs="?",
         const="-",
-        help="tell what was done as JSON, on standard output or in FILE (--json=FILE before a positional)",
     )
 
 
@@ -232,6 +287,18 @@ def write_json(document: dict[str, Any], target: str, *, force: bool) -> None:
         raise
     except (OutputError, OSError) as error:
         raise _kept(data, error) from error
+
+
+def tell(document: dict[str, Any], text: str, target: str | None, *, force: bool) -> None:
+    """Write a report where `--json` says, if anywhere, and print its text unless standard output has the report.
+
+    Raises:
+        OutputError: as `write_json`.
+    """
+    if target is not None:
+        write_json(document, target, force=force)
+    if target != "-":
+        print(text)
 
 
 def _kept(data: bytes, error: Exception) -> OutputError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scclip_rt.cli import segment_raster, segment_video
 from scclip_rt.cli.inputs import InputImage, find_inputs, output_names
-from scclip_rt.cli.notes import tell_what_demo_knows
+from scclip_rt.cli.notes import tell_names_that_demo_does_not_know
 from scclip_rt.cli.options import (
     add_backend_options,
     add_class_options,
@@ -23,6 +23,7 @@ from scclip_rt.cli.options import (
     segmenter_options,
     write_json,
 )
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import ImageError, OptionError, OutputError, printable
 from scclip_rt.files import atomic_path, check_replaceable
 from scclip_rt.formats import FORMATS, ClassTable, FormatWriter, ImageName, open_writer
@@ -68,27 +69,19 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "segment",
-        help="segment images, videos and rasters",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        subparsers, "segment", run, "segment images, videos and rasters", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
-    parser.add_argument(
-        "images",
-        metavar="IMAGE",
-        nargs="+",
-        help="image files, folders, - for standard input; or a video, or rasters",
+    add_bundle(parser)
+    options = Options(parser)
+    options.text(
+        "images", "IMAGE", "image files, folders, - for standard input; or a video, or rasters", nargs="+"
     )
-    parser.add_argument(
-        "--output",
-        "-o",
-        metavar="DIR",
-        type=Path,
+    options.file(
+        "--output -o",
+        "DIR",
+        "folder for the results, made if missing; for a video also a file, NAME.mkv",
         required=True,
-        help="folder for the results, made if missing; for a video also a file, NAME.mkv",
     )
     add_class_options(parser, vocabulary=True)
     _add_image_options(parser)
@@ -97,44 +90,35 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     segment_raster.add_options(parser)
     add_backend_options(parser)
     add_output_options(parser, force=True)
-    parser.set_defaults(run=run)
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group = add_image_options(parser)
-    group.add_argument(
+    group.choice(
         "--mode",
-        choices=["auto", "latency", "throughput"],
-        default="auto",
-        help="latency: one image after the other, each on all threads; throughput: batches filled across images, while "
+        ["auto", "latency", "throughput"],
+        "latency: one image after the other, each on all threads; throughput: batches filled across images, while "
         "others are read and decoded (default: auto, throughput for several images)",
+        default="auto",
     )
-    group.add_argument(
-        "--skip-existing",
-        action="store_true",
-        help="leave out images whose outputs are all there: goes on with an interrupted run",
+    group.flag(
+        "--skip-existing", "leave out images whose outputs are all there: goes on with an interrupted run"
     )
-    group.add_argument("--fail-fast", action="store_true", help="stop at the first image that can't be read")
-    group.add_argument("--keep-going", action="store_true", help=argparse.SUPPRESS)  # the default since 0.2
-    group.add_argument(
-        "--list-skipped", action="store_true", help="name the files of a folder that were passed over"
-    )
+    group.flag("--fail-fast", "stop at the first image that can't be read")
+    group.flag("--keep-going", argparse.SUPPRESS)  # the default since 0.2
+    group.flag("--list-skipped", "name the files of a folder that were passed over")
 
 
 def _add_label_options(parser: argparse.ArgumentParser) -> None:
     group = add_label_options(parser)
-    group.add_argument("--confidence", action="store_true", help="also write STEM.confidence.png")
-    group.add_argument(
-        "--no-overlay",
-        action="store_true",
-        help="leave out STEM.overlay.png, which takes most of the writing",
-    )
-    group.add_argument(
+    group.flag("--confidence", "also write STEM.confidence.png")
+    group.flag("--no-overlay", "leave out STEM.overlay.png, which takes most of the writing")
+    group.text(
         "--format",
-        metavar="FORMAT",
+        "FORMAT",
+        f"what to write: {', '.join(FORMATS)} (docs/formats.md; default: png, with an overlay)",
         choices=list(FORMATS),
         default="png",
-        help=f"what to write: {', '.join(FORMATS)} (docs/formats.md; default: png, with an overlay)",
     )
 
 
@@ -308,7 +292,7 @@ def _segmenter(args: argparse.Namespace) -> "Segmenter":
 
     bundle = Bundle.open(args.bundle)
     segmenter = Segmenter(bundle, **class_settings(args, bundle), **segmenter_options(args), progress=True)
-    tell_what_demo_knows(segmenter)
+    tell_names_that_demo_does_not_know(bundle, segmenter.vocabulary)
     return segmenter
 
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import number
 from scclip_rt.cli.inputs import find_images, output_names
+from scclip_rt.cli.parsers import Options
 from scclip_rt.errors import OptionError
 from scclip_rt.files import check_replaceable
 
@@ -22,37 +22,18 @@ _OPTIONS = ("bands", "value_range", "resolution", "polygons", "min_area", "simpl
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options for rasters."""
-    group = parser.add_argument_group("rasters (docs/rasters.md)")
-    group.add_argument(
-        "--bands", metavar="R,G,B", help="bands for red, green and blue, from 1 (default: by name)"
-    )
-    group.add_argument(
+    group = Options(parser, "rasters (docs/rasters.md)")
+    group.text("--bands", "R,G,B", "bands for red, green and blue, from 1 (default: by name)")
+    group.text(
         "--range",
+        "LOW,HIGH",
+        "values that become black and white (default: bytes as they are; else percentiles 2 and 98)",
         dest="value_range",
-        metavar="LOW,HIGH",
-        help="values that become black and white (default: bytes as they are; else percentiles 2 and 98)",
     )
-    group.add_argument(
-        "--resolution",
-        metavar="METRES",
-        type=number("resolution"),
-        help="metres a pixel to work at (default: the raster's)",
-    )
-    group.add_argument(
-        "--polygons", metavar="FILE", type=Path, help="also write regions as polygons, .gpkg or .geojson"
-    )
-    group.add_argument(
-        "--min-area",
-        metavar="M2",
-        type=number("min_area"),
-        help="leave out smaller polygons, fill smaller holes (default: 0)",
-    )
-    group.add_argument(
-        "--simplify",
-        metavar="METRES",
-        type=number("simplify"),
-        help="smooth the polygons' borders by about this (default: 0)",
-    )
+    group.number("--resolution", "METRES", "metres a pixel to work at (default: the raster's)")
+    group.file("--polygons", "FILE", "also write regions as polygons, .gpkg or .geojson")
+    group.number("--min-area", "M2", "leave out smaller polygons, fill smaller holes (default: 0)")
+    group.number("--simplify", "METRES", "smooth the polygons' borders by about this (default: 0)")
 
 
 def wanted(args: argparse.Namespace) -> bool:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from scclip_rt.cli.image_options import number
+from scclip_rt.cli.parsers import Options
 from scclip_rt.errors import OptionError, OutputError
 from scclip_rt.files import check_replaceable
 
@@ -32,36 +32,22 @@ class _Writer(Protocol):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options for videos and cameras."""
-    group = parser.add_argument_group("videos and cameras (docs/video.md)")
-    group.add_argument(
+    group = Options(parser, "videos and cameras (docs/video.md)")
+    group.flag(
         "--camera",
-        action="store_true",
-        help="IMAGE is a live source: a camera's number, its device file, or an address such as rtsp://…; frames that "
+        "IMAGE is a live source: a camera's number, its device file, or an address such as rtsp://…; frames that "
         "come while one is in work are dropped for the newest; Ctrl-C ends it and keeps what was written",
     )
-    group.add_argument(
-        "--every",
-        metavar="N",
-        type=number("every"),
-        default=1,
-        help="take each N-th frame of a video (default: 1)",
-    )
-    group.add_argument(
-        "--frames",
-        metavar="N",
-        type=number("frames"),
-        help="stop after N frames (default: at the end)",
-    )
-    group.add_argument(
+    group.number("--every", "N", "take each N-th frame of a video (default: 1)", default=1)
+    group.number("--frames", "N", "stop after N frames (default: at the end)")
+    group.text(
         "--reuse",
-        metavar="exact|off|N",
-        default="exact",
-        help="keep the features of windows that have not changed: in no pixel, or in none by more than N of 255 "
+        "exact|off|N",
+        "keep the features of windows that have not changed: in no pixel, or in none by more than N of 255 "
         "(default: exact, which changes no label)",
+        default="exact",
     )
-    group.add_argument(
-        "--overlay", metavar="FILE", type=Path, help="also write overlays as a video, .mp4 or .mkv"
-    )
+    group.file("--overlay", "FILE", "also write overlays as a video, .mp4 or .mkv")
 
 
 def wanted(args: argparse.Namespace) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.image_options import number
-from scclip_rt.cli.options import add_backend_options, class_source, template_source
+from scclip_rt.cli.options import add_backend_options, backend_settings, class_source, template_source
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError, install
 
 _DESCRIPTION = """\
@@ -29,161 +29,93 @@ examples:
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "serve",
-        help="serve bundles over HTTP and gRPC",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", help="bundle directory, or demo for the packaged one"
-    )
+    parser = add_command(subparsers, "serve", run, "serve bundles over HTTP and gRPC", _DESCRIPTION, _EPILOG)
+    add_bundle(parser, nargs="?")
     _add_model_options(parser)
     _add_network_options(parser)
     _add_limit_options(parser)
     add_backend_options(parser)
-    parser.set_defaults(run=run)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("models and classes")
-    group.add_argument("--model-name", metavar="NAME", help="BUNDLE's name in URLs (default: its own)")
-    group.add_argument(
+    group = Options(parser, "models and classes")
+    group.text("--model-name", "NAME", "BUNDLE's name in URLs (default: its own)")
+    group.text(
         "--bundle",
+        "NAME=PATH",
+        "serve this one, too, under NAME; again for each",
         dest="bundles",
-        metavar="NAME=PATH",
         action="append",
         default=[],
-        help="serve this one, too, under NAME; again for each",
     )
-    group.add_argument(
+    group.text(
         "--classes",
-        metavar="FILE|NAMES",
-        help="classes of requests that name none (default: the bundle's own, if it carries some)",
+        "FILE|NAMES",
+        "classes of requests that name none (default: the bundle's own, if it carries some)",
     )
-    group.add_argument(
+    group.text(
         "--vocabulary",
+        "NAME=FILE",
+        "embedded classes, written by `scclip embed`, that requests may ask for by NAME; again for each",
         dest="vocabularies",
-        metavar="NAME=FILE",
         action="append",
         default=[],
-        help="embedded classes, written by `scclip embed`, that requests may ask for by NAME; again for each",
     )
-    group.add_argument(
-        "--templates",
-        metavar="NAME|FILE",
-        help="prompts around names (default: imagenet)",
-    )
-    group.add_argument("--background", metavar="NAME", help="the background among --classes, or none")
-    group.add_argument(
-        "--short-side", metavar="PIXELS", type=number("short_side"), help="resize the short side to this"
-    )
-    group.add_argument("--stride", metavar="PIXELS", type=number("stride"), help="distance between windows")
-    group.add_argument(
+    group.text("--templates", "NAME|FILE", "prompts around names (default: imagenet)")
+    group.text("--background", "NAME", "the background among --classes, or none")
+    group.number("--short-side", "PIXELS", "resize the short side to this")
+    group.number("--stride", "PIXELS", "distance between windows")
+    group.number(
         "--watch",
-        metavar="SECONDS",
-        type=number("watch"),
+        "SECONDS",
+        "look this often whether a bundle was replaced; 0: never (default: %(default)s)",
         default=2.0,
-        help="look this often whether a bundle was replaced; 0: never (default: %(default)s)",
     )
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--host", metavar="ADDRESS", default="127.0.0.1", help="default: %(default)s, this machine"
-    )
-    group.add_argument(
-        "--port", metavar="N", type=number("port"), default=8000, help="0: a free one (default: %(default)s)"
-    )
-    group.add_argument(
-        "--grpc-port",
-        metavar="N",
-        type=number("grpc_port"),
-        help="also speak KServe's gRPC there (extra serve-grpc)",
-    )
-    group.add_argument(
-        "--workers",
-        metavar="N",
-        type=number("workers"),
-        default=1,
-        help="processes, which share the threads (default: 1)",
-    )
-    group.add_argument(
-        "--api-key-file", metavar="FILE", type=Path, help="clients must send the key that is its first line"
-    )
-    group.add_argument(
+    group = Options(parser, "network")
+    group.text("--host", "ADDRESS", "default: %(default)s, this machine", default="127.0.0.1")
+    group.number("--port", "N", "0: a free one (default: %(default)s)", default=8000)
+    group.number("--grpc-port", "N", "also speak KServe's gRPC there (extra serve-grpc)")
+    group.number("--workers", "N", "processes, which share the threads (default: 1)", default=1)
+    group.file("--api-key-file", "FILE", "clients must send the key that is its first line")
+    group.text(
         "--cors",
-        metavar="ORIGIN",
+        "ORIGIN",
+        "pages from there may call the server (default: none)",
         action="append",
         default=[],
-        help="pages from there may call the server (default: none)",
     )
-    group.add_argument(
-        "--label-studio", metavar="URL", help="fetch the images that Label Studio's tasks name from there"
+    group.text("--label-studio", "URL", "fetch the images that Label Studio's tasks name from there")
+    group.file("--label-studio-token-file", "FILE", "its access token")
+    group.number(
+        "--grace", "SECONDS", "time for accepted requests after SIGTERM (default: %(default)s)", default=30.0
     )
-    group.add_argument("--label-studio-token-file", metavar="FILE", type=Path, help="its access token")
-    group.add_argument(
-        "--grace",
-        metavar="SECONDS",
-        type=number("grace"),
-        default=30.0,
-        help="time for accepted requests after SIGTERM (default: %(default)s)",
-    )
-    group.add_argument("--no-access-log", action="store_true", help="no line of JSON for each request")
+    group.flag("--no-access-log", "no line of JSON for each request")
 
 
 def _add_limit_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("limits")
-    group.add_argument(
-        "--max-queue",
-        metavar="N",
-        type=number("queue"),
-        default=64,
-        help="images at a time, the next get 503 (default: 64)",
+    group = Options(parser, "limits")
+    group.number(
+        "--max-queue", "N", "images at a time, the next get 503 (default: 64)", limit="queue", default=64
     )
-    group.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=number("timeout"),
-        default=30.0,
-        help="deadline, then 504 (default: 30)",
-    )
-    group.add_argument(
-        "--max-bytes",
-        metavar="N",
-        type=number("max_bytes"),
-        default=32 << 20,
-        help="of a request, above: 413 (default: 32 Mi)",
-    )
-    group.add_argument(
-        "--max-pixels",
-        metavar="N",
-        type=number("max_pixels"),
-        default=50_000_000,
-        help="of an image, above: 413 (default: 50 M)",
-    )
-    group.add_argument(
-        "--max-classes",
-        metavar="N",
-        type=number("max_classes"),
-        default=1000,
-        help="names of a request (default: 1000)",
-    )
-    group.add_argument(
+    group.number("--timeout", "SECONDS", "deadline, then 504 (default: 30)", default=30.0)
+    group.number("--max-bytes", "N", "of a request, above: 413 (default: 32 Mi)", default=32 << 20)
+    group.number("--max-pixels", "N", "of an image, above: 413 (default: 50 M)", default=50_000_000)
+    group.number("--max-classes", "N", "names of a request (default: 1000)", default=1000)
+    group.number(
         "--max-embeddings",
-        metavar="N",
-        type=number("embeddings"),
+        "N",
+        "class lists embedded at a time (default: %(default)s)",
+        limit="embeddings",
         default=2,
-        help="class lists embedded at a time (default: %(default)s)",
     )
-    group.add_argument(
+    group.number(
         "--cache-mb",
-        metavar="N",
-        type=number("cache_mb"),
+        "N",
+        "memory for images just encoded, which need no encoding with other classes; 0: off (default: 128)",
         default=128,
-        help="memory for images just encoded, which need no encoding with other classes; 0: off (default: 128)",
     )
 
 
@@ -221,12 +153,7 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
         vocabularies={name: Path(file) for name, file in map(_pair, args.vocabularies)},
         templates=template_source(args) or "imagenet",
         background=args.background,
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-        ort_provider=args.ort_provider,
-        threads=args.threads,
-        batch=args.batch,
+        **backend_settings(args),
         short_side=args.short_side,
         stride=args.stride,
         limits=Limits(

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.image_options import number
-from scclip_rt.cli.notes import tell_what_demo_knows
+from scclip_rt.cli.notes import tell_names_that_demo_does_not_know
 from scclip_rt.cli.options import (
     add_backend_options,
     add_class_options,
     add_output_options,
+    backend_settings,
     check_json_target,
     class_settings,
-    write_json,
+    tell,
 )
+from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import printable
 from scclip_rt.files import atomic_path, check_replaceable
 from scclip_rt.vocabulary.classes import shorten
@@ -64,48 +65,36 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         ("inspect", "show near-duplicates, and what images pick and mix up", _INSPECT, run_inspect),
         ("suggest", "suggest classes to merge and to leave out", _SUGGEST, run_suggest),
     ):
-        made = actions.add_parser(
-            name,
-            help=short,
-            description=text,
-            epilog=_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        made.add_argument("bundle", metavar="BUNDLE", help="bundle directory, or demo for the packaged one")
+        made = add_command(actions, name, action, short, text, _EPILOG)
+        add_bundle(made)
         add_class_options(made, vocabulary=True)
-        group = made.add_argument_group("what to look at")
-        group.add_argument("--images", metavar="PATH", nargs="+", type=Path, help="images or folders")
-        group.add_argument("--limit", metavar="N", type=number("limit"), help="only the first N images")
-        group.add_argument(
+        group = Options(made, "what to look at")
+        group.file("--images", "PATH", "images or folders", nargs="+")
+        group.number("--limit", "N", "only the first N images")
+        group.number(
             "--near",
-            metavar="COSINE",
-            type=number("near"),
+            "COSINE",
+            "names from this cosine on count as near-duplicates (default: %(default)s)",
             default=0.9,
-            help="names from this cosine on count as near-duplicates (default: %(default)s)",
         )
         if action is run_suggest:
-            group.add_argument(
-                "--output", "-o", metavar="FILE.txt", type=Path, help="write the changed class list"
-            )
+            group.file("--output -o", "FILE.txt", "write the changed class list")
         add_backend_options(made)
         add_output_options(made, force=True)
-        made.set_defaults(run=action)
 
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Show what the words and the images say."""
     check_json_target(args.json, force=args.force)
     segmenter, use, pairs = _look(args)
-    if args.json is not None:
-        document = {
-            "schema": "scclip-vocabulary-inspect/1",
-            **_document(segmenter, use),
-            "near": args.near,
-            "pairs": [_pair(pair, segmenter.vocabulary) for pair in _worth_showing(pairs, args.near)],
-        }
-        write_json(document, args.json, force=args.force)
-    if args.json != "-":
-        print("\n".join(map(printable, _inspection(segmenter.vocabulary, use, pairs, args.near))))
+    document = {
+        "schema": "scclip-vocabulary-inspect/1",
+        **_document(segmenter, use),
+        "near": args.near,
+        "pairs": [_pair(pair, segmenter.vocabulary) for pair in _worth_showing(pairs, args.near)],
+    }
+    lines = map(printable, _inspection(segmenter.vocabulary, use, pairs, args.near))
+    tell(document, "\n".join(lines), args.json, force=args.force)
     return 0
 
 
@@ -122,19 +111,17 @@ def run_suggest(args: argparse.Namespace) -> int:
     if args.output is not None:
         with atomic_path(args.output, force=args.force) as temporary:
             temporary.write_text(_class_file(advice, vocabulary), "utf-8")
-    if args.json is not None:
-        document = {
-            "schema": "scclip-vocabulary-suggest/1",
-            **_document(segmenter, use),
-            "near": args.near,
-            "merge": [_pair(pair, vocabulary) for pair in advice.merged],
-            "leave_out": [vocabulary.classes[index] for index in advice.unused],
-            "suggested": [list(names) for names in advice.classes],
-            "output": None if args.output is None else str(args.output),
-        }
-        write_json(document, args.json, force=args.force)
-    if args.json != "-":
-        print("\n".join(map(printable, _suggestion(vocabulary, use, advice, args.output))))
+    document = {
+        "schema": "scclip-vocabulary-suggest/1",
+        **_document(segmenter, use),
+        "near": args.near,
+        "merge": [_pair(pair, vocabulary) for pair in advice.merged],
+        "leave_out": [vocabulary.classes[index] for index in advice.unused],
+        "suggested": [list(names) for names in advice.classes],
+        "output": None if args.output is None else str(args.output),
+    }
+    lines = map(printable, _suggestion(vocabulary, use, advice, args.output))
+    tell(document, "\n".join(lines), args.json, force=args.force)
     return 0
 
 
@@ -147,14 +134,8 @@ def _look(args: argparse.Namespace) -> "tuple[Segmenter, ClassUse | None, list[P
 
     paths = [item.path for item in find_images(args.images or [])][: args.limit]
     bundle = Bundle.open(args.bundle)
-    names = ("backend", "device", "precision", "ort_provider", "threads", "batch")
-    segmenter = Segmenter(
-        bundle,
-        **class_settings(args, bundle),
-        **{name: getattr(args, name) for name in names},
-        progress=True,
-    )
-    tell_what_demo_knows(segmenter)
+    segmenter = Segmenter(bundle, **class_settings(args, bundle), **backend_settings(args), progress=True)
+    tell_names_that_demo_does_not_know(bundle, segmenter.vocabulary)
     use = None
     if paths:
         from tqdm import tqdm

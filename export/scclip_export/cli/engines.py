@@ -1,13 +1,12 @@
 """The engine options of `scclip-export`."""
 
 import argparse
-from pathlib import Path
 
 from scclip_export.engines.libraries import parse_compute_capability
 from scclip_export.engines.request import ENGINE_PRECISIONS, EngineRequest
 from scclip_export.errors import ExportError
 from scclip_rt.bundle.engine_fit import Library
-from scclip_rt.cli.image_options import number
+from scclip_rt.cli.parsers import Options
 
 # Options that mean something with an engine alone: names in `args`.
 ENGINE_DETAILS = (
@@ -41,95 +40,66 @@ def _names(text: str) -> tuple[str, ...]:
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Register the options."""
-    group = parser.add_argument_group(
+    group = Options(
+        parser,
         "engines",
         "Built from the bundle's encoders and stored in it; several live side by side (docs/tensorrt.md).",
     )
-    group.add_argument(
+    group.file(
         "--bundle",
-        type=Path,
-        metavar="BUNDLE",
-        help="add engines to this bundle instead of exporting: needs no checkpoint and no torch",
+        "BUNDLE",
+        "add engines to this bundle instead of exporting: needs no checkpoint and no torch",
     )
-    group.add_argument(
-        "--tensorrt", action="store_true", help="for the NVIDIA GPU of this machine, by TensorRT"
-    )
-    group.add_argument(
-        "--tensorrt-rtx", action="store_true", help="ahead of time by TensorRT for RTX; needs no GPU"
-    )
-    group.add_argument(
+    group.flag("--tensorrt", "for the NVIDIA GPU of this machine, by TensorRT")
+    group.flag("--tensorrt-rtx", "ahead of time by TensorRT for RTX; needs no GPU")
+    group.text(
         "--compute-capability",
-        type=_capabilities,
-        metavar="LIST",
-        help="targets of --tensorrt-rtx, such as 8.6,8.9,12.0 (default: one engine for 8.0, 8.6, 8.9, 12.0 and "
+        "LIST",
+        "targets of --tensorrt-rtx, such as 8.6,8.9,12.0 (default: one engine for 8.0, 8.6, 8.9, 12.0 and "
         "later; 9.0 and 10.0 it does not know)",
+        type=_capabilities,
     )
-    group.add_argument(
+    group.text(
         "--engine-precision",
-        type=_names,
-        metavar="LIST",
-        help=f"of the encoders to build from: {', '.join(ENGINE_PRECISIONS)} "
+        "LIST",
+        f"of the encoders to build from: {', '.join(ENGINE_PRECISIONS)} "
         "(default: the first of these that the bundle holds; with --fp8 fp16 and fp8)",
-    )
-    group.add_argument(
-        "--engine-grid",
         type=_names,
-        metavar="LIST",
-        help="window, or HxW for a whole-image encoder of that size (default: all but the dynamic one)",
     )
-    group.add_argument(
-        "--min-batch", type=number("min_batch"), metavar="N", help="fewest windows at once (1)"
+    group.text(
+        "--engine-grid",
+        "LIST",
+        "window, or HxW for a whole-image encoder of that size (default: all but the dynamic one)",
+        type=_names,
     )
-    group.add_argument(
-        "--opt-batch", type=number("opt_batch"), metavar="N", help="windows to tune for (6; whole images: 1)"
-    )
-    group.add_argument("--max-batch", type=number("max_batch"), metavar="N", help="most windows at once (16)")
-    group.add_argument(
-        "--opt-queries", type=number("opt_queries"), metavar="N", help="queries to tune for (150)"
-    )
-    group.add_argument("--max-queries", type=number("max_queries"), metavar="N", help="most queries (1024)")
-    group.add_argument(
-        "--workspace",
-        type=number("workspace"),
-        metavar="MIB",
-        help="limit of device memory while a layer runs, in MiB",
-    )
-    group.add_argument(
-        "--builder-level",
-        type=number("builder_level"),
-        metavar="N",
-        help="0 (builds fast) to 5 (tries most); default: the library's",
-    )
-    group.add_argument(
-        "--version-compatible", action="store_true", help="loads in later versions of TensorRT too"
-    )
-    group.add_argument(
+    group.number("--min-batch", "N", "fewest windows at once (1)")
+    group.number("--opt-batch", "N", "windows to tune for (6; whole images: 1)")
+    group.number("--max-batch", "N", "most windows at once (16)")
+    group.number("--opt-queries", "N", "queries to tune for (150)")
+    group.number("--max-queries", "N", "most queries (1024)")
+    group.number("--workspace", "MIB", "limit of device memory while a layer runs, in MiB")
+    group.number("--builder-level", "N", "0 (builds fast) to 5 (tries most); default: the library's")
+    group.flag("--version-compatible", "loads in later versions of TensorRT too")
+    group.choice(
         "--hardware-compatible",
+        ("ampere+", "same-compute-capability"),
+        "--tensorrt: runs on other GPUs too, Ampere and later (default of this option) or of this GPU's "
+        "compute capability; may be slower",
         nargs="?",
         const="ampere+",
-        choices=("ampere+", "same-compute-capability"),
-        help="--tensorrt: runs on other GPUs too, Ampere and later (default of this option) or of this GPU's "
-        "compute capability; may be slower",
     )
-    group.add_argument(
-        "--timing-cache",
-        type=Path,
-        metavar="FILE",
-        help="TensorRT's measurements (default: in the cache folder)",
-    )
-    group.add_argument(
+    group.file("--timing-cache", "FILE", "TensorRT's measurements (default: in the cache folder)")
+    group.either(
         "--gpu-kernels",
-        action=argparse.BooleanOptionalAction,
-        help="compile the decode kernels too, for the GPUs of the bundle's engines (needs triton; default: with an "
+        "compile the decode kernels too, for the GPUs of the bundle's engines (needs triton; default: with an "
         "engine, where triton is installed)",
     )
-    group.add_argument(
+    group.either(
         "--tensorrt-plugins",
-        action=argparse.BooleanOptionalAction,
-        help="--tensorrt: the calibration on our Triton kernels as plug-ins inside the engine, from a file of its own "
+        "--tensorrt: the calibration on our Triton kernels as plug-ins inside the engine, from a file of its own "
         "in the bundle (default: where they were measured to be faster)",
     )
-    group.add_argument("--engine-log", type=Path, metavar="FILE", help="keep the library's messages")
+    group.file("--engine-log", "FILE", "keep the library's messages")
 
 
 def requests_from(args: argparse.Namespace) -> tuple[EngineRequest, ...]:

@@ -19,7 +19,7 @@ from scclip_export.errors import ExportError
 from scclip_export.methods import METHODS
 from scclip_rt import __version__
 from scclip_rt.cli.guard import Parser
-from scclip_rt.cli.image_options import number
+from scclip_rt.cli.parsers import Options, number
 
 _METHOD = "method"
 _COMMON = {
@@ -131,48 +131,38 @@ def _shorten_help(parser: argparse.ArgumentParser, *, keep_method: bool) -> None
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument("--backbone", metavar="NAME", help=f"one of {', '.join(BACKBONES)}")
-    group.add_argument("--model", metavar="NAME", help="any other ViT of open_clip, with --pretrained")
-    group.add_argument("--pretrained", metavar="TAG", help="open_clip's name of the weights of --model")
-    group.add_argument(
+    group = Options(parser, "model")
+    group.text("--backbone", "NAME", f"one of {', '.join(BACKBONES)}")
+    group.text("--model", "NAME", "any other ViT of open_clip, with --pretrained")
+    group.text("--pretrained", "TAG", "open_clip's name of the weights of --model")
+    group.file(
         "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="read the weights from FILE, no download: OpenAI's .pt, a state dict (.pt, .safetensors) in OpenAI's, "
+        "FILE",
+        "read the weights from FILE, no download: OpenAI's .pt, a state dict (.pt, .safetensors) in OpenAI's, "
         "open_clip's or Hugging Face's layout, an index of shards, or a folder (docs/checkpoints.md)",
     )
-    group.add_argument(
-        "--heads", type=number("heads"), metavar="N", help="attention heads of the image tower"
-    )
-    group.add_argument(
-        "--text-heads", type=number("text_heads"), metavar="N", help="attention heads of the text tower"
-    )
-    group.add_argument(
-        "--activation", choices=("quickgelu", "gelu", "gelu_tanh"), help="activation of both towers' MLPs"
-    )
+    group.number("--heads", "N", "attention heads of the image tower")
+    group.number("--text-heads", "N", "attention heads of the text tower")
+    group.choice("--activation", ("quickgelu", "gelu", "gelu_tanh"), "activation of both towers' MLPs")
     for name in ("mean", "std"):
-        group.add_argument(
-            f"--{name}",
-            type=_colour,
-            metavar="R,G,B",
-            help=f"the training's {name} of each channel: fractions, or in 0..255 units",
-        )
+        about = f"the training's {name} of each channel: fractions, or in 0..255 units"
+        group.text(f"--{name}", "R,G,B", about, type=_colour)
 
 
 def _add_calibration(parser: argparse.ArgumentParser, chosen: str) -> None:
-    group = parser.add_argument_group(
+    group = Options(
+        parser,
         _METHOD,
         "The options are the chosen method's: --calibration NAME --help shows them. SC-CLIP's defaults are the paper's "
         "for ViT-B/16 and ViT-L/14; other depths are extrapolated from ViT-L/14.",
     )
     titles = "; ".join(f"{method.name}: {method.title}" for method in METHODS.values())
-    group.add_argument("--calibration", choices=tuple(METHODS), default="scclip", metavar="NAME", help=titles)
+    group.text("--calibration", "NAME", titles, choices=tuple(METHODS), default="scclip")
     for name, item in METHODS[chosen].flags().items():
         _add_flag(group, name, item)
 
 
-def _add_flag(group: Any, name: str, item: Any) -> None:
+def _add_flag(group: Options, name: str, item: Any) -> None:
     """An option of a method as a flag; absent, it is None and the method's default holds."""
     default, flag = item.default, "--" + name.replace("_", "-")
     text = item.metadata["help"]
@@ -180,15 +170,13 @@ def _add_flag(group: Any, name: str, item: Any) -> None:
         shown = ":".join(map(str, default)) if isinstance(default, tuple) else default
         text += f" (default: {shown})"
     if default is False:
-        group.add_argument(flag, action="store_true", default=None, help=text)
+        group.flag(flag, text, default=None)
     elif item.metadata["choices"]:
-        group.add_argument(flag, choices=item.metadata["choices"], help=text)
+        group.choice(flag, item.metadata["choices"], text)
     else:
-        metavar = item.metadata["metavar"]
-        limit = item.metadata["limit"] or name
-        group.add_argument(
-            flag, type=_layer_range(limit) if metavar == "A:B" else number(limit), metavar=metavar, help=text
-        )
+        metavar, limit = item.metadata["metavar"], item.metadata["limit"] or name
+        kind = _layer_range(limit) if metavar == "A:B" else number(limit)
+        group.text(flag, metavar, text, type=kind)
 
 
 def _chosen_method(argv: Sequence[str]) -> str:
@@ -220,95 +208,60 @@ def _misplaced(argv: Sequence[str], chosen: str) -> None:
 
 
 def _add_geometry(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("geometry, in pixels of the resized image")
-    group.add_argument(
-        "--window",
-        type=number("window"),
-        metavar="N",
-        help="window side (default: the method's; mostly the model's training size)",
-    )
-    group.add_argument(
-        "--stride",
-        type=number("stride"),
-        metavar="N",
-        help="window stride (default: the method's; mostly half the window)",
-    )
-    group.add_argument(
-        "--short-side",
-        type=number("short_side"),
-        metavar="N",
-        help="short side of a resized image (default: the method's; mostly 336)",
-    )
-    group.add_argument(
-        "--dynamic-grid", action="store_true", help="add an encoder for whole images of any size"
-    )
-    group.add_argument(
+    group = Options(parser, "geometry, in pixels of the resized image")
+    group.number("--window", "N", "window side (default: the method's; mostly the model's training size)")
+    group.number("--stride", "N", "window stride (default: the method's; mostly half the window)")
+    group.number("--short-side", "N", "short side of a resized image (default: the method's; mostly 336)")
+    group.flag("--dynamic-grid", "add an encoder for whole images of any size")
+    group.text(
         "--image-size",
+        "HxW",
+        "add an encoder for whole images of this size (multiples of the patch); may be repeated",
         type=_size,
         action="append",
         default=[],
-        metavar="HxW",
-        help="add an encoder for whole images of this size (multiples of the patch); may be repeated",
     )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--output", "-o", type=Path, metavar="NAME.scclip", help="the bundle (default: the model's name)"
-    )
-    group.add_argument("--force", action="store_true", help="replace an existing bundle or repository")
-    group.add_argument(
+    group = Options(parser, "output")
+    group.file("--output -o", "NAME.scclip", "the bundle (default: the model's name)")
+    group.flag("--force", "replace an existing bundle or repository")
+    group.file(
         "--triton-repository",
-        type=Path,
-        metavar="DIR",
-        help="also write a model repository for NVIDIA Triton, and for OpenVINO Model Server (docs/serving.md)",
+        "DIR",
+        "also write a model repository for NVIDIA Triton, and for OpenVINO Model Server (docs/serving.md)",
     )
-    group.add_argument(
-        "--repository-precision", default="fp32", metavar="NAME", help="of its ONNX encoder (fp32)"
-    )
-    group.add_argument(
+    group.text("--repository-precision", "NAME", "of its ONNX encoder (fp32)", default="fp32")
+    group.text(
         "--bake",
-        metavar="CLASSES|FILE.safetensors",
-        help="also write one ONNX file with these classes inside, for other tools: class names or a file, or a "
+        "CLASSES|FILE.safetensors",
+        "also write one ONNX file with these classes inside, for other tools: class names or a file, or a "
         "vocabulary (docs/baking.md)",
     )
-    group.add_argument(
-        "--bake-output",
-        type=Path,
-        metavar="FILE.onnx",
-        help="that file (default: beside the bundle, its name)",
-    )
-    group.add_argument(
+    group.file("--bake-output", "FILE.onnx", "that file (default: beside the bundle, its name)")
+    group.text(
         "--bake-options",
+        "OPTIONS",
+        "further options of `scclip bake`, in one word: '--size 512 --result labels'",
         default="",
-        metavar="OPTIONS",
-        help="further options of `scclip bake`, in one word: '--size 512 --result labels'",
     )
-    group.add_argument(
-        "--opset", type=number("opset"), default=20, metavar="N", help="ONNX opset, 18 to 23 (20)"
-    )
-    group.add_argument(
+    group.number("--opset", "N", "ONNX opset, 18 to 23 (20)", default=20)
+    group.file(
         "--vocabulary",
-        type=Path,
+        "CLASSES",
+        "embed a class file into the bundle as a ready vocabulary; may be repeated",
         action="append",
         default=[],
-        metavar="CLASSES",
-        help="embed a class file into the bundle as a ready vocabulary; may be repeated",
     )
-    group.add_argument("--debug-outputs", action="store_true", help="the encoders also return `outliers`")
-    group.add_argument(
-        "--verify-images",
-        type=Path,
-        metavar="DIR",
-        help="check parity on these images (default: generated ones)",
-    )
-    group.add_argument(
+    group.flag("--debug-outputs", "the encoders also return `outliers`")
+    group.file("--verify-images", "DIR", "check parity on these images (default: generated ones)")
+    group.text(
         "--json",
+        "FILE",
+        "print the manifest, with the parity figures, as JSON: to standard output, or to FILE",
         nargs="?",
         const="-",
-        metavar="FILE",
-        help="print the manifest, with the parity figures, as JSON: to standard output, or to FILE",
     )
 
 

@@ -1,11 +1,10 @@
 """The precision options of `scclip-export`; needs neither torch nor onnx until they are used."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from scclip_export.errors import ExportError
-from scclip_rt.cli.image_options import number
+from scclip_rt.cli.parsers import Options
 from scclip_rt.precisions import PRECISIONS
 
 PRECISION_FLAGS = {name: spec.help for name, spec in PRECISIONS.items() if name != "fp32"}
@@ -24,49 +23,40 @@ _CALIBRATION = frozenset(("images", "windows"))
 
 def add_precision_arguments(parser: argparse.ArgumentParser) -> None:
     """Register the options."""
-    group = parser.add_argument_group("precisions beside fp32, one more file per grid each")
+    group = Options(parser, "precisions beside fp32, one more file per grid each")
     for name, text in PRECISION_FLAGS.items():
-        group.add_argument(f"--{name}", action="store_true", help=text)
-    group.add_argument(
+        group.flag(f"--{name}", text)
+    group.either(
         "--opset23",
-        action=argparse.BooleanOptionalAction,
-        help="with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from "
+        "with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from "
         "(default: with --fp16 and an engine)",
     )
     _add_int8(group)
 
 
-def _add_int8(group: Any) -> None:
-    group.add_argument(
+def _add_int8(group: Options) -> None:
+    group.file(
         "--calibration-images",
-        type=Path,
-        metavar="DIR",
-        help="with --int8 or --fp8: photos of the kind that will be segmented (default: rendered scenes, which do less "
+        "DIR",
+        "with --int8 or --fp8: photos of the kind that will be segmented (default: rendered scenes, which do less "
         "well)",
     )
-    group.add_argument(
-        "--calibration-windows",
-        type=number("calibration_windows"),
-        metavar="N",
-        help="with --int8 or --fp8: windows to calibrate on (48)",
-    )
-    group.add_argument(
+    group.number("--calibration-windows", "N", "with --int8 or --fp8: windows to calibrate on (48)")
+    group.text(
         "--int8-keep-float",
+        "PATTERN",
+        "layers that stay float32, such as 'blocks.11.*'; may be repeated",
         action="append",
-        metavar="PATTERN",
-        help="layers that stay float32, such as 'blocks.11.*'; may be repeated",
     )
-    group.add_argument(
+    group.number(
         "--int8-float-share",
-        type=number("int8_float_share"),
-        metavar="X",
-        help="most work that layers with a large error may keep in float32 (0.1 of the multiplications)",
+        "X",
+        "most work that layers with a large error may keep in float32 (0.1 of the multiplications)",
     )
-    group.add_argument(
+    group.flag(
         "--int8-sensitivity",
-        action="store_true",
+        "with --int8: measure and print what each layer costs when only it is int8",
         default=None,
-        help="with --int8: measure and print what each layer costs when only it is int8",
     )
 
 
