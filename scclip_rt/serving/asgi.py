@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from importlib import resources
 from pathlib import Path
@@ -26,7 +27,6 @@ from scclip_rt.serving.adapters import anylabeling, label_studio
 from scclip_rt.serving.body import BodyBudget, read_body, wait_until_gone
 from scclip_rt.serving.errors import (
     ClientGoneError,
-    NotFoundError,
     NotReadyError,
     ServingError,
     UnauthorisedError,
@@ -108,9 +108,7 @@ def settings_for(
 
 def model_name(name: str) -> str:
     """A bundle's name with what a URL doesn't take replaced."""
-    return "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name
-    )
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
 class Companion(Protocol):
@@ -265,12 +263,12 @@ class Routes:
 
     async def model(self, request: Request) -> Response:
         """KServe: a model."""
-        _check_version(request)
+        kserve.check_version(request.path_params.get("version", ""))
         return _json(kserve.model_metadata(self._service.model(request.path_params["model"])))
 
     async def model_ready(self, request: Request) -> Response:
         """KServe: whether a model is ready."""
-        _check_version(request)
+        kserve.check_version(request.path_params.get("version", ""))
         model = self._service.model(request.path_params["model"])
         return _json({"name": model.name, "ready": True})
 
@@ -278,7 +276,7 @@ class Routes:
 
     async def infer(self, request: Request) -> Response:
         """KServe: inference."""
-        _check_version(request)
+        kserve.check_version(request.path_params.get("version", ""))
         visit = self._enter(request)
         body = await self._body(request, visit)
         wanted = kserve.read_request(
@@ -425,12 +423,6 @@ class Routes:
         finally:
             for unfinished in (task, gone):
                 unfinished.cancel()
-
-
-def _check_version(request: Request) -> None:
-    version = request.path_params.get("version", kserve.VERSION)
-    if version != kserve.VERSION:
-        raise NotFoundError(f"there is version {kserve.VERSION} only; got {version!r}")
 
 
 def _json(content: Any, *, status: int = 200) -> Response:

@@ -138,7 +138,7 @@ class GrpcServer:
         return self._messages["ServerReadyResponse"](ready=self._service.ready)
 
     async def _model_ready(self, request: Any) -> Any:
-        _check_version(request.version)
+        kserve.check_version(request.version)
         models = self._service.models()
         if request.name not in models:
             raise NotFoundError(f"no model is called {request.name!r}; this server has {', '.join(models)}")
@@ -148,13 +148,13 @@ class GrpcServer:
         return self._messages["ServerMetadataResponse"](**kserve.server_metadata(__version__))
 
     async def _model_metadata(self, request: Any) -> Any:
-        _check_version(request.version)
+        kserve.check_version(request.version)
         return self._messages["ModelMetadataResponse"](
             **kserve.model_metadata(self._service.model(request.name))
         )
 
     async def _infer(self, request: Any, context: Any) -> Any:
-        _check_version(request.model_version)
+        kserve.check_version(request.model_version)
         visit = self._service.visit()
         left = context.time_remaining()
         if left is not None:
@@ -239,8 +239,3 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if parameter.WhichOneof("parameter_choice")
     }
-
-
-def _check_version(version: str) -> None:
-    if version not in ("", kserve.VERSION):
-        raise NotFoundError(f"there is version {kserve.VERSION} only; got {version!r}")

@@ -180,8 +180,8 @@ def make_query(
         image=image_of(inputs["image"]),
         model=model,
         classes=classes,
-        vocabulary=_text(parameters, "vocabulary"),
-        background=_text(parameters, "background"),
+        vocabulary=text_of(parameters, "vocabulary"),
+        background=text_of(parameters, "background"),
         overrides=overrides_of(parameters),
         confidence="confidence" in outputs or bool(parameters.get("confidence", False)),
         features="features" in outputs,
@@ -367,6 +367,16 @@ def check_output(name: object) -> str:
     return str(name)
 
 
+def check_version(version: str) -> None:
+    """Refuse a version of a model that there is none of; no version is the only one.
+
+    Raises:
+        NotFoundError: it is another.
+    """
+    if version not in ("", VERSION):
+        raise NotFoundError(f"there is version {VERSION} only; got {version!r}")
+
+
 def _elements(tensor: Tensor, *, base64_text: bool) -> Iterator[bytes]:
     """The elements of a BYTES tensor; in JSON files are base64, names are text."""
     if tensor.raw is not None:
@@ -432,11 +442,25 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def _text(parameters: Mapping[str, Any], name: str) -> str | None:
+def text_of(parameters: Mapping[str, Any], name: str) -> str | None:
+    """A parameter that is a text; an empty one is none.
+
+    Raises:
+        BadRequestError: it is something else.
+    """
     value = parameters.get(name)
-    if value is not None and not isinstance(value, str):
-        raise BadRequestError(f"{name} must be a string; got {value!r}")
-    return value or None
+    return None if value in (None, "") else string(value, name)
+
+
+def string(value: Any, name: str) -> str:
+    """A value that must be a text.
+
+    Raises:
+        BadRequestError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise BadRequestError(f"`{name}` must be text; got {type(value).__name__}")
+    return value
 
 
 def _number(parameters: Mapping[str, Any], name: str) -> float | None:

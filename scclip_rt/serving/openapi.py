@@ -1,5 +1,8 @@
 """`/openapi.json`: the routes for people and generators of clients."""
 
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from scclip_rt.formats import FORMATS
@@ -17,6 +20,17 @@ _ERRORS = {
 }
 _TEXT: dict[str, Any] = {"type": "string"}
 _NUMBER: dict[str, Any] = {"type": "number"}
+_INTEGER: dict[str, Any] = {"type": "integer"}
+_BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
+_BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+_OBJECT: dict[str, Any] = {"type": "object"}
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
+_HEADER = {
+    "name": HEADER,
+    "in": "header",
+    "schema": _INTEGER,
+    "description": "Bytes of the JSON part; binary tensors follow.",
+}
 _FLAG: dict[str, Any] = {"type": "string", "enum": ["0", "1"]}
 _SEGMENT = {
     "classes": (_TEXT, "Class names: `sky; grass, lawn; dog, puppy` (synonyms after commas)."),
@@ -49,18 +63,14 @@ def openapi_document(version: str) -> dict[str, Any]:
             "description": "Open-vocabulary segmentation: name the classes, get a label map.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {**_plain_paths(), **_kserve_paths(), **_tool_paths(), **_operator_paths()},
+        "paths": _paths(),
         "components": {
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "bearer": {"type": "http", "scheme": "bearer"},
             },
             "schemas": {
-                "Error": {
-                    "type": "object",
-                    "properties": {"error": _TEXT},
-                    "required": ["error"],
-                },
+                "Error": _record({"error": _TEXT}, "error"),
                 "Segmentation": _segmentation_schema(),
                 "Vocabulary": _vocabulary_schema(),
             },
@@ -69,21 +79,11 @@ def openapi_document(version: str) -> dict[str, Any]:
     }
 
 
-def _plain_paths() -> dict[str, Any]:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    form = {
-        "type": "object",
-        "properties": {"image": {"type": "string", "format": "binary"}}
-        | {name: schema | {"description": text} for name, (schema, text) in _SEGMENT.items()},
-        "required": ["image"],
-    }
-    as_json = {
-        "type": "object",
-        "properties": {"image": {"type": "string", "contentEncoding": "base64"}}
-        | {name: schema for name, (schema, _) in _SEGMENT.items()}
-        | {"classes": {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}},
-        "required": ["image"],
-    }
+def _paths() -> dict[str, Any]:
+    either = {"application/json": _OBJECT, "application/octet-stream": _BYTES}
+    options = {name: schema for name, (schema, _) in _SEGMENT.items()}
+    told = {name: schema | {"description": text} for name, (schema, text) in _SEGMENT.items()}
+    classes = {"oneOf": [_TEXT, _list(_TEXT)]}
     segment = _operation(
         "Segment an image",
         "The image is the body, a form's file or base64 in JSON; the Accept header chooses the answer.",
@@ -92,107 +92,55 @@ def _plain_paths() -> dict[str, Any]:
             for name, (schema, text) in _SEGMENT.items()
         ],
         body={
-            "image/*": binary,
-            "multipart/form-data": {"schema": form},
-            "application/json": {"schema": as_json},
+            "image/*": _BYTES,
+            "multipart/form-data": _record({"image": _BYTES} | told, "image"),
+            "application/json": _record({"image": _BASE64} | options | {"classes": classes}, "image"),
         },
         answer={
-            "image/png": binary,
-            "application/json": {"schema": {"$ref": "#/components/schemas/Segmentation"}},
-            "application/octet-stream": binary,
+            "image/png": _BYTES,
+            "application/json": {"$ref": "#/components/schemas/Segmentation"},
+            "application/octet-stream": _BYTES,
         },
     )
-    embed_body = {
-        "type": "object",
-        "properties": {
-            "classes": {"type": "array", "items": _TEXT, "minItems": 1},
-            "background": _TEXT,
-            "model": _TEXT,
-        },
-        "required": ["classes"],
-    }
-    vocabulary = {"schema": {"$ref": "#/components/schemas/Vocabulary"}}
-    return {
-        "/v1/segment": {"post": segment},
-        "/v1/vocabularies": {
-            "post": _operation(
-                "Embed a list of classes once",
-                "Gives the name to ask for it.",
-                body={"application/json": {"schema": embed_body}},
-                answer={"application/json": vocabulary},
-                status="201",
-            ),
-            "get": _operation("List vocabularies", "Those that may be asked for by name.", answer=_object()),
-        },
-        "/v1/models": {"get": _operation("List models", "Names under `data`.", answer=_object())},
-    }
-
-
-def _kserve_paths() -> dict[str, Any]:
-    model = [{"name": "model", "in": "path", "required": True, "schema": _TEXT}]
-    header = {
-        "name": HEADER,
-        "in": "header",
-        "schema": {"type": "integer"},
-        "description": "Bytes of the JSON part; binary tensors follow.",
-    }
+    names = {"classes": _list(_TEXT) | {"minItems": 1}, "background": _TEXT, "model": _TEXT}
+    embed = _operation(
+        "Embed a list of classes once",
+        "Gives the name to ask for it.",
+        body={"application/json": _record(names, "classes")},
+        answer={"application/json": {"$ref": "#/components/schemas/Vocabulary"}},
+        status="201",
+    )
     infer = _operation(
         "KServe v2: inference",
         f"Inputs `image` (BYTES or UINT8 H×W×3) and `classes` (BYTES); outputs {', '.join(OUTPUTS)}.",
-        parameters=[*model, header],
-        body={
-            "application/json": {"schema": {"type": "object"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-        answer={
-            "application/json": {"schema": {"type": "object"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
+        parameters=[_MODEL, _HEADER],
+        body=either,
+        answer={"application/json": _OBJECT, "application/octet-stream": _BYTES},
     )
+    body, model, text = {"application/json": _OBJECT}, [_MODEL], {"text/plain": _TEXT}
+    get, post = _operation, partial(_operation, body=body)
     return {
-        "/v2": {"get": _operation("KServe v2: the server", "Name, version, extensions.", answer=_object())},
-        "/v2/models/{model}": {
-            "get": _operation("KServe v2: a model", "Its tensors.", parameters=model, answer=_object())
+        "/v1/segment": {"post": segment},
+        "/v1/vocabularies": {
+            "post": embed,
+            "get": get("List vocabularies", "Those that may be asked for by name."),
         },
+        "/v1/models": {"get": get("List models", "Names under `data`.")},
+        "/v2": {"get": get("KServe v2: the server", "Name, version, extensions.")},
+        "/v2/models/{model}": {"get": get("KServe v2: a model", "Its tensors.", parameters=model)},
         "/v2/models/{model}/ready": {
-            "get": _operation(
-                "KServe v2: is a model ready", "200 or 503.", parameters=model, answer=_object()
-            )
+            "get": get("KServe v2: is a model ready", "200 or 503.", parameters=model)
         },
         "/v2/models/{model}/infer": {"post": infer},
-        "/v2/repository/index": {
-            "post": _operation("Triton: the repository's index", "Models and states.", answer=_object())
-        },
-    }
-
-
-def _tool_paths() -> dict[str, Any]:
-    body = {"application/json": {"schema": {"type": "object"}}}
-    return {
-        "/v1/predict": {
-            "post": _operation(
-                "X-AnyLabeling: predict", "Polygons for a text prompt.", body=body, answer=_object()
-            )
-        },
-        "/predict": {
-            "post": _operation("Label Studio: predict", "Brush masks for tasks.", body=body, answer=_object())
-        },
-        "/setup": {
-            "post": _operation("Label Studio: set up", "A project connects.", body=body, answer=_object())
-        },
-        "/webhook": {
-            "post": _operation("Label Studio: events", "Read and ignored.", body=body, answer=_object())
-        },
-        "/health": {"get": _operation("Label Studio: health", "200 or 503.", answer=_object())},
-    }
-
-
-def _operator_paths() -> dict[str, Any]:
-    text = {"text/plain": {"schema": _TEXT}}
-    return {
-        "/v2/health/live": {"get": _operation("Is the process there", "200 at once.", answer=_object())},
-        "/v2/health/ready": {"get": _operation("Are the models warm", "200 or 503.", answer=_object())},
-        "/metrics": {"get": _operation("Prometheus metrics", "Counters and histograms.", answer=text)},
+        "/v2/repository/index": {"post": get("Triton: the repository's index", "Models and states.")},
+        "/v1/predict": {"post": post("X-AnyLabeling: predict", "Polygons for a text prompt.")},
+        "/predict": {"post": post("Label Studio: predict", "Brush masks for tasks.")},
+        "/setup": {"post": post("Label Studio: set up", "A project connects.")},
+        "/webhook": {"post": post("Label Studio: events", "Read and ignored.")},
+        "/health": {"get": get("Label Studio: health", "200 or 503.")},
+        "/v2/health/live": {"get": get("Is the process there", "200 at once.")},
+        "/v2/health/ready": {"get": get("Are the models warm", "200 or 503.")},
+        "/metrics": {"get": get("Prometheus metrics", "Counters and histograms.", answer=text)},
     }
 
 
@@ -200,73 +148,72 @@ def _operation(
     summary: str,
     description: str,
     *,
-    answer: dict[str, Any],
+    answer: Mapping[str, Any] = MappingProxyType({"application/json": _OBJECT}),
     parameters: list[dict[str, Any]] | None = None,
-    body: dict[str, Any] | None = None,
+    body: Mapping[str, Any] | None = None,
     status: str = "200",
 ) -> dict[str, Any]:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    """One operation; `answer` and `body` are schemas by media type."""
+    error = _content({"application/json": {"$ref": "#/components/schemas/Error"}})
     operation: dict[str, Any] = {
         "summary": summary,
         "description": description,
-        "responses": {status: {"description": "Done.", "content": answer}}
+        "responses": {status: {"description": "Done.", "content": _content(answer)}}
         | {code: {"description": text, "content": error} for code, text in _ERRORS.items()},
     }
     if parameters:
         operation["parameters"] = parameters
     if body:
-        operation["requestBody"] = {"required": True, "content": body}
+        operation["requestBody"] = {"required": True, "content": _content(body)}
     return operation
 
 
-def _object() -> dict[str, Any]:
-    return {"application/json": {"schema": {"type": "object"}}}
+def _content(schemas: Mapping[str, Any]) -> dict[str, Any]:
+    return {media: {"schema": schema} for media, schema in schemas.items()}
+
+
+def _record(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
 
 
 def _segmentation_schema() -> dict[str, Any]:
-    integer = {"type": "integer"}
+    rle = {
+        "type": "object",
+        "description": "COCO's compressed run lengths.",
+        "properties": {"size": _list(_INTEGER), "counts": _TEXT},
+    }
     segment = {
-        "type": "object",
-        "properties": {
-            "label": integer,
-            "name": _TEXT,
-            "share": _NUMBER,
-            "area": integer,
-            "colour": _TEXT,
-            "rle": {
-                "type": "object",
-                "description": "COCO's compressed run lengths.",
-                "properties": {"size": {"type": "array", "items": integer}, "counts": _TEXT},
-            },
-            "box": {"type": "array", "items": integer, "description": "left, top, width, height"},
-        },
-        "required": ["label", "name", "share", "area", "rle"],
+        "label": _INTEGER,
+        "name": _TEXT,
+        "share": _NUMBER,
+        "area": _INTEGER,
+        "colour": _TEXT,
+        "rle": rle,
+        "box": _list(_INTEGER) | {"description": "left, top, width, height"},
     }
-    return {
-        "type": "object",
-        "properties": {
-            "model": _TEXT,
-            "height": integer,
-            "width": integer,
-            "classes": {"type": "array", "items": _TEXT},
-            "background": {"type": ["integer", "null"]},
-            "unlabelled": integer,
-            "segments": {"type": "array", "items": segment},
-            "confidence_png": {"type": "string", "contentEncoding": "base64"},
-        },
-        "required": ["model", "height", "width", "classes", "unlabelled", "segments"],
+    document = {
+        "model": _TEXT,
+        "height": _INTEGER,
+        "width": _INTEGER,
+        "classes": _list(_TEXT),
+        "background": {"type": ["integer", "null"]},
+        "unlabelled": _INTEGER,
+        "segments": _list(_record(segment, "label", "name", "share", "area", "rle")),
+        "confidence_png": _BASE64,
     }
+    return _record(document, "model", "height", "width", "classes", "unlabelled", "segments")
 
 
 def _vocabulary_schema() -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {
-            "name": _TEXT,
-            "classes": {"type": "array", "items": _TEXT},
-            "entries": {"type": "array", "items": _TEXT, "description": "classes with their synonyms"},
-            "queries": {"type": "integer"},
-            "background": {"type": ["integer", "null"]},
-        },
-        "required": ["name", "classes", "queries"],
+    document = {
+        "name": _TEXT,
+        "classes": _list(_TEXT),
+        "entries": _list(_TEXT) | {"description": "classes with their synonyms"},
+        "queries": _INTEGER,
+        "background": {"type": ["integer", "null"]},
     }
+    return _record(document, "name", "classes", "queries")

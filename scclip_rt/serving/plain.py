@@ -12,7 +12,7 @@ from scclip_rt.errors import OptionError
 from scclip_rt.formats import encode, find_format
 from scclip_rt.serving.body import read_form
 from scclip_rt.serving.errors import BadRequestError, NotAcceptableError
-from scclip_rt.serving.kserve import decode_base64, overrides_of
+from scclip_rt.serving.kserve import decode_base64, overrides_of, string, text_of
 from scclip_rt.serving.model import LoadedModel
 from scclip_rt.serving.render import (
     JSON,
@@ -58,9 +58,9 @@ async def segment_parameters(
         parameters |= fields
     elif kind == JSON:
         content = json_object(body)
-        image = decode_base64(_string(content.pop("image", None), "image"), "image")
+        image = decode_base64(string(content.pop("image", None), "image"), "image")
         if isinstance(content.get("classes"), list):
-            content["classes"] = tuple(_string(entry, "classes") for entry in content["classes"])
+            content["classes"] = tuple(string(entry, "classes") for entry in content["classes"])
         parameters |= content
     else:  # whatever it is called: curl calls an image a form, and the image's header is looked at anyway
         image = body
@@ -83,10 +83,10 @@ def make_query(image: bytes, parameters: Mapping[str, Any]) -> Query:
         classes = split_classes(classes)
     return Query(
         image=image,
-        model=_optional(parameters, "model"),
+        model=text_of(parameters, "model"),
         classes=classes,
-        vocabulary=_optional(parameters, "vocabulary"),
-        background=_optional(parameters, "background"),
+        vocabulary=text_of(parameters, "vocabulary"),
+        background=text_of(parameters, "background"),
         overrides=overrides_of(parameters),
         confidence=flag(parameters, "confidence"),
     )
@@ -121,10 +121,11 @@ def choose_media(accept: str) -> str:
 def render(answer: Answer, media: str, parameters: Mapping[str, Any]) -> Rendered:
     """In a worker: the answer's body."""
     if parameters.get("format"):
-        encoded = encode(str(parameters["format"]), answer.result, file_name=_image_name(parameters))
+        name = str(parameters.get("name") or "image.png")
+        encoded = encode(str(parameters["format"]), answer.result, file_name=name)
         return Rendered(body=encoded.data, media_type=encoded.media_type)
     if flag(parameters, "overlay"):
-        legend = flag(parameters, "legend") if "legend" in parameters else True
+        legend = flag(parameters, "legend", default=True)
         return Rendered(body=overlay_png(answer.result, legend=legend), media_type=PNG)
     if media == PNG:
         return Rendered(body=labels_png(answer.result), media_type=PNG)
@@ -149,11 +150,6 @@ def check_flags(parameters: Mapping[str, Any]) -> None:
             raise BadRequestError(str(error)) from error
 
 
-def _image_name(parameters: Mapping[str, Any]) -> str:
-    """What the image is called in the answer."""
-    return str(parameters.get("name") or "image.png")
-
-
 def vocabulary_request(body: bytes) -> tuple[tuple[str, ...], str | None, str | None]:
     """`POST /v1/vocabularies`: classes, background and model.
 
@@ -165,10 +161,10 @@ def vocabulary_request(body: bytes) -> tuple[tuple[str, ...], str | None, str | 
     if isinstance(classes, str):
         entries = split_classes(classes)
     elif isinstance(classes, list) and classes:
-        entries = tuple(_string(entry, "classes") for entry in classes)
+        entries = tuple(string(entry, "classes") for entry in classes)
     else:
         raise BadRequestError('send {"classes": ["sky", "grass, lawn", …]}')
-    return entries, _optional(content, "background"), _optional(content, "model")
+    return entries, text_of(content, "background"), text_of(content, "model")
 
 
 def vocabulary_document(name: str, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -223,27 +219,16 @@ def json_object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def flag(parameters: Mapping[str, Any], name: str) -> bool:
+def flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
     """A parameter that is on or off.
 
     Raises:
         BadRequestError: it is neither.
     """
-    value = parameters.get(name, False)
+    value = parameters.get(name, default)
     text = str(value).lower()
     if value is True or text in _TRUE:
         return True
     if value is False or text in _FALSE:
         return False
     raise BadRequestError(f"{name} must be 1 or 0; got {value!r}")
-
-
-def _optional(parameters: Mapping[str, Any], name: str) -> str | None:
-    value = parameters.get(name)
-    return None if value in (None, "") else _string(value, name)
-
-
-def _string(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise BadRequestError(f"`{name}` must be text; got {type(value).__name__}")
-    return value

@@ -1,5 +1,6 @@
 """What a service is told: models, limits, and how it talks. Picklable, for worker processes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from scclip_rt.limits import in_range
 
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 50_000_000
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class ModelSource:
     path: str
 
     def __post_init__(self) -> None:
-        if not self.name or not _NAME_CHARACTERS.issuperset(self.name):
+        if not _NAME.fullmatch(self.name):
             raise OptionError(
                 f"a model's name goes into URLs: letters, digits, dots, dashes and underscores; got {self.name!r}"
             )
@@ -103,7 +104,7 @@ class ServeSettings:
         if len(set(names)) < len(names):
             raise OptionError(f"two models have the same name; got {', '.join(names)}")
         for name in self.vocabularies:
-            if not name or not _NAME_CHARACTERS.issuperset(name):
+            if not _NAME.fullmatch(name):
                 raise OptionError(
                     f"a vocabulary's name may hold letters, digits, dots, dashes and underscores; got {name!r}"
                 )

@@ -7,6 +7,7 @@ The task's labels of the same names get masks; with CVAT's option for polygons t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scclip_rt.errors import OptionError
@@ -52,8 +53,6 @@ class CvatFunction:
         """
         segmenter = self._segmenter
         if context.conf_threshold:
-            from dataclasses import replace
-
             segmenter = segmenter.with_options(
                 replace(segmenter.options, prob_threshold=float(context.conf_threshold))
             )
