@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from png_file import GREY, png_file
 from scclip_rt import Segmenter, cli
 from scclip_rt.cli.inputs import find_images, output_names
 from tiny_bundle import blocks_image, edit_manifest, encoder_model, relist
@@ -316,7 +317,10 @@ def test_one_pixel_works(bundle_path: Path, tmp_path: Path) -> None:
 def test_enormous_images_are_refused_cheaply(
     bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int], message: str
 ) -> None:
-    Image.new("1", size).save(tmp_path / "huge.png")
+    width, height = size
+    rows = bytes(height * (1 + -(-width // 8)))
+    data = png_file(width, height, bits=1, colour=GREY, rows=rows)  # Pillow would take a byte for each pixel
+    (tmp_path / "huge.png").write_bytes(data)
     tracemalloc.start()
     assert segment(bundle_path, tmp_path / "huge.png", output=tmp_path / "out") == 2
     _, peak = tracemalloc.get_traced_memory()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from png_file import GREY, png_file
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation import open_dataset
 from scclip_rt.evaluation.datasets.masks import IGNORED, MaskRule, read_labels
@@ -83,20 +84,12 @@ def test_grey_masks_of_few_bits_are_read_as_stored(tmp_path: Path, bits: int) ->
 
 def grey_png(labels: np.ndarray, bits: int) -> bytes:
     """A grey PNG of so many bits, which Pillow does not write."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = b""
     for row in labels:
         text = "".join(f"{value:0{bits}b}" for value in row)
         text += "0" * (-len(text) % 8)
         rows += b"\0" + bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
-    header = struct.pack(">IIBBBBB", labels.shape[1], labels.shape[0], bits, 0, 0, 0, 0)
-    signature = b"\x89PNG\r\n\x1a\n"
-    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png_file(labels.shape[1], labels.shape[0], bits=bits, colour=GREY, rows=rows)
 
 
 @pytest.mark.parametrize("most", [1, 20, 254, 255, 1000, 65535])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from png_file import RGB, png_file
 from scclip_rt import Segmenter
 from scclip_rt.formats import FORMATS, encode
 from scclip_rt.serving.settings import Limits, ServeSettings
@@ -187,19 +188,7 @@ def test_what_is_wrong_is_said_with_a_status(
 
 def test_a_bomb_is_refused_by_its_header(running: Running) -> None:
     """A PNG of 60,000 × 60,000 pixels in 100 bytes."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(b"\0"))
-        + chunk(b"IEND", b"")
-    )
+    bomb = png_file(60_000, 60_000, bits=8, colour=RGB, rows=b"\0")
     reply = running.client.post("/v1/segment", content=bomb)
     assert reply.status_code == 413
 
