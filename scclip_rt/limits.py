@@ -1,6 +1,7 @@
 """The range of every numeric option, in one table: command lines, Python and C++ (cpp/src/options.cpp) agree."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -35,6 +36,7 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "short_side": Range(least=1, most=_SIDE),
         "stride": Range(least=1, most=_SIDE),
         "window": Range(least=1, most=_SIDE),
+        "image_side": Range(least=1, most=_SIDE),  # of HxW
         "max_pixels": Range(least=1, most=_COUNT),
         "max_windows": Range(least=1, most=1 << 20),
         "max_memory": Range(least=1, most=_BYTES),
@@ -83,8 +85,11 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "simplify": Range(least=0, most=1e7, whole=False),
         "tile": Range(least=1, most=_SIDE),
         # scclip bake
-        "baked_opset": Range(least=17, most=23),
+        "baked_opset": Range(least=17, most=23),  # LayerNormalization came with 17
         "ir": Range(least=8, most=13),
+        "baked_resolution": Range(
+            least=1e-4, most=1e9, whole=False
+        ),  # centimetres, which QGIS's Deepness reads
         # scclip-export
         "heads": Range(least=1, most=1024),
         "text_heads": Range(least=1, most=1024),
@@ -151,3 +156,23 @@ def parse_number(name: str, text: str) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise OptionError(f"{name} must be {limit}; got {text[:40]!r}", field=name)
     return in_range(name, value)  # type: ignore[no-any-return]
+
+
+def parse_size(text: str, *, square: bool = False) -> tuple[int, int]:
+    """`HxW` in pixels: (height, width).
+
+    Args:
+        text: two whole numbers with `x`, `X` or `×` between them.
+        square: whether one number alone is a square.
+
+    Raises:
+        OptionError: another form, or a side outside the table.
+    """
+    match = re.fullmatch(
+        r"(\d+)[xX×](\d+)" if not square else r"(\d+)(?:[xX×](\d+))?", text.strip(), re.ASCII
+    )
+    if match is None:
+        form = "N or HxW in pixels, such as 512 or 375x500" if square else "HxW in pixels, such as 375x500"
+        raise OptionError(f"expected {form}; got {text[:40]!r}", field="image_side")
+    height, width = (int(parse_number("image_side", side)) for side in (match[1], match[2] or match[1]))
+    return height, width

@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from scclip_rt.errors import OptionError
 from scclip_rt.limits import in_range
 
 Pixels = Literal["unit", "byte", "uint8"]
 Result = Literal["probabilities", "logits", "labels"]
-LEAST_OPSET = 17
-"""LayerNormalization came with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,24 +30,21 @@ class BakeOptions:
     pixels: Pixels = "unit"
     result: Result = "probabilities"
     batch: int | None = None
-    opset: int = LEAST_OPSET
+    opset: int = 17
     ir: int = 8
     weights: Literal["inside", "beside"] = "inside"
     resolution: float | None = None
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not all(1 <= side <= 1 << 14 for side in self.size):
-            raise OptionError(f"size must be 1 to 16,384 pixels a side; got {self.size}", field="size")
-        if self.batch is not None and not 1 <= self.batch <= 4096:
-            raise OptionError(f"batch must be 1 to 4,096, or left open; got {self.batch}", field="batch")
-        if self.opset < LEAST_OPSET:
-            raise OptionError(f"opset must be {LEAST_OPSET} or more; got {self.opset}", field="opset")
+        for side in self.size or ():
+            in_range("image_side", side)
+        if self.batch is not None:
+            in_range("batch", self.batch)
+        in_range("baked_opset", self.opset)
         in_range("ir", self.ir)
-        if self.resolution is not None and not self.resolution > 0:
-            raise OptionError(
-                f"resolution must be above 0 centimetres; got {self.resolution}", field="resolution"
-            )
+        if self.resolution is not None:
+            in_range("baked_resolution", self.resolution)
 
     @property
     def channels_last(self) -> bool:

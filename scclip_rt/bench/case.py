@@ -13,7 +13,7 @@ from scclip_rt.backends import BACKENDS
 from scclip_rt.bundle.manifest import Precision
 from scclip_rt.errors import OptionError
 from scclip_rt.image.geometry import MAX_PIXELS
-from scclip_rt.limits import in_range
+from scclip_rt.limits import in_range, parse_size
 
 DEFAULT_SIZE = (375, 500)
 """Height and width of a PASCAL VOC photo."""
@@ -138,19 +138,16 @@ def sweep(
     return groups
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`HxW` in pixels.
+def parse_image_size(text: str) -> tuple[int, int]:
+    """`HxW` in pixels, of an image that may be loaded.
 
     Raises:
-        OptionError: another form.
+        OptionError: another form, or too many pixels.
     """
-    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text.strip())
-    if match is None:
-        raise OptionError(f"--image-size takes HEIGHTxWIDTH, for example 375x500; got {text!r}")
-    height, width = int(match[1]), int(match[2])
-    if not 0 < height * width <= MAX_PIXELS:
+    height, width = parse_size(text)
+    if height * width > MAX_PIXELS:
         raise OptionError(
-            f"--image-size must be from 1 to {MAX_PIXELS / 1e6:.0f} million pixels; got {text!r}",
+            f"--image-size must have at most {MAX_PIXELS / 1e6:.0f} million pixels; got {text!r}",
             field="image_size",
         )
     return height, width

@@ -14,7 +14,7 @@ from scclip_rt.cli.options import (
     image_settings,
     tell,
 )
-from scclip_rt.cli.parsers import Options, add_bundle, add_command
+from scclip_rt.cli.parsers import Options, add_bundle, add_command, size
 from scclip_rt.files import check_replaceable
 
 _DESCRIPTION = """\
@@ -62,7 +62,7 @@ def add_bake_options(parser: argparse.ArgumentParser) -> None:
         "--size",
         "N|HxW",
         "pixels of the image that it takes (default: a square of the short side, which needs no resizing)",
-        type=_size,
+        type=size(square=True),
     )
     group.choice(
         "--pixels",
@@ -85,7 +85,9 @@ def add_bake_options(parser: argparse.ArgumentParser) -> None:
         "inside the file, or beside it in FILE.onnx.data (default: inside)",
         default="inside",
     )
-    group.number("--resolution", "CM", "centimetres per pixel, which QGIS's Deepness reads")
+    group.number(
+        "--resolution", "CM", "centimetres per pixel, which QGIS's Deepness reads", limit="baked_resolution"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,12 +132,3 @@ def run(args: argparse.Namespace) -> int:
     )
     tell(document, text, args.json, force=args.force)
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        sides = [int(part) for part in text.lower().split("x")]
-        height, width = sides if len(sides) > 1 else sides * 2
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected N or HxW in pixels, such as 512; got {text!r}") from None
-    return height, width

@@ -93,7 +93,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure what the command line says."""
     from scclip_rt.bench import Bench, Plan, document, entries, sweep, table
-    from scclip_rt.bench.case import DEFAULT_QUERIES, parse_counts, parse_size
+    from scclip_rt.bench.case import DEFAULT_QUERIES, parse_counts, parse_image_size
     from scclip_rt.bench.plot import check_plot, plot
 
     _check(args)
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         targets,
         sizes=[None]
         if args.image_size is None
-        else [parse_size(text) for text in args.image_size.split(",")],
+        else [parse_image_size(text) for text in args.image_size.split(",")],
         queries=[DEFAULT_QUERIES] if args.queries is None else parse_counts("--queries", args.queries),
         batches=[None] if args.batch is None else parse_counts("--batch", args.batch),
         threads=[None] if args.threads is None else parse_counts("--threads", args.threads),

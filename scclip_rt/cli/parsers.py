@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scclip_rt.errors import OptionError
-from scclip_rt.limits import parse_number
+from scclip_rt.limits import parse_number, parse_size
 
 
 def add_command(
@@ -42,6 +42,18 @@ def number(name: str) -> Callable[[str], int | float]:
     def parse(text: str) -> int | float:
         try:
             return parse_number(name, text)
+        except OptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def size(*, square: bool = False) -> Callable[[str], tuple[int, int]]:
+    """A `type=` for argparse: `HxW` in pixels, or with `square` also N."""
+
+    def parse(text: str) -> tuple[int, int]:
+        try:
+            return parse_size(text, square=square)
         except OptionError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 

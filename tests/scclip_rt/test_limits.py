@@ -6,9 +6,10 @@ import math
 import pytest
 
 from parsers import NO_NUMBERS, numeric_options
+from scclip_rt.baking.options import BakeOptions
 from scclip_rt.cli import build_parser
 from scclip_rt.errors import OptionError
-from scclip_rt.limits import LIMITS, in_range, parse_number
+from scclip_rt.limits import LIMITS, in_range, parse_number, parse_size
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -63,3 +64,44 @@ def test_no_option_of_a_command_takes_a_number_that_no_table_limits(action: argp
 def test_a_flag_is_no_number() -> None:
     with pytest.raises(OptionError):
         in_range("threads", True)
+
+
+def test_sizes_have_one_form_everywhere() -> None:
+    assert parse_size("375x500") == parse_size(" 375×500 ") == parse_size("375X500") == (375, 500)
+    assert parse_size("512", square=True) == (512, 512)
+    assert parse_size("12x34", square=True) == (12, 34)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "512", "1x2x3", "x5", "5x", "-1x5", "1.5x2", "375 x 500", "١x٢", "a" * 500]
+)
+def test_another_form_is_no_size(text: str) -> None:
+    with pytest.raises(OptionError, match="expected HxW in pixels, such as 375x500") as caught:
+        parse_size(text)
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("text", ["0x5", "5x65537", "1x" + "9" * 400])
+def test_a_side_outside_the_table_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="image_side must be a whole number from 1 to 65,536"):
+        parse_size(text, square=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "limit"),
+    [("batch", "batch"), ("opset", "baked_opset"), ("ir", "ir"), ("resolution", "baked_resolution")],
+)
+def test_baking_has_the_tables_ranges_in_python_too(option: str, limit: str) -> None:
+    kind = int if LIMITS[limit].whole else float
+    for value in (LIMITS[limit].least, LIMITS[limit].most):
+        assert getattr(BakeOptions(**{option: kind(value)}), option) == value
+    for value in (LIMITS[limit].least / 2 - 1, LIMITS[limit].most * 2):
+        with pytest.raises(OptionError, match=f"{limit} must be"):
+            BakeOptions(**{option: kind(value)})
+
+
+def test_a_baked_images_sides_have_the_tables_range() -> None:
+    assert BakeOptions(size=(1, 65_536)).size == (1, 65_536)
+    for size in ((0, 5), (5, 65_537)):
+        with pytest.raises(OptionError, match="image_side must be"):
+            BakeOptions(size=size)

@@ -19,7 +19,7 @@ from scclip_export.errors import ExportError
 from scclip_export.methods import METHODS
 from scclip_rt import __version__
 from scclip_rt.cli.guard import Parser
-from scclip_rt.cli.parsers import Options, number
+from scclip_rt.cli.parsers import Options, number, size
 
 _METHOD = "method"
 _COMMON = {
@@ -81,14 +81,6 @@ def _colour(text: str) -> tuple[float, ...]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected R,G,B, such as 0.5,0.5,0.5; got {text!r}") from None
     return red, green, blue
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 336x448; got {text!r}") from None
-    return height, width
 
 
 def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -217,7 +209,7 @@ def _add_geometry(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         "HxW",
         "add an encoder for whole images of this size (multiples of the patch); may be repeated",
-        type=_size,
+        type=size(),
         action="append",
         default=[],
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scclip_rt.bench.case import Case, Workload, labels, parse_counts, parse_size, parse_target, sweep
+from scclip_rt.bench.case import Case, Workload, labels, parse_counts, parse_image_size, parse_target, sweep
 from scclip_rt.errors import OptionError
 
 
@@ -57,8 +57,10 @@ def test_counts_are_whole_numbers_from_one(text: str) -> None:
 
 def test_counts_and_sizes() -> None:
     assert parse_counts("--queries", "20, 150,20") == [20, 150]
-    assert parse_size("375x500") == parse_size(" 375×500") == (375, 500)
-    with pytest.raises(OptionError, match="HEIGHTxWIDTH"):
-        parse_size("375")
+    assert parse_image_size("375x500") == parse_image_size(" 375×500") == (375, 500)
+    with pytest.raises(OptionError, match="expected HxW in pixels"):
+        parse_image_size("375")
+    with pytest.raises(OptionError, match="at most 128 million pixels"):
+        parse_image_size("20000x20000")
     with pytest.raises(OptionError, match="at least 1x1"):
         Workload(image_size=(0, 5))
