@@ -114,7 +114,7 @@ class _Run(Generic[Item, Prepared, Result]):
         self._source_error: Exception | None = None
         self._pool = ThreadPoolExecutor(stages.workers, thread_name_prefix="scclip-worker")
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="scclip-encoder")
-        self._next: deque[tuple[Item, int]] = deque()  # looked at, not read yet: at most one
+        self._next: tuple[Item, int] | None = None  # looked at, not read yet
         self._jobs: deque[tuple[Item, _Job[Prepared, Result]]] = deque()  # read, result not delivered
         self._waiting: deque[_Job[Prepared, Result]] = deque()  # read, not in a batch
         self._batch: list[tuple[_Job[Prepared, Result], int, int]] = []  # job, first and last window
@@ -156,7 +156,7 @@ class _Run(Generic[Item, Prepared, Result]):
             self._enqueue(self._waiting.popleft())
 
     def _may_read(self) -> bool:
-        if self._source is None and not self._next:
+        if self._source is None and self._next is None:
             return False
         unprepared = sum(not job.prepared.done() for job in self._waiting)
         if (
@@ -170,9 +170,8 @@ class _Run(Generic[Item, Prepared, Result]):
         if held >= self._stages.held_bytes:
             return False
         # Looked at before it is taken: what several workers decode at a time counts as well.
-        if not self._next and self._source is not None:
-            self._look_ahead()
-        return bool(self._next) and held + self._next[0][1] <= self._stages.held_bytes
+        self._look_ahead()
+        return self._next is not None and held + self._next[1] <= self._stages.held_bytes
 
     @staticmethod
     def _held(job: _Job[Prepared, Result]) -> int:
@@ -181,8 +180,8 @@ class _Run(Generic[Item, Prepared, Result]):
         return 0 if job.prepared.exception() is not None else job.prepared.result().held_bytes
 
     def _look_ahead(self) -> None:
-        """Take the next item from the source without preparing it."""
-        if self._source is None:
+        """Take the next item from the source, unless one was taken, without preparing it."""
+        if self._source is None or self._next is not None:
             return
         try:
             item = next(self._source)
@@ -192,15 +191,13 @@ class _Run(Generic[Item, Prepared, Result]):
         except Exception as error:  # the source is the caller's; what it gave before it failed is delivered
             self._source, self._source_error = None, error
             return
-        self._next.append((item, self._stages.expected_bytes(item)))
+        self._next = item, self._stages.expected_bytes(item)
 
     def _read(self) -> None:
-        if not self._next:
-            self._look_ahead()
-        if not self._next:
+        self._look_ahead()
+        if self._next is None:
             return
-        item, expected = self._next.popleft()
-        timings = Timings()
+        (item, expected), self._next, timings = self._next, None, Timings()
         job: _Job[Prepared, Result] = _Job(self._pool.submit(self._prepare, item, timings), timings, expected)
         self._jobs.append((item, job))
         self._waiting.append(job)

@@ -22,6 +22,16 @@ def load_rasterio() -> ModuleType:
     return optional_module("rasterio", "rasters need rasterio", "geo")
 
 
+def check_polygon_libraries() -> None:
+    """Refuse polygons before any work where what makes and writes them is missing.
+
+    Raises:
+        BackendError: shapely or pyogrio is not installed.
+    """
+    for name in ("shapely", "pyogrio"):
+        optional_module(name, f"polygons need {name}", "geo")
+
+
 @contextmanager
 def gdal_settings() -> Iterator[None]:
     """GDAL keeps to a fixed cache and uses all cores; rasterio doesn't warn of rasters without a place."""

@@ -1,4 +1,4 @@
-"""Labels as polygons of the ground: made tile by tile, merged over the tiles' seams."""
+"""Labels as polygons of the ground: made tile by tile, merged over the tiles' seams. Needs the extra `geo`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyogrio
+import shapely
 from numpy.typing import NDArray
 
-from scclip_rt.errors import OutputError, optional_module
+from scclip_rt.errors import OutputError
 from scclip_rt.files import atomic_path
 from scclip_rt.formats.polygons import label_polygons
 from scclip_rt.raster.options import POLYGON_SUFFIXES, PolygonOptions
@@ -57,20 +59,18 @@ def write_polygons(
 
     Raises:
         OutputError: the file exists and `force` is not given, or can't be written.
-        BackendError: shapely or pyogrio is not installed.
     """
-    shapely, pyogrio = _libraries()
     across, down = grid.pixel_metres or (1.0, 1.0)
     pixel_area = across * down
     tolerance = options.simplify / math.sqrt(pixel_area)
     inner: list[_Regions] = []
     seam: list[_Regions] = []
     for tile in (tile for stripe in tiles for tile in stripe):
-        regions = _tile_regions(shapely, read(tile), tile, len(classes), tolerance)
-        touches = _touches_seam(shapely, regions.shapes, tile, grid)
-        inner.append(_filtered(shapely, _chosen(regions, ~touches), options.min_area / pixel_area))
+        regions = _tile_regions(read(tile), tile, len(classes), tolerance)
+        touches = _touches_seam(regions.shapes, tile, grid)
+        inner.append(_filtered(_chosen(regions, ~touches), options.min_area / pixel_area))
         seam.append(_chosen(regions, touches))
-    merged = _filtered(shapely, _merged(shapely, _joined(seam)), options.min_area / pixel_area)
+    merged = _filtered(_merged(_joined(seam)), options.min_area / pixel_area)
     regions = _joined([*inner, merged])
     areas = shapely.area(regions.shapes) * pixel_area
     fields = {
@@ -79,17 +79,10 @@ def write_polygons(
         "area": areas,
     }
     ground = shapely.transform(regions.shapes, lambda points: _to_ground(points, grid))
-    _write(pyogrio, options.path, shapely.to_wkb(ground), fields, grid, force=force)
+    _write(options.path, shapely.to_wkb(ground), fields, grid, force=force)
 
 
-def _libraries() -> tuple[Any, Any]:
-    shapely, pyogrio = (
-        optional_module(name, f"polygons need {name}", "geo") for name in ("shapely", "pyogrio")
-    )
-    return shapely, pyogrio
-
-
-def _tile_regions(shapely: Any, labels: Labels, tile: Tile, num_classes: int, tolerance: float) -> _Regions:
+def _tile_regions(labels: Labels, tile: Tile, num_classes: int, tolerance: float) -> _Regions:
     """A tile's polygons in pixels of the raster."""
     polygons = label_polygons(labels, junctions=tolerance > 0)
     shapes = np.array([shapely.Polygon(polygon.rings[0], polygon.rings[1:]) for polygon in polygons], object)
@@ -102,7 +95,7 @@ def _tile_regions(shapely: Any, labels: Labels, tile: Tile, num_classes: int, to
     return _chosen(_Regions(shapes, found), found < num_classes)
 
 
-def _touches_seam(shapely: Any, shapes: Geometries, tile: Tile, grid: Grid) -> NDArray[np.bool_]:
+def _touches_seam(shapes: Geometries, tile: Tile, grid: Grid) -> NDArray[np.bool_]:
     """Which polygons reach a border that the tile shares with another."""
     left, top, right, bottom = shapely.bounds(shapes).reshape(-1, 4).T
     touches: NDArray[np.bool_] = (
@@ -114,7 +107,7 @@ def _touches_seam(shapely: Any, shapes: Geometries, tile: Tile, grid: Grid) -> N
     return touches
 
 
-def _merged(shapely: Any, regions: _Regions) -> _Regions:
+def _merged(regions: _Regions) -> _Regions:
     """Polygons of one class that share an edge become one."""
     parts: list[_Regions] = []
     for label in np.unique(regions.labels):
@@ -126,17 +119,15 @@ def _merged(shapely: Any, regions: _Regions) -> _Regions:
     return _joined(parts)
 
 
-def _filtered(shapely: Any, regions: _Regions, least: float) -> _Regions:
+def _filtered(regions: _Regions, least: float) -> _Regions:
     """Without polygons, and without holes, of less than so many pixels."""
     if not least or not len(regions.shapes):
         return regions
     large = _chosen(regions, shapely.area(regions.shapes) >= least)
-    return _Regions(
-        np.array([_filled(shapely, shape, least) for shape in large.shapes], object), large.labels
-    )
+    return _Regions(np.array([_filled(shape, least) for shape in large.shapes], object), large.labels)
 
 
-def _filled(shapely: Any, shape: Any, least: float) -> Any:
+def _filled(shape: Any, least: float) -> Any:
     holes = [ring for ring in shape.interiors if shapely.area(shapely.Polygon(ring)) >= least]
     return shape if len(holes) == len(shape.interiors) else shapely.Polygon(shape.exterior, holes)
 
@@ -161,7 +152,6 @@ def _to_ground(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
 
 
 def _write(
-    pyogrio: Any,
     path: Path,
     shapes: NDArray[Any],
     fields: dict[str, NDArray[Any]],

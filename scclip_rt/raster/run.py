@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from scclip_rt.decode.plan import label_type
 from scclip_rt.errors import ImageError, OptionError, OutputError
 from scclip_rt.files import atomic_path, check_replaceable
 from scclip_rt.image.geometry import Tiling
 from scclip_rt.image.png import encode_png
-from scclip_rt.raster.libraries import gdal_settings
+from scclip_rt.raster.libraries import check_polygon_libraries, gdal_settings
 from scclip_rt.raster.options import PolygonOptions, RasterOptions
 from scclip_rt.raster.output import category_file, write_cog
-from scclip_rt.raster.polygonize import write_polygons
 from scclip_rt.raster.source import Grid, open_raster
 from scclip_rt.raster.tiles import Tile, TileLabeller, cut_tiles, walk
 
@@ -87,7 +87,7 @@ def segment_raster(
         ImageError: the raster can't be read, or is smaller than one window.
         OptionError: options that don't fit the raster or the segmenter.
         OutputError: an output exists and `force` is not given, or can't be written.
-        BackendError: rasterio is not installed.
+        BackendError: rasterio, or for polygons shapely or pyogrio, is not installed.
 
     Example:
         >>> from scclip_rt.raster import PolygonOptions, RasterOptions, segment_raster
@@ -99,6 +99,8 @@ def segment_raster(
     _check_segmenter(segmenter)
     for path in (target, category_file(target), *([polygons.path] if polygons else [])):
         check_replaceable(path, force=force)
+    if polygons is not None:
+        check_polygon_libraries()
     with gdal_settings(), open_raster(raster, options) as source:
         tiling = _tiling(segmenter, source.grid, raster)
         tiles = cut_tiles(tiling, options.tile, segmenter.preparation.stride)
@@ -106,7 +108,7 @@ def segment_raster(
         labeller = TileLabeller(segmenter, source, tiling, tiles)
         resumed = _label_all(tiles, labeller, store, progress)
         classes = segmenter.vocabulary.classes
-        counts = np.zeros(store.unlabelled(classes) + 1, np.int64)
+        counts = np.zeros(label_type(len(classes))[1] + 1, np.int64)
 
         def counted() -> Iterator[tuple[Tile, Labels]]:
             for _, _, tile in walk(tiles):
@@ -116,6 +118,8 @@ def segment_raster(
 
         write_cog(target, counted(), grid=source.grid, classes=classes, force=force)
         if polygons is not None:
+            from scclip_rt.raster.polygonize import write_polygons
+
             write_polygons(polygons, tiles, store.read, grid=source.grid, classes=classes, force=force)
         store.remove()
     return RasterResult(
@@ -176,13 +180,6 @@ class TileStore:
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder)
-
-    @staticmethod
-    def unlabelled(classes: tuple[str, ...]) -> int:
-        """The label of pixels without a class."""
-        from scclip_rt.decode.plan import label_type
-
-        return label_type(len(classes))[1]
 
     def _path(self, tile: Tile) -> Path:
         return self.folder / f"{tile.name}.png"

@@ -109,7 +109,6 @@ class TileLabeller:
         mean = np.asarray(segmenter.bundle.preprocessing.mean)
         self._neutral = np.round(mean * 255).astype(np.uint8)
         self._features: dict[tuple[int, int], NDArray[np.float32]] = {}
-        self._held = 0
         self.encoded = 0
 
     def label(self, row: int, column: int) -> Labels:
@@ -126,14 +125,12 @@ class TileLabeller:
         )
         core = valid[inside][: tile.height, : tile.width]
         if not core.any():
-            return _blank(core.shape, dtype, unlabelled)
+            return cast("Labels", np.full(core.shape, unlabelled, dtype))
         pixels[~valid] = self._neutral
         features = self._window_features(tile, part, pixels, valid)
         labels = self._decode(features, part)[inside][: tile.height, : tile.width]
         self._forget(row, column)
-        blank = _blank(core.shape, dtype, unlabelled)
-        np.copyto(blank, labels, where=core)
-        return blank
+        return cast("Labels", np.where(core, labels, dtype(unlabelled)))
 
     def _part(self, tile: Tile) -> Tiling:
         """The tile's windows by themselves, counted from the first one's corner."""
@@ -164,7 +161,7 @@ class TileLabeller:
             some = missing[start : start + _ENCODED_AT_ONCE]
             windows = np.stack([pixels[y : y + height, x : x + width] for y, x in (corners[n] for n in some)])
             for number, features in zip(some, self._segmenter.backend.features(windows), strict=True):
-                self._keep(places[number], features.copy())
+                self._features[places[number]] = features.copy()
         self.encoded += len(missing)
         out = np.zeros(
             (len(places), self._grid[0] * self._grid[1], self._segmenter.preparation.embed_dim), np.float32
@@ -184,10 +181,6 @@ class TileLabeller:
         )
         return decoded.labels
 
-    def _keep(self, place: tuple[int, int], features: NDArray[np.float32]) -> None:
-        self._features[place] = features
-        self._held += features.nbytes
-
     def _forget(self, row: int, column: int) -> None:
         """Drop what no later tile touches, and the oldest of the rest beyond the limit."""
         below = self._tiles[row + 1][0].rows[0] if row + 1 < len(self._tiles) else len(self._tiling.rows)
@@ -196,16 +189,10 @@ class TileLabeller:
             if column + 1 < len(self._tiles[row])
             else len(self._tiling.columns)
         )
-        over = self._held - _FEATURE_BYTES
-        for place in list(self._features):
-            if (place[0] < below and place[1] < right) or over > 0:
-                size = self._features.pop(place).nbytes
-                self._held -= size
-                over -= size
-
-
-def _blank(shape: tuple[int, ...], dtype: type[np.uint8] | type[np.uint16], unlabelled: int) -> Labels:
-    return cast("Labels", np.full(shape, unlabelled, dtype))
+        for place in [place for place in self._features if place[0] < below and place[1] < right]:
+            del self._features[place]
+        while sum(features.nbytes for features in self._features.values()) > _FEATURE_BYTES:
+            del self._features[next(iter(self._features))]
 
 
 def walk(tiles: list[list[Tile]]) -> Iterator[tuple[int, int, Tile]]:

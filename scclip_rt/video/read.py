@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.errors import ImageError
+from scclip_rt.errors import ImageError, optional_module
 from scclip_rt.limits import in_range
-from scclip_rt.video.pyav import load_av
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".ts", ".webm", ".wmv"})
 """What files must end in to be taken for videos, in lower case."""
@@ -33,6 +33,15 @@ class Frame:
     image: NDArray[np.uint8]
     number: int
     time: Fraction | None
+
+
+def load_av() -> ModuleType:
+    """PyAV's module `av`.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    return optional_module("av", "video needs PyAV", "video")
 
 
 def read_frames(source: str | os.PathLike[str], *, every: int = 1) -> Iterator[Frame]:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from scclip_rt.errors import ImageError, OutputError
 from scclip_rt.files import atomic_path
-from scclip_rt.video.pyav import load_av
-from scclip_rt.video.read import Frame
+from scclip_rt.video.read import Frame, load_av
 
 if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation

@@ -137,14 +137,16 @@ def model_claims(config: Json, source: str, *, firm_activation: bool = True) -> 
             )
         claims += _vision_sizes(vision)
         _refuse_unknown(vision, CLIPVisionCfg, _VISION_READ, "vision_cfg", source)
-        if _pool(vision, "tok") != "tok":
+        if vision.get("pool_type", "tok") != "tok":
             raise ExportError(
                 f"{source}: vision_cfg.pool_type {vision['pool_type']!r}: the image tower averages its patches "
                 "and its class "
                 "token is not trained to say anything; SC-CLIP adds that token to every patch"
             )
         claims += _arithmetic(vision, quick=quick, prefix="")
-    claims += [*_embedding(config), *_text_sizes(text), *_arithmetic(text, quick=quick, prefix="text_")]
+    if "embed_dim" in config:
+        claims.append(("embed_dim", _count(config, "embed_dim")))
+    claims += [*_text_sizes(text), *_arithmetic(text, quick=quick, prefix="text_")]
     claims.append(("causal", not text.get("no_causal_mask", False)))
     claims.append(("text_pool", _text_pool(text, source)))
     told = quick or firm_activation
@@ -219,10 +221,6 @@ def _preprocessor(config: Any, source: str) -> list[Claim]:
     if config.get("do_normalize", True) is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return normalisation_claims(mean or (), std or (), source, scale=1 / factor)
-
-
-def _embedding(config: Json) -> list[tuple[str, Any]]:
-    return [("embed_dim", _count(config, "embed_dim"))] if "embed_dim" in config else []
 
 
 def _vision_sizes(vision: Json) -> list[tuple[str, Any]]:
@@ -327,12 +325,8 @@ def _refuse_unknown(tower: Json, kind: type, read: set[str], section: str, sourc
             raise ExportError(f"{source}: {section}.{key} = {value!r} is not supported")
 
 
-def _pool(tower: Json, default: str) -> str:
-    return str(tower.get("pool_type", default))
-
-
 def _text_pool(text: Json, source: str) -> str:
-    pool = _pool(text, "argmax")
+    pool = str(text.get("pool_type", "argmax"))
     if pool == "eos" and text.get("eos_id", 2) == END_TOKEN:
         return "argmax"  # the end token has the highest id
     if pool not in ("argmax", "first", "last"):
