@@ -1,5 +1,6 @@
 """What encoders have in common: windows are checked, cut into batches, and a NaN never passes for a result."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scclip_rt.backends.base import BackendInfo
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
+from scclip_rt.decode.threads import parallel
 from scclip_rt.errors import BackendError, not_finite
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -22,14 +24,19 @@ class BatchedEncoder(ABC):
         bundle: whose encoder this is.
         spec: that encoder.
         info: what `describe` tells.
-        batch: most windows that `infer` gets at once.
+        batch: most windows that are in the graph at once.
+        parts: a batch is cut into so many, and each is a run of its own, all at the same time. With one thread for
+            each part no operator waits for another thread.
     """
 
-    def __init__(self, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int) -> None:
+    def __init__(
+        self, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int, *, parts: int = 1
+    ) -> None:
         self._feature_rows = bundle.feature_rows
         self._spec = spec
         self._info = info
         self._batch_size = batch
+        self.parts = parts
         # The features need no query, but the graph wants one: a single unit vector costs nothing measurable.
         self._no_text = np.zeros((1, bundle.model.embed_dim), np.float32)
         self._no_text[0, 0] = 1.0
@@ -77,26 +84,33 @@ class BatchedEncoder(ABC):
     def _split(
         self, names: Sequence[str], windows: NDArray[np.uint8], text: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Run in batches of at most `batch_size` and join what comes out."""
+        """Run in batches of at most `batch_size`, each in parts at the same time, and join what comes out."""
         self._check_windows(windows)
-        if len(windows) == 0:
-            patches = self._feature_rows(windows.shape[1], windows.shape[2])
-            return [np.zeros((0, patches, text.shape[1 - i]), np.float32) for i in range(len(names))]
         patches = self._feature_rows(windows.shape[1], windows.shape[2])
         lengths = {"features": text.shape[1], "logits": text.shape[0]}
-        joined: list[NDArray[np.float32]] = []
-        for start in range(0, len(windows), self._batch_size):
-            part = windows[start : start + self._batch_size]
-            outputs = self.infer(names, {"windows": part, "text": text})
+
+        def run(part: slice) -> list[NDArray[np.float32]]:
+            wanted = windows[part]
+            outputs = self.infer(names, {"windows": wanted, "text": text})
             for name, output in zip(names, outputs, strict=True):
-                check_shape(name, output, (len(part), patches, lengths[name]), self._spec.file)
+                check_shape(name, output, (len(wanted), patches, lengths[name]), self._spec.file)
             check_finite(names, outputs, self._spec.file)
-            if len(part) == len(windows):
-                return outputs
-            if not joined:  # made once: joining parts at the end would hold everything twice
-                joined = [np.empty((len(windows), *output.shape[1:]), np.float32) for output in outputs]
-            for whole, output in zip(joined, outputs, strict=True):
-                whole[start : start + len(part)] = output
+            return outputs
+
+        if len(windows) == 1 or (self.parts == 1 and 1 <= len(windows) <= self._batch_size):
+            return run(slice(None))
+        # Made once: joining parts at the end would hold everything twice.
+        joined = [np.empty((len(windows), patches, lengths[name]), np.float32) for name in names]
+
+        def fill(part: slice) -> None:
+            for whole, output in zip(joined, run(part), strict=True):
+                whole[part] = output
+
+        for start in range(0, len(windows), self._batch_size):
+            stop = min(start + self._batch_size, len(windows))
+            parts = min(self.parts, stop - start)
+            edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
+            parallel(fill, [slice(*edge) for edge in itertools.pairwise(edges)], parts)
         return joined
 
     def _check_windows(self, windows: NDArray[np.uint8]) -> None:

@@ -30,9 +30,16 @@ class OnnxRuntimeEncoder(BatchedEncoder):
     """An image encoder on ONNX Runtime; see `EncoderBackend` for the methods' contract."""
 
     def __init__(
-        self, session: Any, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int
+        self,
+        session: Any,
+        bundle: Bundle,
+        spec: EncoderSpec,
+        info: BackendInfo,
+        batch: int,
+        *,
+        parts: int = 1,
     ) -> None:
-        super().__init__(bundle, spec, info, batch)
+        super().__init__(bundle, spec, info, batch, parts=parts)
         self._session = session
 
     def infer(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
@@ -152,7 +159,7 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         create_session, bundle, spec, provider=provider, device=number, threads=request.threads
     )
     if kind == "cpu":
-        return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch)
+        return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch, parts=info["threads"])
     from scclip_rt.backends.onnxruntime.device import open_on_device
 
     on_device = open_on_device(

@@ -1,9 +1,10 @@
 """Backends: the numbers, and every way of asking for what is not there."""
 
 import importlib.metadata
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import scclip_rt
 from scclip_rt import cpus
 from scclip_rt.backends import open_backend, open_text_backend
 from scclip_rt.backends.choose import choose_encoder
+from scclip_rt.backends.host_encoder import Feeds
 from scclip_rt.backends.onnxruntime import session as ort_session
+from scclip_rt.backends.onnxruntime.encoder import OnnxRuntimeEncoder
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError, BundleError, OptionError
 from tiny_bundle import EMBED, edit_manifest, encoder_entry, encoder_model, projection, relist
@@ -53,6 +56,48 @@ def test_a_batch_equals_its_singles(bundle: Bundle, batch: int) -> None:
     windows = some_windows(7)
     singles = np.concatenate([backend.features(window[None]) for window in windows])
     np.testing.assert_array_equal(backend.features(windows), singles)
+
+
+@pytest.mark.parametrize(
+    ("threads", "parts"), [(1, [8, 3]), (2, [4, 4, 1, 2]), (3, [2, 3, 3, 1, 1, 1]), (16, [1] * 11)]
+)
+def test_a_batch_is_cut_into_a_part_for_each_thread(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, threads: int, parts: list[int]
+) -> None:
+    backend, windows, seen = open_backend(bundle, threads=threads, batch=8), some_windows(11), []
+    real = OnnxRuntimeEncoder.infer
+
+    def infer(self: OnnxRuntimeEncoder, names: Sequence[str], feeds: Feeds) -> list[Any]:
+        seen.append(len(feeds["windows"]))
+        return real(self, names, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeEncoder, "infer", infer)
+    features = backend.features(windows)
+    assert sorted(seen) == sorted(parts)
+    np.testing.assert_allclose(features, expected_features(windows), atol=1e-5)
+
+
+def test_parts_of_a_batch_run_at_the_same_time_and_one_error_ends_them(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, together = open_backend(bundle, threads=2), threading.Barrier(2, timeout=60)
+    real = OnnxRuntimeEncoder.infer
+
+    def infer(self: OnnxRuntimeEncoder, names: Sequence[str], feeds: Feeds) -> list[Any]:
+        together.wait()
+        return real(self, names, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeEncoder, "infer", infer)
+    windows = some_windows(5)
+    np.testing.assert_allclose(backend.features(windows), expected_features(windows), atol=1e-5)
+
+    def fail(self: OnnxRuntimeEncoder, names: Sequence[str], feeds: Feeds) -> list[Any]:
+        together.wait()
+        raise BackendError("no")
+
+    monkeypatch.setattr(OnnxRuntimeEncoder, "infer", fail)
+    with pytest.raises(BackendError, match="no"):
+        backend.features(windows)
 
 
 def test_no_windows_give_no_features(bundle: Bundle) -> None:
