@@ -7,6 +7,7 @@
 #include "backends/any_size.hpp"
 #include "backends/processor.hpp"
 #include "backends/text.hpp"
+#include "decode/threads.hpp"
 #include "errors.hpp"
 
 namespace scclip {
@@ -74,8 +75,13 @@ void Encoder::FeaturesOf(const std::uint8_t* windows, int count, int height, int
     const std::size_t values =
         static_cast<std::size_t>(sizes_.Rows(height, width)) * static_cast<std::size_t>(sizes_.embed_dim);
     for (int first = 0; first < count; first += batch_size()) {
-        const auto at = static_cast<std::size_t>(first);
-        Features(windows + at * pixels, std::min(batch_size(), count - first), height, width, out + at * values);
+        const int batch = std::min(batch_size(), count - first), parts = std::min(this->parts(), batch);
+        Parallel(static_cast<std::size_t>(parts), parts, [&](std::size_t part) {
+            const int start = first + batch * static_cast<int>(part) / parts;
+            const int stop = first + batch * (static_cast<int>(part) + 1) / parts;
+            const auto at = static_cast<std::size_t>(start);
+            Features(windows + at * pixels, stop - start, height, width, out + at * values);
+        });
     }
 }
 

@@ -26,7 +26,7 @@ class Encoder {
     /// `out`. count ≤ batch_size(). Throws Error(kBackend).
     virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
 
-    /// The same for any number of windows, a batch at a time.
+    /// The same for any number of windows, a batch at a time, each in `parts()` parts at the same time.
     void FeaturesOf(const std::uint8_t* windows, int count, int height, int width, float* out) const;
 
     /// Whether Segment takes this task; if not, Features and the decode on the host do.
@@ -40,6 +40,9 @@ class Encoder {
     const BackendInfo& info() const { return info_; }
     const FeatureSizes& sizes() const { return sizes_; }
     int batch_size() const { return info_.batch; }
+
+    /// Into how many parts FeaturesOf cuts a batch: with one thread for each no operator waits for another thread.
+    virtual int parts() const { return 1; }
 
   protected:
     Encoder(EncoderSpec spec, BackendInfo info, const FeatureSizes& sizes)
