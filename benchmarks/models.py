@@ -16,8 +16,6 @@ ROOT = Path(__file__).parents[1]
 DEMO_CHECKPOINT = ROOT / "benchmarks/demo/demo_clip.safetensors"
 DEMO_CLASSES = ROOT / "scclip_rt/demo/classes.txt"
 FULL_SIZE = ("vitb16", "vitl14")
-PRECISIONS = ("fp32", "int8")
-"""What a CPU runs from a file of its own; bf16 is the fp32 file with another arithmetic."""
 
 
 def work_folder() -> Path:
@@ -58,12 +56,10 @@ def photo(work: Path) -> Path:
     return path
 
 
-def bundle(
-    model: str, work: Path, *, calibration: str = "scclip", precisions: tuple[str, ...] = PRECISIONS
-) -> Path:
-    """A bundle with windows and, if calibrated, a dynamic grid in each precision; exported if it is not there."""
+def bundle(model: str, work: Path, *, calibration: str = "scclip") -> Path:
+    """A bundle with windows and, if calibrated, a dynamic grid, in fp32 and int8; exported if it is not there."""
     options = ["--dynamic-grid"] if calibration == "scclip" else []
-    options += ["--calibration", calibration, *(f"--{p}" for p in precisions if p != "fp32")]
+    options += ["--calibration", calibration, "--int8"]
     if model == "demo":
         options += ["--vocabulary", str(DEMO_CLASSES)]
     return exported(model, work, model if calibration == "scclip" else f"{model}-{calibration}", options)

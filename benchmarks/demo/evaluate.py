@@ -7,7 +7,7 @@ The encoder is the one that is exported, in torch; resizing, windows and decodin
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,11 @@ class Evaluator:
 
 
 @torch.no_grad()
-def class_embeddings(model: CLIP, index: Tensor, names: Iterable[str] = CLASSES) -> Tensor:
-    """(Q, E): every name in the 80 ImageNet templates, normalised, averaged, normalised."""
+def class_embeddings(model: CLIP, index: Tensor) -> Tensor:
+    """(Q, E): every class of the scenes in the 80 ImageNet templates, normalised, averaged, normalised."""
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
     rows = []
-    for name in names:
+    for name in CLASSES:
         prompts = [template(name) for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
         tokens = index.long()[tokenizer(prompts)]
         longest = int(tokens.argmax(1).max()) + 1

@@ -281,17 +281,17 @@ SHORT = (
 )
 
 
-def short_table(rows: Sequence[Row], queries: int = 150) -> str:
+def short_table(rows: Sequence[Row]) -> str:
     """One photo, host to host, by model: contenders of `SHORT` and backends, the slowest first."""
     rows = [row for row in rows if "bundle" in row or row.get("contender") in SHORT]
     lines = []
     for arch in dict.fromkeys(row["arch"] for row in rows if row["question"] == "image"):
-        found = _p50(rows, question="image", arch=arch, queries=queries)[::-1]
+        found = _p50(rows, question="image", arch=arch, queries=150)[::-1]
         naive = next((time for time, row in found if row["contender"].startswith("naive")), None)
         for time, row in found:
             ratio = "" if naive is None else f"{naive / time:.1f}×"
             labels = row.get("labels_as_fp32")
             share = "" if labels is None else f"{labels:.2%}"
             lines.append([f"{arch}, {row['contender']}", figure(time), ratio, share])
-    header = (f"one 375×500 photo, {queries} queries", "p50 ms", "times as fast", "labels as fp32")
+    header = ("one 375×500 photo, 150 queries", "p50 ms", "times as fast", "labels as fp32")
     return markdown(header, lines)

@@ -38,8 +38,8 @@ class Photo:
 class DenseDecode:
     """The decode in plain torch: two dense products, a (H, W, Q) tensor, an arg-max. Logits (W, N, Q) → (H, W)."""
 
-    def __init__(self, plan: DecodePlan, device: torch.device, scale: float = 40.0) -> None:
-        self._plan, self._scale = plan, scale
+    def __init__(self, plan: DecodePlan, device: torch.device) -> None:
+        self._plan = plan
         self._rows, self._columns = (
             torch.from_numpy(axis.matrix()).to(device) for axis in (plan.rows, plan.columns)
         )
@@ -49,7 +49,7 @@ class DenseDecode:
         (wy, wx), (gy, gx) = self._plan.windows, self._plan.grid
         cells = logits.float().view(wy, wx, gy, gx, -1).transpose(1, 2).reshape(wy * gy, wx * gx, -1)
         across = torch.einsum("xb,abq->axq", self._columns, cells)
-        return torch.einsum("ya,axq->yxq", self._rows, across).mul(self._scale).argmax(dim=-1)
+        return torch.einsum("ya,axq->yxq", self._rows, across).mul(40.0).argmax(dim=-1)
 
 
 def triton_decode(plan: DecodePlan, queries: int, device: torch.device) -> Decoder | None:

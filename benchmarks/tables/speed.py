@@ -24,24 +24,23 @@ GPU = {
 NAIVE_GPU = "naive eager fp16"
 
 
-def speed_table(
-    photo: Sequence[Row], reports: Sequence[Row], *, arch: str = "vitb16", queries: int = 150
-) -> str:
-    """One photo on each device that was measured.
+ARCH, QUERIES = "vitb16", 150
+
+
+def speed_table(photo: Sequence[Row], reports: Sequence[Row]) -> str:
+    """One photo on each device that was measured, a ViT-B/16 with 150 queries.
 
     Args:
         photo: rows of `benchmarks.cpu.photo`, each with its environment.
         reports: what `benchmarks.gpu` wrote, one report per GPU.
-        arch: the GPU rows' model.
-        queries: of both.
 
     Returns:
         Markdown; a contender without a row is left out.
     """
-    lines = [line for row in photo if row["queries"] == queries for line in _cpu_line(row, photo)]
+    lines = [line for row in photo if row["queries"] == QUERIES for line in _cpu_line(row, photo)]
     for report in reports:
-        lines += _gpu_lines(report, arch, queries)
-    header = ("device", "what runs", f"one photo, {queries} queries", "times as fast", "same labels")
+        lines += _gpu_lines(report)
+    header = ("device", "what runs", f"one photo, {QUERIES} queries", "times as fast", "same labels")
     return markdown(header, lines)
 
 
@@ -56,13 +55,13 @@ def _cpu_line(row: Row, photo: Sequence[Row]) -> list[list[str]]:
     ]
 
 
-def _gpu_lines(report: Row, arch: str, queries: int) -> list[list[str]]:
+def _gpu_lines(report: Row) -> list[list[str]]:
     timed = {
         row["contender"]: row
         for row in report["rows"]
         if row["question"] == "image"
-        and row["arch"] == arch
-        and row.get("queries") == queries
+        and row["arch"] == ARCH
+        and row.get("queries") == QUERIES
         and "milliseconds" in row
     }
     if NAIVE_GPU not in timed:

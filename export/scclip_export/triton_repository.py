@@ -45,7 +45,7 @@ class RepositoryReport:
 
 
 def write_repository(
-    bundle: Bundle, target: Path, *, force: bool = False, precision: str = "fp32", max_batch: int = _MAX_BATCH
+    bundle: Bundle, target: Path, *, force: bool = False, precision: str = "fp32"
 ) -> RepositoryReport:
     """Write a model repository, completely or not at all.
 
@@ -56,7 +56,6 @@ def write_repository(
         target: the folder to make.
         force: replace what is there.
         precision: of the ONNX encoder.
-        max_batch: most windows that Triton puts together.
 
     Raises:
         OptionError: the bundle has no encoder of that precision.
@@ -67,9 +66,9 @@ def write_repository(
     engine = _engine(bundle)
     with atomic_directory(target, force=force) as root:
         models = root / "models"
-        _write_encoder(bundle, spec, engine, models / ENCODER, max_batch)
+        _write_encoder(bundle, spec, engine, models / ENCODER)
         _write_text(bundle, models / TEXT)
-        _write_pipeline(bundle, spec, engine, models / MODEL, max_batch)
+        _write_pipeline(bundle, spec, engine, models / MODEL)
         _write_ovms(bundle, spec, root / "ovms")
         (root / "README.md").write_text(_readme(bundle, engine), "utf-8")
     return RepositoryReport(
@@ -96,9 +95,7 @@ def _engine(bundle: Bundle) -> Engine | None:
     return None
 
 
-def _write_encoder(
-    bundle: Bundle, spec: EncoderSpec, engine: Engine | None, folder: Path, max_batch: int
-) -> None:
+def _write_encoder(bundle: Bundle, spec: EncoderSpec, engine: Engine | None, folder: Path) -> None:
     side, width = bundle.preprocessing.window, bundle.model.embed_dim
     patches = (side // bundle.model.patch_size) ** 2
     version = folder / "1"
@@ -110,7 +107,7 @@ def _write_encoder(
         graph = version / "model.onnx"  # a folder: Triton's layout for a model of several files
         graph.mkdir()
         features_graph(bundle, spec.file, graph / "model.onnx")
-        config = _encoder_config(side, patches, width, max_batch)
+        config = _encoder_config(side, patches, width)
     (folder / "config.pbtxt").write_text(config, "utf-8")
 
 
@@ -157,9 +154,7 @@ def _write_text(bundle: Bundle, folder: Path) -> None:
     (folder / "config.pbtxt").write_text(_text_config(bundle.model.embed_dim), "utf-8")
 
 
-def _write_pipeline(
-    bundle: Bundle, spec: EncoderSpec, engine: Engine | None, folder: Path, max_batch: int
-) -> None:
+def _write_pipeline(bundle: Bundle, spec: EncoderSpec, engine: Engine | None, folder: Path) -> None:
     """The Python model, and of the bundle what it needs: all with an engine, else everything but the weights."""
     version = folder / "1"
     inside = version / "bundle"
@@ -177,7 +172,7 @@ def _write_pipeline(
         '__all__ = ["TritonPythonModel"]\n',
         "utf-8",
     )
-    (folder / "config.pbtxt").write_text(_pipeline_config(engine is not None, max_batch), "utf-8")
+    (folder / "config.pbtxt").write_text(_pipeline_config(engine is not None), "utf-8")
 
 
 def _write_small_bundle(bundle: Bundle, spec: EncoderSpec, folder: Path) -> None:
@@ -225,12 +220,12 @@ def _copy_graph(bundle: Bundle, file: str, target: Path) -> None:
         shutil.copyfile(bundle.checked_path(name), target.parent / Path(name).name)
 
 
-def _encoder_config(side: int, patches: int, width: int, max_batch: int) -> str:
+def _encoder_config(side: int, patches: int, width: int) -> str:
     return f"""\
 # windows (uint8, the batch first) to unit features. Explicit: auto-completion is not needed.
 name: "{ENCODER}"
 backend: "onnxruntime"
-max_batch_size: {max_batch}
+max_batch_size: {_MAX_BATCH}
 input [ {{ name: "windows" data_type: TYPE_UINT8 dims: [ {side}, {side}, 3 ] }} ]
 output [ {{ name: "features" data_type: TYPE_FP32 dims: [ {patches}, {width} ] }} ]
 # Batches hold what is there; nothing waits to fill one. A full queue refuses, an old request is dropped.
@@ -277,12 +272,12 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 """
 
 
-def _pipeline_config(local: bool, max_batch: int) -> str:
+def _pipeline_config(local: bool) -> str:
     limits = Limits()
     kind = "KIND_GPU" if local else "KIND_CPU"
     parameters = {
         "ENCODER": "local" if local else "triton",
-        "MAX_BATCH": str(max_batch),
+        "MAX_BATCH": str(_MAX_BATCH),
         "MAX_PIXELS": str(MAX_PIXELS),
         "MAX_CLASSES": str(limits.max_classes),
     }

@@ -10,6 +10,8 @@ from scclip_export.model.geometry import Geometry
 from scclip_rt.image.files import IMAGE_SUFFIXES, images_below
 from scclip_rt.image.geometry import Tiling, cut_windows, resize, resize_shape
 
+_IMAGES, _WINDOWS = 3, 6
+
 
 def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     """Return a random picture with what moves a CLIP: gradients, textured ellipses and boxes, grain.
@@ -36,17 +38,17 @@ def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def verification_images(directory: Path | None, *, count: int = 3) -> list[NDArray[np.uint8]]:
-    """Return the images of a folder (the first `count`, sorted by name), or generated ones.
+def verification_images(directory: Path | None) -> list[NDArray[np.uint8]]:
+    """Return the images of a folder (the first three, sorted by name), or generated ones.
 
     Raises:
         ExportError: the folder does not exist or holds no image.
     """
     if directory is None:
-        return [generated_image(375, 500, seed) for seed in range(count)]
+        return [generated_image(375, 500, seed) for seed in range(_IMAGES)]
     from scclip_rt.image.load import load_image
 
-    return [load_image(path) for path in image_files(directory, "--verify-images")[:count]]
+    return [load_image(path) for path in image_files(directory, "--verify-images")[:_IMAGES]]
 
 
 def image_files(directory: Path, option: str) -> list[Path]:
@@ -79,13 +81,11 @@ def image_windows(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.ui
     return cut_windows(resize(image, shape), tiling)
 
 
-def verification_windows(
-    images: list[NDArray[np.uint8]], geometry: Geometry, *, count: int = 6
-) -> NDArray[np.uint8]:
-    """Windows spread over the images: uint8 (count, window, window, 3)."""
-    per_image = -(-count // len(images))
+def verification_windows(images: list[NDArray[np.uint8]], geometry: Geometry) -> NDArray[np.uint8]:
+    """Windows spread over the images: uint8 (6, window, window, 3)."""
+    per_image = -(-_WINDOWS // len(images))
     windows = []
     for image in images:
         cut = image_windows(image, geometry)
         windows.append(cut[np.linspace(0, len(cut) - 1, per_image).round().astype(int)])
-    return np.concatenate(windows)[:count]
+    return np.concatenate(windows)[:_WINDOWS]

@@ -84,19 +84,18 @@ def open_backend(
     return module.open_encoder(bundle, request)
 
 
-def open_text_backend(bundle: Bundle, *, backend: str = "auto", threads: int | None = None) -> TextBackend:
+def open_text_backend(bundle: Bundle, *, threads: int | None = None) -> TextBackend:
     """Load the text encoder of a bundle, on the CPU: a vocabulary is embedded once.
 
     Args:
         bundle: an open bundle.
-        backend: as for `open_backend`.
         threads: CPU threads; None takes the cores this process may use.
 
     Raises:
-        BackendError: the backend is unknown.
+        OptionError: `threads` is less than 1.
         BundleError: the graph is damaged or does not agree with bundle.json.
     """
-    _check_options(backend, threads, None)
+    _check_options("auto", threads, None)
     from scclip_rt.backends.onnxruntime.encoder import open_text
 
     return open_text(bundle, threads=threads)

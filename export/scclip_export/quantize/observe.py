@@ -1,6 +1,6 @@
 """What flows into every product, seen on calibration windows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,7 @@ class Observed:
     tokens: float
 
 
-def observe(
-    path: Path,
-    layers: Sequence[Layer],
-    windows: NDArray[np.uint8],
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, Observed]:
+def observe(path: Path, layers: Sequence[Layer], windows: NDArray[np.uint8]) -> dict[str, Observed]:
     """Run windows through the float graph, one at a time, and keep what quantisation needs of every input.
 
     Memory: the activations of one window and `SAMPLED_ROWS` tokens per layer, whatever the number of windows.
@@ -46,7 +41,6 @@ def observe(
         path: the float32 encoder.
         layers: its products.
         windows: uint8 (W, H, W, 3), W ≥ 1.
-        progress: is told how many windows are done.
 
     Returns:
         By the layer's name.
@@ -61,7 +55,7 @@ def observe(
     rows: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in layers}
     tokens = dict.fromkeys(rows, 0)
     names = [layer.source for layer in layers]
-    for done, window in enumerate(windows, start=1):
+    for window in windows:
         values = session.run(names, {"windows": window[None], "text": text})
         for layer, value in zip(layers, values, strict=True):
             flat = value.reshape(-1, value.shape[-1])
@@ -71,7 +65,6 @@ def observe(
             high[layer.name] = np.maximum(high.get(layer.name, above), above)
             chosen = rng.choice(len(flat), min(per_window, len(flat)), replace=False)
             rows[layer.name].append(flat[chosen])
-        progress(done)
     return {
         name: Observed(
             low=low[name],

@@ -163,10 +163,10 @@ _SPECIAL: Mapping[str, Callable[..., _Special]] = {
 }
 
 
-def plugin_variants(narrow: str = "fp16") -> list[Variant]:
+def plugin_variants() -> list[Variant]:
     """Every plug-in as ViT-B/16 needs it, to know that they fit every target."""
     sizes = {"width": 768, "neighbors": 30, "columns": 14, "outliers": 10, "floor": 0.4, "heads": 12}
     return [
-        plugin_kernel(name, narrow, {key: sizes[key] for key in plugin.attributes}).variant
+        plugin_kernel(name, "fp16", {key: sizes[key] for key in plugin.attributes}).variant
         for name, plugin in PLUGINS.items()
     ]

@@ -53,8 +53,7 @@ Plan = TypeVar("Plan", bound=_Closable)
 class PlanCache(Generic[Plan]):
     """The plans used last. One thread at a time gets and closes; `values` may be asked by any."""
 
-    def __init__(self, size: int = MAX_PLANS) -> None:
-        self._size = size
+    def __init__(self) -> None:
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,7 +64,7 @@ class PlanCache(Generic[Plan]):
             if found is not None:
                 self._plans.move_to_end(key)
                 return found
-        while len(self._plans) >= self._size:
+        while len(self._plans) >= MAX_PLANS:
             # Before the new one is made, so that both need not fit into the memory.
             self._take_first().close()
         plan = make()
