@@ -4,15 +4,17 @@
     python -m benchmarks.serving.load --bundle vitb16.scclip --images 12 --rounds 2
 
 In each round every contender gets the same images in turn: `Segmenter` called for one after the other, its `stream`,
-`scclip serve`, the same with `--workers` processes, and an endpoint that handles one request at a time
-(benchmarks/serving/naive.py). Caches are off.
+`scclip serve`, the same with `--workers` processes, an endpoint that handles one request at a time
+(benchmarks/serving/naive.py), and LitServe if it is installed (benchmarks/serving/lit.py). Caches are off.
 Before the clock, every label map that comes over the wire is compared with Python's.
 Ratios are of medians over rounds; on a busy machine only they mean something.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -64,6 +66,17 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
 
+    def request(self, file: bytes) -> Request:
+        """What asks it for an image's labels."""
+        if self.name != "litserve":
+            return Request(file)
+        body = json.dumps({"image": base64.b64encode(file).decode("ascii")}).encode()
+        return Request(body, path="/predict", accept="*/*", mime="application/json")
+
+    def labels(self, reply: Reply) -> bytes:
+        """The PNG in its answer."""
+        return reply.body if self.name != "litserve" else base64.b64decode(json.loads(reply.body)["labels"])
+
     def memory(self) -> float:
         """Resident memory, MiB."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
@@ -83,7 +96,7 @@ def server(name: str, command: Sequence[str], port: int, first: bytes) -> Iterat
     limit = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError, IndexError):
-            if asyncio.run(post_all(made, [Request(first)], clients=1))[0].status == 200:
+            if asyncio.run(post_all(made, [made.request(first)], clients=1))[0].status == 200:
                 break
         if process.poll() is not None or time.monotonic() > limit:
             sys.exit(f"{name} did not start: {' '.join(command)}")
@@ -155,11 +168,12 @@ def pictures(count: int, size: tuple[int, int]) -> list[bytes]:
 
 def check(segment: Segmenter, to: Server, files: Sequence[bytes]) -> None:
     """The gate: what comes over the wire is what Python gives."""
-    for file, reply in zip(
-        files, asyncio.run(post_all(to, [Request(file) for file in files], clients=4)), strict=True
-    ):
+    replies = asyncio.run(post_all(to, [to.request(file) for file in files], clients=4))
+    for file, reply in zip(files, replies, strict=True):
         expected = segment(Image.open(io.BytesIO(file))).labels
-        if reply.status != 200 or not np.array_equal(np.array(Image.open(io.BytesIO(reply.body))), expected):
+        if reply.status != 200 or not np.array_equal(
+            np.array(Image.open(io.BytesIO(to.labels(reply)))), expected
+        ):
             sys.exit(f"{to.name}: another label map than Python's (status {reply.status})")
 
 
@@ -172,22 +186,25 @@ def rates(
 ) -> dict[str, Any]:
     """Latency of one client, and images a second at 4 and 16; contenders in turn, round by round."""
     samples: dict[str, list[float]] = {}
-    many = [Request(file) for file in files for _ in range(args.repeat)]
+    many = [file for file in files for _ in range(args.repeat)]
 
     def note(name: str, value: float) -> None:
         samples.setdefault(name, []).append(value)
 
     def throughput(to: Server, clients: int) -> float:
-        return len(many) / timed(lambda: asyncio.run(post_all(to, many, clients=clients)))[0]
+        requests = [to.request(file) for file in many]
+        return len(many) / timed(lambda: asyncio.run(post_all(to, requests, clients=clients)))[0]
 
     for turn in range(args.rounds):
         order = servers if turn % 2 else servers[::-1]
         for file in files:  # calls and requests one after the other, each image by everyone
             note("call", timed(partial(one_call, segment, file))[0])
             for each in order:
-                note(f"{each.name} 1", asyncio.run(post_all(each, [Request(file)], clients=1))[0].seconds)
+                note(
+                    f"{each.name} 1", asyncio.run(post_all(each, [each.request(file)], clients=1))[0].seconds
+                )
         for clients in (4, 16):
-            opened = (Image.open(io.BytesIO(request.body)) for request in many)
+            opened = (Image.open(io.BytesIO(file)) for file in many)
             note("stream", len(many) / timed(partial(list, segment.stream(opened)))[0])
             for each in order:
                 note(f"{each.name} {clients}", throughput(each, clients))
@@ -217,9 +234,12 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
     made = {"serve_1_minus_call_ms": 1000 * (found["serve 1"] - found["call"])}
     for clients in (4, 16):
         for name in ("serve", "workers"):
-            if (rate := found.get(f"{name} {clients}")) is not None:
-                made[f"{name}_{clients}_over_stream"] = rate / found["stream"]
-                made[f"{name}_{clients}_over_fastapi"] = rate / found[f"fastapi {clients}"]
+            if (rate := found.get(f"{name} {clients}")) is None:
+                continue
+            made[f"{name}_{clients}_over_stream"] = rate / found["stream"]
+            for other in ("fastapi", "litserve"):
+                if f"{other} {clients}" in found:
+                    made[f"{name}_{clients}_over_{other}"] = rate / found[f"{other} {clients}"]
     return {name: round(value, 3) for name, value in made.items()}
 
 
@@ -241,14 +261,16 @@ def main() -> None:
     ours = [sys.executable, "-m", "scclip_rt.cli", "serve", args.bundle, *classes]
     ours += ["--cache-mb", "0", "--no-access-log", "--max-queue", "24", "--port"]
     commands = {"serve": ours, "workers": [*ours[:-1], "--workers", str(args.workers), "--port"]}
-    commands["fastapi"] = [sys.executable, "-m", "benchmarks.serving.naive", args.bundle]
+    for name, module in (("fastapi", "naive"), ("litserve", "lit")):
+        if importlib.util.find_spec(name) is not None:
+            commands[name] = [sys.executable, "-m", f"benchmarks.serving.{module}", args.bundle]
     if args.workers < 2:
         del commands["workers"]
     with contextlib.ExitStack() as stack:
         servers = []
         for name, command in commands.items():
             port = free_port()
-            line = [*command, str(port), *(classes[1:] if name == "fastapi" else [])]
+            line = [*command, str(port), *(classes[1:] if name in ("fastapi", "litserve") else [])]
             servers.append(stack.enter_context(server(name, line, port, files[0])))
             check(segment, servers[-1], files)
         found = rates(args, segment, servers, files)
