@@ -55,10 +55,12 @@ np.save(sys.argv[3], segment(sys.argv[2]).labels)
 def run(tree: Path, *words: object) -> tuple[float, float, str]:
     """Run Python with a checkout's packages: seconds by the clock, seconds of the processor, what it printed."""
     packages = os.pathsep.join(map(str, (tree, tree / "export", tree / "kernels")))
+    environment = os.environ | {"PYTHONPATH": packages}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, *map(str, words)],
-        env=os.environ | {"PYTHONPATH": packages},
+        env=environment,
         cwd="/",
         capture_output=True,
         text=True,

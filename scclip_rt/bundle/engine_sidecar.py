@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GridSpec, Precision
-from scclip_rt.bundle.schemas import validator
+from scclip_rt.bundle.schemas import flaw
 from scclip_rt.errors import BundleError, printable
 from scclip_rt.strict_json import parse_json
 
@@ -108,12 +108,10 @@ def parse_sidecar(data: bytes) -> dict[str, Any]:
             f"has sidecar version {printable(repr(version)[:40])}; this runtime reads {SIDECAR_VERSION}. "
             "Upgrade scclip-rt or build the engine again"
         )
-    from jsonschema.exceptions import best_match
-
-    flaw = best_match(validator("engine").iter_errors(document))
-    if flaw is not None:
-        place = flaw.json_path.removeprefix("$").removeprefix(".") or "the document"
-        raise BundleError(printable(f"{place}: {' '.join(flaw.message.split())[:160]}"))
+    found = flaw("engine", document)
+    if found is not None:
+        place = found.json_path.removeprefix("$").removeprefix(".") or "the document"
+        raise BundleError(printable(f"{place}: {' '.join(found.message.split())[:160]}"))
     return cast("dict[str, Any]", document)
 
 

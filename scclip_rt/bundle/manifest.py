@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, cast
 
-from scclip_rt.bundle.schemas import validator
+from scclip_rt.bundle.schemas import flaw
 from scclip_rt.errors import BundleError
 from scclip_rt.strict_json import parse_json
 
@@ -251,9 +251,7 @@ def _check_members(manifest: Manifest) -> None:
 
 
 def _check_schema(document: object) -> None:
-    from jsonschema.exceptions import best_match
-
-    error = best_match(validator("bundle").iter_errors(document))
+    error = flaw("bundle", document)
     if error is None:
         return
     place = error.json_path.removeprefix("$").removeprefix(".") or "the document"

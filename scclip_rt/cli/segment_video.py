@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from scclip_rt.cli.parsers import Options
 from scclip_rt.errors import OptionError, OutputError
 from scclip_rt.files import check_replaceable
+from scclip_rt.image.files import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation
@@ -52,8 +53,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def wanted(args: argparse.Namespace) -> bool:
     """Whether the command line names a video or a camera."""
-    from scclip_rt.video.read import VIDEO_SUFFIXES
-
     return bool(args.camera) or any(Path(image).suffix.lower() in VIDEO_SUFFIXES for image in args.images)
 
 

@@ -6,28 +6,17 @@ image into memory.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scclip_rt.errors import OptionError
-from scclip_rt.formats import (
-    coco,
-    coco_panoptic,
-    cvat,
-    fiftyone,
-    geojson,
-    labelme,
-    labelstudio,
-    npz,
-    png,
-    yolo_seg,
-)
 from scclip_rt.formats.base import ClassTable, Folder, FormatWriter, ImageName, LabelFormat, Memory
 
 if TYPE_CHECKING:
@@ -45,10 +34,30 @@ __all__ = [
     "open_writer",
 ]
 
-FORMATS: dict[str, LabelFormat] = {
-    module.FORMAT.name: module.FORMAT
-    for module in (png, coco, coco_panoptic, cvat, labelstudio, labelme, fiftyone, geojson, yolo_seg, npz)
-}
+
+class _Formats(Mapping[str, LabelFormat]):
+    """Imports a format's module when it is asked for: all of them take as long as a small image."""
+
+    _modules = (
+        *("png", "coco", "coco_panoptic", "cvat", "labelstudio", "labelme", "fiftyone", "geojson"),
+        *("yolo_seg", "npz"),
+    )
+
+    def __getitem__(self, name: str) -> LabelFormat:
+        if name not in tuple(self):
+            raise KeyError(name)
+        module: Any = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+        found: LabelFormat = module.FORMAT
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (module.replace("_", "-") for module in self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+FORMATS: Mapping[str, LabelFormat] = _Formats()
 """Every format by its name."""
 
 

@@ -1,4 +1,4 @@
-"""What counts as an image: one list of formats and suffixes, and folders searched by it."""
+"""What counts as an image or a video: one list of formats and suffixes, and folders searched by it."""
 
 import os
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ IMAGE_SUFFIXES = frozenset(
     }
 )
 """What files in a folder must end in to count as images, in lower case: those of `FORMATS`."""
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".ts", ".webm", ".wmv"})
+"""What files must end in to be taken for videos, in lower case."""
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 """What masks end in, in lower case, the likeliest first: formats that keep every value."""
 OUTPUT_SUFFIXES = (".labels.png", ".overlay.png", ".confidence.png")

@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from scclip_rt.errors import ImageError, optional_module
 from scclip_rt.limits import in_range
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".ts", ".webm", ".wmv"})
-"""What files must end in to be taken for videos, in lower case."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:

@@ -66,7 +66,7 @@ class Vocabulary:
             )
         if self.query_class.dtype != np.int64 or self.query_class.ndim != 1:
             return "query_class", f"query_class must be int64 of one axis; got {self.query_class.dtype}"
-        if not np.array_equal(np.unique(self.query_class), np.arange(number)):
+        if set(self.query_class.tolist()) != set(range(number)):
             return (
                 "query_class",
                 f"query_class must name each of the {number} classes at least once and no other",

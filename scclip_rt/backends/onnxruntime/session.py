@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import importlib.metadata
 import io
 import os
 import re
@@ -95,12 +94,15 @@ def _check_installed(provider: str) -> None:
 @functools.cache
 def warn_about_double_install() -> None:
     """Warn once if both builds of ONNX Runtime are installed: they overwrite each other's files."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    packages = Path(load_onnxruntime().__file__).parents[1]
+    found = [
+        f"{name.replace('_', '-')} {path.stem.partition('-')[2]}"
+        for name in (
+            "onnxruntime",
+            "onnxruntime_gpu",
+        )  # importlib.metadata takes longer to load than a session
+        for path in sorted(packages.glob(f"{name}-[0-9]*.dist-info"))[:1]
+    ]
     if len(found) > 1:
         warnings.warn(
             f"{' and '.join(found)} are both installed and share one folder, so which one runs is chance. "

@@ -1,11 +1,11 @@
 """Backends: the numbers, and every way of asking for what is not there."""
 
-import importlib.metadata
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -287,8 +287,11 @@ def _fresh_warning() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_warning")
-def test_double_install_is_warned_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.32.0")
+def test_double_install_is_warned_about_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("onnxruntime-1.32.0", "onnxruntime_gpu-1.32.0", "onnxruntime_extensions-0.14.0"):
+        (tmp_path / f"{name}.dist-info").mkdir()
+    package = SimpleNamespace(__file__=str(tmp_path / "onnxruntime/__init__.py"))
+    monkeypatch.setattr(ort_session, "load_onnxruntime", lambda: package)
     with pytest.warns(UserWarning, match="onnxruntime 1.32.0 and onnxruntime-gpu 1.32.0 are both installed"):
         ort_session.warn_about_double_install()
     with warnings.catch_warnings():
