@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-Row = dict[str, Any]
+from benchmarks.tables.summary import Row
+
 QUERIES = 150
 GRAPH = ", CUDA graph"
 

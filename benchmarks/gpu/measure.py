@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.gpu.clock import CudaGraph, copy_ceilings, gemm_ceiling, own_gemms
 from benchmarks.gpu.contenders import Contender, Subject, compiled_contenders, eager_contenders
 from benchmarks.gpu.models import ARCHITECTURES, DTYPES, flops, gemm_shapes, naive
-from benchmarks.gpu.run import ContextLostError, OutOfTimeError, Row, Run, reason
+from benchmarks.gpu.run import SAME_LABELS, ContextLostError, OutOfTimeError, Row, Run, reason
 from benchmarks.gpu.torch_models import DenseDecode, Encoder, Photo, TorchSegmenter, triton_decode, windows_of
 from scclip_rt.precisions import PRECISIONS
 from synthetic import scene
@@ -20,8 +20,6 @@ from synthetic import scene
 ROOT = Path(__file__).parents[2]
 AGREEMENT = {name: spec.pixels for name, spec in PRECISIONS.items()}
 """Share of pixels that must have float32's label."""
-SAME_LABELS = 0.9999
-"""Share of pixels on which two ways to decode the same logits must agree; the rest are ties."""
 
 
 def measure_ceilings(run: Run) -> None:

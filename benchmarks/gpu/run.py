@@ -23,6 +23,8 @@ Row = dict[str, Any]
 IDENTITY = (
     "question", "arch", "bundle", "contender", "kernel", "method", "precision", "patches", "windows", "queries",
 )  # fmt: skip
+SAME_LABELS = 0.9999
+"""Share of pixels on which two ways to decode the same logits must agree; the rest are ties."""
 LENGTH = 300
 """Of a reason in a row."""
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.clock import CudaGraph
+from benchmarks.gpu.run import SAME_LABELS, Row
+from benchmarks.gpu.torch_models import Encoder
 from scclip_kernels.aot.compile import compile_variant
 from scclip_rt.backends.cuda import (
     Device,
@@ -32,10 +34,7 @@ from scclip_rt.backends.cuda.plans import Lane, SegmentPlan, SegmentShape, Sizes
 from scclip_rt.decode.decode import decode
 from scclip_rt.decode.settings import DecodeSettings
 
-Row = dict[str, Any]
-Encoder = Callable[[Tensor, Tensor], Tensor]
 NO_LIMIT = 1 << 20
-SAME_LABELS = 0.9999
 CONFIDENCE = 1e-4
 
 

@@ -2,12 +2,10 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.gpu.report import figure
-from benchmarks.tables.summary import baseline, markdown, ms, paired
+from benchmarks.tables.summary import Row, baseline, markdown, ms, paired
 
-Row = dict[str, Any]
 # A contender's name in the rows, and what the README calls it.
 CPU = {
     "naive eager": "torch, one window at a time",
