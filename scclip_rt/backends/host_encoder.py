@@ -56,6 +56,10 @@ class BatchedEncoder(ABC):
             BackendError: the library failed (`inference_error` makes the message).
         """
 
+    def infer_alone(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
+        """`infer` for a single window that has nothing beside it: by default the same."""
+        return self.infer(names, feeds)
+
     @property
     def spec(self) -> EncoderSpec:
         """The encoder of the bundle that is loaded."""
@@ -91,7 +95,8 @@ class BatchedEncoder(ABC):
 
         def run(part: slice) -> list[NDArray[np.float32]]:
             wanted = windows[part]
-            outputs = self.infer(names, {"windows": wanted, "text": text})
+            infer = self.infer_alone if len(windows) == 1 else self.infer
+            outputs = infer(names, {"windows": wanted, "text": text})
             for name, output in zip(names, outputs, strict=True):
                 check_shape(name, output, (len(wanted), patches, lengths[name]), self._spec.file)
             check_finite(names, outputs, self._spec.file)

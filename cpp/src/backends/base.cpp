@@ -74,6 +74,7 @@ void Encoder::FeaturesOf(const std::uint8_t* windows, int count, int height, int
     const std::size_t pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3;
     const std::size_t values =
         static_cast<std::size_t>(sizes_.Rows(height, width)) * static_cast<std::size_t>(sizes_.embed_dim);
+    if (count == 1) return FeaturesAlone(windows, height, width, out);
     for (int first = 0; first < count; first += batch_size()) {
         const int batch = std::min(batch_size(), count - first), parts = std::min(this->parts(), batch);
         Parallel(static_cast<std::size_t>(parts), parts, [&](std::size_t part) {

@@ -26,6 +26,11 @@ class Encoder {
     /// `out`. count ≤ batch_size(). Throws Error(kBackend).
     virtual void Features(const std::uint8_t* windows, int count, int height, int width, float* out) const = 0;
 
+    /// One window with nothing beside it. Throws as Features.
+    virtual void FeaturesAlone(const std::uint8_t* window, int height, int width, float* out) const {
+        Features(window, 1, height, width, out);
+    }
+
     /// The same for any number of windows, a batch at a time, each in `parts()` parts at the same time.
     void FeaturesOf(const std::uint8_t* windows, int count, int height, int width, float* out) const;
 

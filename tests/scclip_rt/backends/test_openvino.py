@@ -155,6 +155,31 @@ def kinds(model: Any) -> list[str]:
     return [node.get_type_name() for node in model.get_ordered_ops()]
 
 
+@pytest.mark.parametrize(
+    ("precision", "threads", "streams"),
+    [("int8", 2, [2, 1]), ("int8", 3, [1]), ("int8", 1, [1]), ("fp32", 2, [1])],
+)
+def test_int8_batches_are_two_inferences_at_a_time_and_a_window_alone_has_all_threads(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: str, threads: int, streams: list[int]
+) -> None:
+    add_int8_encoder(own_bundle)
+    compiled: list[int] = []
+    real = backend_module._compile
+
+    def compile_model(core: Any, model: Any, threads: int, precision: str, streams: int = 1) -> Any:
+        compiled.append(streams)
+        return real(core, model, threads, precision, streams)
+
+    monkeypatch.setattr(backend_module, "_compile", compile_model)
+    backend = open_backend(Bundle.open(own_bundle), backend="openvino", precision=precision, threads=threads)
+    windows = some_windows(7)
+    together = backend.features(windows)
+    assert compiled == streams[:1]
+    np.testing.assert_allclose(together[:1], backend.features(windows[:1]), atol=1e-6)
+    np.testing.assert_allclose(together[6:], backend.features(windows[6:]), atol=1e-6)
+    assert compiled == streams
+
+
 def test_the_anomaly_stage_is_cut_out_whole(demo: Bundle) -> None:
     spec = demo.encoders_for("window")[0]
     split = split_encoder(openvino.Core().read_model(str(demo.path / spec.file)))
