@@ -138,9 +138,11 @@ def _cut(model: Any, nodes: list[Any], stage: set[str], tail: set[str]) -> Split
         parts[part(parameter)].parameters.append(parameter)
     for result in model.get_results():
         parts[part(result)].results.append(result)
+    # What is made from constants alone is shared: every part has its own view of it. Handed over as a tensor, weights
+    # and axes would be no constants to the plugin, which then computes norms without its kernels.
+    computed = _reach(model.get_parameters(), _consumers)
     for node in nodes:
-        # Constants are shared: every part has its own view of them.
-        if node.get_type_name() not in ("Constant", "Result"):
+        if node.get_name() in computed and node.get_type_name() != "Result":
             for value in node.outputs():
                 _cross(value, part, parts)
     models = {name: Model(made.results, made.parameters, name) for name, made in parts.items()}

@@ -121,9 +121,13 @@ EncoderSplit Apply(const ov::Model& model, Cut cut) {
     const ov::NodeVector nodes = model.get_ordered_ops();
     for (const auto& parameter : model.get_parameters()) cut.parameters[cut.Of(parameter.get())].push_back(parameter);
     for (const auto& result : model.get_results()) cut.results[cut.Of(result.get())].push_back(result);
+    // What is made from constants alone is shared: every part has its own view of it. Handed over as a tensor, weights
+    // and axes would be no constants to the plug-in, which then computes norms without its kernels.
+    Nodes parameters;
+    for (const auto& parameter : model.get_parameters()) parameters.push_back(parameter.get());
+    const NodeSet computed = Reach(parameters, Consumers);
     for (const auto& node : nodes) {
-        // Constants are shared: every part has its own view of them.
-        if (IsA(node.get(), "Constant") || IsA(node.get(), "Result")) continue;
+        if (computed.count(node.get()) == 0 || IsA(node.get(), "Result")) continue;
         for (const auto& value : node->outputs()) cut.Cross(value);
     }
     return {cut.Made(Cut::kTrunk, "trunk"), cut.Made(Cut::kStage, "stage"), cut.Made(Cut::kTail, "tail")};
