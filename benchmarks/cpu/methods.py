@@ -9,6 +9,7 @@ every 112, the short side 336), float32. `photo` pairs the runtime with the naiv
 by tests. Pairs take turns, each side in a process of its own, after the correctness gate. PAMR and thresholds are off.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def method_bundle(model: str, work: Path, method: str) -> Path:
     return exported(model, work, f"{model}-{method}-224", options)
 
 
-def encoder_pair(args: "Options", method: str) -> list[Entry]:
+def encoder_pair(args: argparse.Namespace, method: str) -> list[Entry]:
     """The plain encoder and a method's."""
     plain, own = (method_bundle(args.model, args.work, name) for name in ("none", method))
     return [
@@ -46,7 +47,7 @@ def encoder_pair(args: "Options", method: str) -> list[Entry]:
     ]
 
 
-def photo_pair(args: "Options", method: str) -> list[Entry]:
+def photo_pair(args: argparse.Namespace, method: str) -> list[Entry]:
     """The naive form and the runtime."""
     # Not at the top: every contender's process imports this module again, and torch would count in its memory.
     from benchmarks.cpu.naive_contender import NaiveContender
@@ -58,14 +59,6 @@ def photo_pair(args: "Options", method: str) -> list[Entry]:
         Entry(name=f"naive {method}", case=case, factory=NaiveContender),
         Entry(name=method, case=case),
     ]
-
-
-class Options:
-    """What `main` parses."""
-
-    model: str
-    work: Path
-    methods: list[str]
 
 
 def main() -> None:

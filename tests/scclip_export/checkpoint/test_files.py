@@ -165,14 +165,6 @@ def test_pickled_classes_are_named_and_torchs_advice_is_not_passed_on(state: Sta
     assert "\x1b" not in message
 
 
-def long_table(state: State, name: str) -> State:
-    """Two tables of 248 positions, as LongCLIP trains them."""
-    return state | {
-        name: torch.randn(248, 64),
-        name.replace("embedding", "embedding_res", 1): torch.randn(248, 64),
-    }
-
-
 @pytest.mark.parametrize("layout", ["openai", "hugging face"])
 def test_long_clips_tables_become_one(layout: str, state: State, tmp_path: Path) -> None:
     if layout == "openai":
