@@ -21,6 +21,8 @@ export interface BundleSource {
    * @param spec Its size and hash, where they are known: sources may use them as key of a cache.
    */
   read(file: string, spec?: FileSpec, onBytes?: OnBytes): Promise<Uint8Array>;
+  /** The same past all caches, where there are any: what they keep may be damaged. */
+  readAgain?(file: string, spec: FileSpec, onBytes?: OnBytes): Promise<Uint8Array>;
   /** The path of a file, where there is one that native libraries can open. */
   path?(file: string): string;
 }
@@ -78,25 +80,18 @@ export class Bundle {
     const spec = this.manifest.files.get(name);
     if (!spec) throw new ScclipError("BundleError", `${this.source.name}: '${name}' is not listed in bundle.json`, name);
     if (!this.loaded.has(name)) this.total += spec.bytes;
-    const bytes = await this.source.read(name, spec, (count) => this.advance(name, count));
+    const onBytes = (count: number): void => this.advance(name, count);
+    let bytes = await this.source.read(name, spec, onBytes);
+    let problem = await problemOf(bytes, spec);
+    if (problem && this.source.readAgain) {
+      bytes = await this.source.readAgain(name, spec, onBytes);
+      problem = await problemOf(bytes, spec);
+    }
+    if (problem) {
+      const found = problem.replace("{}", name);
+      throw new ScclipError("BundleError", `${this.source.name}: ${found}; copy or export the bundle again`, name);
+    }
     this.advance(name, bytes.length);
-    if (bytes.length !== spec.bytes) {
-      throw new ScclipError(
-        "BundleError",
-        `${this.source.name}: ${name} has ${bytes.length} bytes, bundle.json says ${spec.bytes}: truncated or changed; ` +
-          "copy or export the bundle again",
-        name,
-      );
-    }
-    const found = await sha256(bytes);
-    if (found !== spec.sha256) {
-      throw new ScclipError(
-        "BundleError",
-        `${this.source.name}: SHA-256 of ${name} is ${found.slice(0, 12)}…, bundle.json says ${spec.sha256.slice(0, 12)}…: ` +
-          "the file was changed or damaged; copy or export the bundle again",
-        name,
-      );
-    }
     return bytes;
   }
 
@@ -135,9 +130,18 @@ export class Bundle {
   }
 }
 
+/** What is wrong with a file's content, with `{}` for its name; null: nothing. */
+async function problemOf(bytes: Uint8Array, spec: FileSpec): Promise<string | null> {
+  if (bytes.length !== spec.bytes) return `{} has ${bytes.length} bytes, bundle.json says ${spec.bytes}: truncated or changed`;
+  const found = await sha256(bytes);
+  if (found === spec.sha256) return null;
+  return `SHA-256 of {} is ${found.slice(0, 12)}…, bundle.json says ${spec.sha256.slice(0, 12)}…: the file was changed or damaged`;
+}
+
 function checkNames(manifest: Manifest): void {
   for (const name of manifest.files.keys()) checkInside(name, name);
-  const graphs = [...manifest.encoders.map((encoder) => encoder.file), manifest.textEncoder.file];
+  const { encoders, textEncoder } = manifest;
+  const graphs = [...encoders, textEncoder, ...(textEncoder.resumed ? [textEncoder.resumed] : [])].map((graph) => graph.file);
   for (const name of [...graphs, manifest.tokenizer, ...manifest.vocabularies]) {
     checkInside(name, name);
     if (!manifest.files.has(name)) {

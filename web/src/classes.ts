@@ -3,6 +3,7 @@
 import { decodeHTML } from "entities";
 import { clean, strip } from "./clean.js";
 import { ScclipError, shorten } from "./errors.js";
+import type { Vocabulary } from "./vocabulary.js";
 
 /** For each class its names; the first one is the class's. */
 export type Classes = readonly (readonly string[])[];
@@ -86,4 +87,14 @@ function namesOf(entry: string | readonly string[], place: string): string[] {
     }
   }
   return names;
+}
+
+/** The warning for a vocabulary of one class, which every pixel gets, whatever the picture shows; null for others. */
+export function onlyClass({ classes, queries, background }: Pick<Vocabulary, "classes" | "queries" | "background">): string | null {
+  if (classes.length !== 1 || background !== null) return null;
+  const [name, ...synonyms] = queries.map((query) => shorten(query));
+  return synonyms.length === 0
+    ? `one class, '${name}', and no background: every pixel will be '${name}'. Name what else there is: "${name}; background"`
+    : `one class, '${name}', with ${synonyms.length} synonyms: commas separate synonyms, semicolons or lines separate classes. ` +
+        `Every pixel will be '${name}'`;
 }

@@ -5,7 +5,7 @@ import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { parseArgs } from "node:util";
-import { withoutComments } from "./classes.js";
+import { onlyClass, withoutComments } from "./classes.js";
 import { ScclipError, reasonOf } from "./errors.js";
 import { loadImage, openSegmenter } from "./node.js";
 import type { NumericOption } from "./options.js";
@@ -21,9 +21,11 @@ Writes NAME.labels.png (pixel values are class indices) and NAME.overlay.png for
   --classes TEXT            "sky; grass, lawn; dog": semicolons separate classes, commas synonyms
   --classes-file FILE       a line per class instead
   --background NAME         the class that takes what no class claims; none for no such class
-  --templates NAME          imagenet, surgery, photo or none
+  --templates NAME          imagenet, surgery, photo or none; default: the bundle's
   --precision NAME          fp32 (default) or int8
   --whole-image             encode each image in one pass
+  --preset NAME             a benchmark of the bundle, whose settings hold where none are given
+  --refine NAME             pamr or none; default: the bundle's
   --short-side N  --stride N  --logit-scale X  --prob-threshold X  --area-threshold X  --class-threshold X
   --threads N               default: every CPU
   --output DIR              default: scclip-output
@@ -33,6 +35,7 @@ Writes NAME.labels.png (pixel values are class indices) and NAME.overlay.png for
 const OPTIONS = {
   classes: { type: "string" }, "classes-file": { type: "string" }, background: { type: "string" },
   templates: { type: "string" }, precision: { type: "string" }, "whole-image": { type: "boolean" },
+  preset: { type: "string" }, refine: { type: "string" },
   "short-side": { type: "string" }, stride: { type: "string" }, "logit-scale": { type: "string" },
   "prob-threshold": { type: "string" }, "area-threshold": { type: "string" }, "class-threshold": { type: "string" },
   threads: { type: "string" }, output: { type: "string" }, force: { type: "boolean" }, json: { type: "boolean" },
@@ -127,15 +130,21 @@ async function run(args: string[]): Promise<number> {
   if (values.background !== undefined && values.classes === undefined && values["classes-file"] === undefined) {
     throw new ScclipError("OptionError", "--background goes with --classes or --classes-file", "background");
   }
-  const options = numbers(values, ["logitScale", "probThreshold", "areaThreshold", "classThreshold"]);
+  const options: DecodeOptions = {
+    ...numbers(values, ["logitScale", "probThreshold", "areaThreshold", "classThreshold"]),
+    ...(values.refine === undefined ? {} : { refine: values.refine as "pamr" | "none" }), // it is checked there
+  };
   const classes = await classesOf(values);
   const segmenter = await openSegmenter(bundle, {
     ...numbers(values, ["shortSide", "stride", "threads"]),
-    wholeImage: values["whole-image"] ?? false,
+    ...(values["whole-image"] === undefined ? {} : { wholeImage: values["whole-image"] }),
+    ...(values.preset === undefined ? {} : { preset: values.preset }),
     ...(values.precision === undefined ? {} : { precision: values.precision }),
     ...(values.templates === undefined ? {} : { templates: values.templates }),
   });
   if (classes !== undefined) await segmenter.setClasses(classes, values.background);
+  const warning = onlyClass(segmenter.vocabulary);
+  if (warning) process.stderr.write(`scclip-web: warning: ${warning}\n`);
   let failed = false;
   for (const image of images) {
     try {

@@ -8,6 +8,8 @@
 import { ScclipError } from "./errors.js";
 import type { Size, Tiling } from "./geometry.js";
 import { cachedAxis, type Axis } from "./interpolation.js";
+import { Refiner, type PixelWeights } from "./pamr.js";
+import type { Pixels } from "./resize.js";
 
 const TILE_ROWS = 32;
 const TILE_COLUMNS = 64;
@@ -34,6 +36,10 @@ export interface DecodeSettings {
   readonly background: number | null;
   /** Also give each pixel's probability. */
   readonly confidence: boolean;
+  /** `minmax` stretches each query's map to 0 … 1 over the image before the scale. */
+  readonly maps?: "cosine" | "minmax";
+  /** Refinement of the maps by the image. */
+  readonly refine?: PixelWeights | null;
 }
 
 export interface Decoded {
@@ -56,6 +62,10 @@ export interface Encoded {
   readonly tiling: Tiling;
   /** Height and width of the image as it was given. */
   readonly shape: Size;
+  /** The image that the windows were cut from. */
+  readonly resized: Pixels;
+  /** The class token's vectors, windows × width, where the method gives them (docs/bundle.md, "Class weights"). */
+  readonly classFeatures: Float32Array | null;
 }
 
 /**
@@ -110,41 +120,100 @@ interface Best {
 class Field {
   private readonly rows: Axis;
   private readonly columns: Axis;
+  /** By query: the cells' logits are cosine · scale + shift. */
+  private readonly scale: Float32Array;
+  private readonly shift: Float32Array;
 
   constructor(
     private readonly encoded: Encoded, private readonly text: Float32Array, private readonly settings: DecodeSettings,
     private readonly Kind: LabelArray,
   ) {
     const { tiling, grid, shape } = encoded;
-    this.rows = cachedAxis(tiling.rows, tiling.window[0], grid[0], tiling.size[0], shape[0]);
-    this.columns = cachedAxis(tiling.columns, tiling.window[1], grid[1], tiling.size[1], shape[1]);
+    this.rows = cachedAxis(tiling.rows, tiling.window[0], grid[0], tiling.size[0], shape[0], tiling.padding[0]);
+    this.columns = cachedAxis(tiling.columns, tiling.window[1], grid[1], tiling.size[1], shape[1], tiling.padding[1]);
+    const { logitScale, queryClass, maps } = settings;
+    this.scale = new Float32Array(queryClass.length).fill(maps === "minmax" ? 1 : logitScale);
+    this.shift = new Float32Array(queryClass.length);
+    if (maps === "minmax") this.stretchMaps();
+  }
+
+  /** A pixel's weights add up to 1, so that scaling and shifting the patches' logits does the same to the map. */
+  private stretchMaps(): void {
+    for (const part of this.chunks(this.settings.queryClass.map((_, query) => query))) {
+      const { lowest, highest } = this.ranges(this.logits(part), part.length);
+      part.forEach((query, index) => {
+        const scale = this.settings.logitScale / (highest[index] - lowest[index] + 1e-12);
+        this.scale[query] = scale;
+        this.shift[query] = -lowest[index] * scale;
+      });
+    }
+  }
+
+  /** The least and the greatest value of each query's map. */
+  private ranges(logits: Float32Array, count: number): { lowest: Float32Array; highest: Float32Array } {
+    const lowest = new Float32Array(count).fill(Infinity);
+    const highest = new Float32Array(count).fill(-Infinity);
+    const all = Array.from({ length: count }, (_, index) => index);
+    for (const tile of this.tiles()) {
+      const width = tile.right - tile.left;
+      this.eachRow(logits, count, all, tile, (_, values) => {
+        for (let query = 0; query < count; query++) {
+          for (let at = query * width; at < (query + 1) * width; at++) {
+            if (values[at] < lowest[query]) lowest[query] = values[at];
+            if (values[at] > highest[query]) highest[query] = values[at];
+          }
+        }
+      });
+    }
+    return { lowest, highest };
+  }
+
+  /** Queries cut so that the cells' logits of a chunk stay within LOGIT_BYTES. */
+  private chunks(queries: readonly number[]): number[][] {
+    const cells = this.rows.rank.length * this.columns.rank.length;
+    const size = Math.max(1, Math.min(MAX_CHUNK, Math.floor(LOGIT_BYTES / (4 * cells))));
+    return Array.from({ length: Math.ceil(queries.length / size) }, (_, part) => queries.slice(part * size, (part + 1) * size));
+  }
+
+  private *tiles(): Generator<Tile> {
+    const [height, width] = this.encoded.shape;
+    for (let top = 0; top < height; top += TILE_ROWS) {
+      for (let left = 0; left < width; left += TILE_COLUMNS) {
+        yield { top, bottom: Math.min(top + TILE_ROWS, height), left, right: Math.min(left + TILE_COLUMNS, width) };
+      }
+    }
   }
 
   /** The best of `queries` at every pixel (only near `where`, if given). */
   best(queries: readonly number[], soft: boolean, keepBest: boolean, where?: Uint8Array): Best {
     const [height, width] = this.encoded.shape;
     const size = height * width;
-    const cells = this.rows.rank.length * this.columns.rank.length;
-    const chunk = Math.max(1, Math.min(MAX_CHUNK, Math.floor(LOGIT_BYTES / (4 * cells))));
-    const keepLogit = soft || keepBest || queries.length > chunk;
+    const { refine } = this.settings;
+    const chunks = this.chunks(queries);
     const state: Best = {
       labels: new this.Kind(size),
-      logit: keepLogit ? new Float32Array(size).fill(-Infinity) : null,
+      logit: soft || keepBest || refine || chunks.length > 1 ? new Float32Array(size).fill(-Infinity) : null,
       total: soft ? new Float32Array(size) : null,
     };
-    for (let from = 0; from < queries.length; from += chunk) {
-      const part = queries.slice(from, from + chunk);
+    const refiner = refine ? new Refiner(refine) : null;
+    for (const part of chunks) {
       const logits = this.logits(part);
       const classes = part.map((query) => this.settings.queryClass[query]);
-      for (let top = 0; top < height; top += TILE_ROWS) {
-        const bottom = Math.min(top + TILE_ROWS, height);
-        for (let left = 0; left < width; left += TILE_COLUMNS) {
-          const tile = { top, bottom, left, right: Math.min(left + TILE_COLUMNS, width) };
-          if (!where || anyIn(where, tile, width)) this.reduce(logits, classes, tile, state);
-        }
-      }
+      if (refiner) this.refined(logits, classes, refiner, state);
+      else for (const tile of this.tiles()) if (!where || anyIn(where, tile, width)) this.reduce(logits, classes, tile, state);
     }
     return state;
+  }
+
+  /** As `reduce` over the whole image, each map refined before. */
+  private refined(logits: Float32Array, classes: readonly number[], refiner: Refiner, state: Best): void {
+    const [height, width] = this.encoded.shape;
+    const all = { top: 0, bottom: height, left: 0, right: width };
+    for (const [query, owner] of classes.entries()) {
+      this.eachRow(logits, classes.length, [query], all, (y, values) => refiner.row(y).set(values));
+      refiner.run();
+      for (let y = 0; y < height; y++) merge(refiner.row(y), [owner], width, state, y * width);
+    }
   }
 
   /** Scaled logits of every cell, (cell rows, cell columns, queries), cells by their place in the image. */
@@ -157,7 +226,8 @@ class Field {
     const cosines = kind === "cosines" ? values : products(values, this.text, width, queries);
     const places = kind === "cosines" ? queries : queries.map((_, index) => index);
     const stride = kind === "cosines" ? width : count;
-    const { logitScale } = this.settings;
+    const scale = Float32Array.from(queries, (query) => this.scale[query]);
+    const shift = Float32Array.from(queries, (query) => this.shift[query]);
     let from = 0;
     for (let windowRow = 0; windowRow < tiling.rows.length; windowRow++) {
       for (let windowColumn = 0; windowColumn < tiling.columns.length; windowColumn++) {
@@ -165,7 +235,9 @@ class Field {
           const y = this.rows.rank[windowRow * gridRows + row];
           for (let column = 0; column < gridColumns; column++, from += stride) {
             const to = (y * across + this.columns.rank[windowColumn * gridColumns + column]) * count;
-            for (let query = 0; query < count; query++) out[to + query] = cosines[from + places[query]] * logitScale;
+            for (let query = 0; query < count; query++) {
+              out[to + query] = cosines[from + places[query]] * scale[query] + shift[query];
+            }
           }
         }
       }
@@ -174,27 +246,36 @@ class Field {
   }
 
   private reduce(logits: Float32Array, classes: readonly number[], tile: Tile, state: Best): void {
-    const { rows, columns } = this;
-    const across = columns.rank.length;
-    const [firstRow, lastRow] = reach(rows, tile.top, tile.bottom);
-    const [firstColumn, lastColumn] = reach(columns, tile.left, tile.right);
-    const region = { across, firstRow, lastRow, firstColumn, lastColumn };
-    const kept = possible(logits, classes.length, region, this.surely(state, tile), state.total !== null);
+    const kept = possible(logits, classes.length, this.region(tile), this.surely(state, tile), state.total !== null);
     if (kept.length === 0) return;
-    const count = kept.length;
     const labels = kept.map((query) => classes[query]);
-    if (count === 1 && !state.logit) {
+    if (kept.length === 1 && !state.logit) {
       this.fill(state.labels, tile, labels[0]);
       return;
     }
-    const planes = stretch(gather(logits, classes.length, region, kept), count, region, columns, tile);
     const width = tile.right - tile.left;
-    const values = new Float32Array(count * width);
-    const rowStride = count * width;
+    this.eachRow(logits, classes.length, kept, tile, (y, values) =>
+      merge(values, labels, width, state, y * this.encoded.shape[1] + tile.left));
+  }
+
+  /** Hand over the rows of a tile one after the other, (kept queries, pixels). */
+  private eachRow(
+    logits: Float32Array, count: number, kept: readonly number[], tile: Tile, take: (y: number, values: Float32Array) => void,
+  ): void {
+    const region = this.region(tile);
+    const planes = stretch(gather(logits, count, region, kept), kept.length, region, this.columns, tile);
+    const values = new Float32Array(kept.length * (tile.right - tile.left));
     for (let y = tile.top; y < tile.bottom; y++) {
-      combine(planes, rowStride, rows, y, firstRow, values);
-      merge(values, labels, width, state, y * this.encoded.shape[1] + tile.left);
+      combine(planes, values.length, this.rows, y, region.firstRow, values);
+      take(y, values);
     }
+  }
+
+  /** The cells that a tile reads. */
+  private region(tile: Tile): Region {
+    const [firstRow, lastRow] = reach(this.rows, tile.top, tile.bottom);
+    const [firstColumn, lastColumn] = reach(this.columns, tile.left, tile.right);
+    return { across: this.columns.rank.length, firstRow, lastRow, firstColumn, lastColumn };
   }
 
   private fill(target: Labels, { top, bottom, left, right }: Tile, label: number): void {

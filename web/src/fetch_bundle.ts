@@ -16,16 +16,19 @@ export function fetchBundle(address: string | URL): BundleSource {
   const base = new URL(text.endsWith("/") ? text : `${text}/`, globalThis.location?.href);
   return {
     name: decodeURIComponent(base.pathname.split("/").filter(Boolean).pop() ?? base.host),
-    read: (file, spec, onBytes) => download(base, file, spec, onBytes),
+    read: (file, spec, onBytes) => download(base, file, "default", spec, onBytes),
+    readAgain: (file, spec, onBytes) => download(base, file, "reload", spec, onBytes),
   };
 }
 
-async function download(base: URL, file: string, spec?: FileSpec, onBytes?: OnBytes): Promise<Uint8Array> {
+async function download(
+  base: URL, file: string, cache: RequestCache, spec?: FileSpec, onBytes?: OnBytes,
+): Promise<Uint8Array> {
   const address = new URL(file, base);
   if (spec) address.search = spec.sha256.slice(0, 16);
   let response: Response;
   try {
-    response = await fetch(address);
+    response = await fetch(address, { cache });
     if (response.ok && response.body) return await collect(response.body, spec?.bytes ?? 0, onBytes);
   } catch (error) {
     throw new ScclipError("BundleError", `can't get ${address.href}: ${reasonOf(error)}. Is there a connection?`, file);

@@ -5,6 +5,8 @@
  * row (or column) of one window. Each output pixel is a weighted mean of the few cells near it.
  */
 
+import type { Ends } from "./geometry.js";
+
 /** An axis: pixel p is the sum of `weights[i]` times cell `cells[i]` for i from `starts[p]` to `starts[p + 1]` − 1. */
 export interface Axis {
   readonly length: number;
@@ -31,7 +33,7 @@ export function cachedAxis(...sizes: Parameters<typeof interpolationAxis>): Axis
 }
 
 /** Where output pixel `index` of a bilinear resize reads from (edges clamped, corners not aligned, as in torch). */
-function tap(index: number, outLength: number, inLength: number): [number, number, number] {
+export function tap(index: number, outLength: number, inLength: number): [number, number, number] {
   const source = Math.max((index + 0.5) * (inLength / outLength) - 0.5, 0);
   const lower = Math.min(Math.trunc(source), inLength - 1);
   return [lower, Math.min(lower + 1, inLength - 1), source - lower];
@@ -43,12 +45,14 @@ function tap(index: number, outLength: number, inLength: number): [number, numbe
  * @param cells Patches per window.
  * @param resized Pixels of the resized image.
  * @param length Pixels of the output.
+ * @param padding Pixels that the encoder added before and after a window, cut away again.
  */
 export function interpolationAxis(
-  starts: readonly number[], window: number, cells: number, resized: number, length: number,
+  starts: readonly number[], window: number, cells: number, resized: number, length: number, [before, after]: Ends = [0, 0],
 ): Axis {
-  const rank = rankOfCells(starts, window, cells);
-  const upsample = Array.from({ length: window }, (_, pixel) => tap(pixel, window, cells));
+  const padded = before + window + after;
+  const rank = rankOfCells(starts, padded, cells);
+  const upsample = Array.from({ length: window }, (_, pixel) => tap(before + pixel, padded, cells));
   const firsts = new Int32Array(length + 1);
   const indices: number[] = [];
   const weights: number[] = [];

@@ -1,4 +1,4 @@
-/** bundle.json as typed values: what docs/bundle.md says of version 1, as far as this runtime reads it. */
+/** bundle.json as typed values: what docs/bundle.md says of versions 1 and 2, as far as this runtime reads it. */
 
 import { ScclipError } from "./errors.js";
 
@@ -27,6 +27,8 @@ export interface EncoderSpec extends GraphSpec {
 export interface TextEncoderSpec extends GraphSpec {
   readonly contextLength: number;
   readonly modelSha256: string;
+  /** The same tower from where a text with the same beginning left it; older bundles lack it. */
+  readonly resumed: GraphSpec | null;
 }
 
 export interface FileSpec {
@@ -34,18 +36,41 @@ export interface FileSpec {
   readonly bytes: number;
 }
 
-/** Lengths in pixels. */
+type Colour = readonly [number, number, number];
+
+/** Lengths in pixels, mean and std in 0 … 255. `padding` and `wholeImage`: docs/bundle.md, "Format 2". */
 export interface PreprocessingSpec {
   readonly shortSide: number;
   readonly longSide: number;
   readonly window: number;
   readonly stride: number;
+  readonly mean: Colour;
+  readonly std: Colour;
+  readonly padding: "none" | "patch";
+  readonly wholeImage: "nearest" | "floor";
 }
 
+/** The defaults from logits to labels. From `restClass` on: docs/bundle.md, "Format 2". */
 export interface DecodingSpec {
   readonly logitScale: number;
   readonly probThreshold: number;
   readonly areaThreshold: number;
+  readonly restClass: number | null;
+  readonly maps: "cosine" | "minmax";
+  readonly classWeighting: "none" | "surgery";
+  readonly refine: "pamr" | null;
+  readonly templates: string;
+}
+
+/** What differs on a benchmark. */
+export interface BenchmarkSpec {
+  readonly shortSide?: number;
+  readonly stride?: number;
+  readonly logitScale?: number;
+  readonly probThreshold?: number;
+  readonly areaThreshold?: number;
+  readonly restClass?: number;
+  readonly wholeImage?: boolean;
 }
 
 export interface Manifest {
@@ -54,12 +79,17 @@ export interface Manifest {
   readonly embedDim: number;
   readonly preprocessing: PreprocessingSpec;
   readonly decoding: DecodingSpec;
+  /** By the name of the benchmark. */
+  readonly benchmarks: ReadonlyMap<string, BenchmarkSpec>;
   readonly encoders: readonly EncoderSpec[];
   readonly textEncoder: TextEncoderSpec;
   readonly tokenizer: string;
   readonly vocabularies: readonly string[];
   readonly files: ReadonlyMap<string, FileSpec>;
 }
+
+/** Calibrations that version 1 knows. */
+const VERSION_1_METHODS: readonly unknown[] = ["scclip", "maskclip", "none"];
 
 /** A value of the document and its place in it: each reader checks the kind and names the place. */
 class Place {
@@ -113,8 +143,17 @@ class Place {
     return /^[0-9a-f]{64}$/.test(text) ? text : this.fail("a SHA-256");
   }
 
+  truth(): boolean {
+    return typeof this.value === "boolean" ? this.value : this.fail("true or false");
+  }
+
   oneOf<Word extends string>(...words: readonly Word[]): Word {
     return words.find((word) => word === this.value) ?? this.fail(words.join(" or "));
+  }
+
+  /** What `read` makes of this place, or `instead` where there is nothing or null. */
+  or<Value, Other>(instead: Other, read: (place: Place) => Value): Value | Other {
+    return this.value === undefined || this.value === null ? instead : read(this);
   }
 }
 
@@ -137,22 +176,43 @@ export function parseManifest(text: string): Manifest {
   const root = new Place(document, "");
   checkVersion(root);
   const manifest = readManifest(root);
+  checkMembers(root, manifest);
   for (const encoder of manifest.encoders) checkEncoder(encoder, manifest);
   checkTensor(manifest.textEncoder, "inputs", "tokens", "int64", [null, null]);
   checkTensor(manifest.textEncoder, "outputs", "embeddings", "float32", [null, manifest.embedDim]);
+  if (manifest.textEncoder.resumed) checkResumed(manifest.textEncoder.resumed, manifest.embedDim);
   return manifest;
 }
 
 function checkVersion(root: Place): void {
   const version = root.member("format_version").value;
-  if (version === 1) return;
+  if (version === 1 || version === 2) return;
+  throw new ScclipError(
+    "BundleError",
+    `bundle.json has format version ${JSON.stringify(version)}; this runtime reads 1 and 2. Upgrade scclip-web or export the bundle again`,
+    "format_version",
+  );
+}
+
+/** Version 1 has nothing of version 2: an older runtime would pass over it and give other labels. */
+function checkMembers(root: Place, { preprocessing, decoding, benchmarks }: Manifest): void {
+  if (root.member("format_version").value !== 1) return;
   const method = root.member("calibration").member("method").value;
-  const why =
-    version === 2
-      ? `has format version 2 (method ${String(method)}), which this runtime does not read: it runs SC-CLIP, plain CLIP ` +
-        "and MaskCLIP. Use the Python runtime, or export with --calibration scclip"
-      : `has format version ${JSON.stringify(version)}; this runtime reads 1. Upgrade scclip-web or export the bundle again`;
-  throw new ScclipError("BundleError", `bundle.json ${why}`, "format_version");
+  const used = [
+    ["preprocessing.padding", preprocessing.padding !== "none"],
+    ["preprocessing.whole_image", preprocessing.wholeImage !== "nearest"],
+    ["decoding.rest_class", decoding.restClass !== null],
+    ["decoding.maps", decoding.maps !== "cosine"],
+    ["decoding.class_weighting", decoding.classWeighting !== "none"],
+    ["decoding.refine", decoding.refine !== null],
+    ["decoding.templates", decoding.templates !== "imagenet"],
+    ["benchmarks", benchmarks.size > 0],
+    ["calibration", !VERSION_1_METHODS.includes(method) || root.member("calibration").member("residual").value !== undefined],
+  ].flatMap(([name, is]) => (is ? [name as string] : []));
+  if (used.length > 0) {
+    throw new ScclipError(
+      "BundleError", `bundle.json has ${used.join(", ")}, which format version 1 doesn't know; export the bundle again`, used[0]);
+  }
 }
 
 function readManifest(root: Place): Manifest {
@@ -171,17 +231,29 @@ function readManifest(root: Place): Manifest {
       longSide: preprocessing.member("long_side").whole(1),
       window: preprocessing.member("window").whole(1),
       stride: preprocessing.member("stride").whole(1),
+      mean: readColour(preprocessing.member("mean")),
+      std: readColour(preprocessing.member("std")),
+      padding: preprocessing.member("padding").or("none", (place) => place.oneOf("none", "patch")),
+      wholeImage: preprocessing.member("whole_image").or("nearest", (place) => place.oneOf("nearest", "floor")),
     },
     decoding: {
       logitScale: decoding.member("logit_scale").number(Number.MIN_VALUE, Number.MAX_VALUE),
       probThreshold: decoding.member("prob_threshold").number(0, 1),
-      areaThreshold: decoding.member("area_threshold").value === null ? 0 : decoding.member("area_threshold").number(0, 1),
+      areaThreshold: decoding.member("area_threshold").or(0, (place) => place.number(0, 1)),
+      restClass: decoding.member("rest_class").or(null, (place) => place.whole(0)),
+      maps: decoding.member("maps").or("cosine", (place) => place.oneOf("cosine", "minmax")),
+      classWeighting: decoding.member("class_weighting").or("none", (place) => place.oneOf("none", "surgery")),
+      refine: decoding.member("refine").or(null, (place) => place.oneOf("pamr")),
+      templates: decoding.member("templates").or("imagenet", (place) => place.text()),
     },
+    benchmarks: new Map(
+      root.member("benchmarks").or([], (place) => place.entries().map(([name, item]) => [name, readBenchmark(item)] as const))),
     encoders: root.member("encoders").list().map(readEncoder),
     textEncoder: {
       ...readGraph(text),
       contextLength: text.member("context_length").whole(2),
       modelSha256: text.member("model_sha256").sha256(),
+      resumed: text.member("resumed").or(null, readGraph),
     },
     tokenizer: root.member("tokenizer").text(),
     vocabularies: root.member("vocabularies").list().map((item) => item.text()),
@@ -192,6 +264,25 @@ function readManifest(root: Place): Manifest {
       ]),
     ),
   };
+}
+
+function readColour(place: Place): Colour {
+  const [red, green, blue, ...more] = place.list().map((item) => item.number(-Number.MAX_VALUE, Number.MAX_VALUE));
+  return blue === undefined || more.length > 0 ? place.fail("three numbers") : [red, green, blue];
+}
+
+function readBenchmark(place: Place): BenchmarkSpec {
+  const least = Number.MIN_VALUE;
+  const found = {
+    shortSide: place.member("short_side").or(undefined, (item) => item.whole(1)),
+    stride: place.member("stride").or(undefined, (item) => item.whole(1)),
+    logitScale: place.member("logit_scale").or(undefined, (item) => item.number(least, Number.MAX_VALUE)),
+    probThreshold: place.member("prob_threshold").or(undefined, (item) => item.number(0, 1)),
+    areaThreshold: place.member("area_threshold").or(undefined, (item) => item.number(0, 1)),
+    restClass: place.member("rest_class").or(undefined, (item) => item.whole(0)),
+    wholeImage: place.member("whole_image").or(undefined, (item) => item.truth()),
+  };
+  return Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined));
 }
 
 function readTensors(place: Place): TensorSpec[] {
@@ -247,10 +338,16 @@ function checkTensor(
 function checkEncoder(encoder: EncoderSpec, manifest: Manifest): void {
   const { grid } = encoder;
   const [rows, columns] = grid.kind === "dynamic" ? [null, null] : [grid.rows, grid.columns];
-  const patches = rows === null || columns === null ? null : rows * columns;
-  const height = rows === null ? null : rows * manifest.patchSize;
-  const width = columns === null ? null : columns * manifest.patchSize;
-  const { window } = manifest.preprocessing;
+  const { window, padding } = manifest.preprocessing;
+  const classRow = manifest.decoding.classWeighting === "surgery" ? 1 : 0;
+  const patches = rows === null || columns === null ? null : rows * columns + classRow;
+  /** Of a window that the graph itself pads to whole patches: its own pixels. */
+  const padded = padding === "patch" && grid.kind === "window" ? Math.ceil(window / manifest.patchSize) * manifest.patchSize : null;
+  const side = (cells: number | null): number | null => {
+    const pixels = cells === null ? null : cells * manifest.patchSize;
+    return pixels !== null && pixels === padded ? window : pixels;
+  };
+  const [height, width] = [side(rows), side(columns)];
   if (grid.kind === "window" && (height !== window || width !== window)) {
     throw new ScclipError(
       "BundleError",
@@ -263,4 +360,18 @@ function checkEncoder(encoder: EncoderSpec, manifest: Manifest): void {
   checkTensor(encoder, "inputs", "text", "float32", [null, manifest.embedDim]);
   checkTensor(encoder, "outputs", "features", "float32", [null, patches, manifest.embedDim]);
   checkTensor(encoder, "outputs", "logits", "float32", [null, patches, null]);
+}
+
+/** The text encoder that goes on from known beginnings: what it takes is shaped as what it gives. */
+function checkResumed(graph: GraphSpec, embedDim: number): void {
+  const past = graph.inputs.find((tensor) => tensor.name === "past")?.shape ?? [];
+  const [layers, heads, width] = [past[0], past[3], past[5]].map((side) => (typeof side === "number" ? side : 0));
+  checkTensor(graph, "inputs", "past", "float32", [layers, 2, null, heads, null, width]);
+  for (let layer = 0; layer < layers; layer++) {
+    for (const part of ["key", "value"]) checkTensor(graph, "outputs", `present.${layer}.${part}`, "float32", [null, heads, null, width]);
+  }
+  checkTensor(graph, "inputs", "tokens", "int64", [null, null]);
+  checkTensor(graph, "inputs", "past_lengths", "int64", [null]);
+  checkTensor(graph, "inputs", "beginnings", "int64", [null]);
+  checkTensor(graph, "outputs", "embeddings", "float32", [null, embedDim]);
 }

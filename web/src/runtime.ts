@@ -54,9 +54,15 @@ export class Session {
 
   /** Run it for one output of float32. */
   async run(inputs: Readonly<Record<string, Tensor>>, output: string): Promise<Float32Array> {
+    const [values] = await this.runFor(inputs, [output]);
+    return values;
+  }
+
+  /** Run it for some outputs of float32. */
+  async runFor(inputs: Readonly<Record<string, Tensor>>, names: readonly string[]): Promise<Float32Array[]> {
     try {
-      const outputs = await this.session.run(inputs, [output]);
-      return outputs[output].data as Float32Array;
+      const outputs = await this.session.run(inputs, names);
+      return names.map((name) => outputs[name].data as Float32Array);
     } catch (error) {
       throw new ScclipError("BackendError", `${this.graph.file} failed to run: ${reasonOf(error)}`, this.graph.file);
     }

@@ -4,9 +4,11 @@ import { Bundle, type BundleSource, type Graph, type OnProgress } from "./bundle
 import { findBackground, parseClasses, type ClassSource } from "./classes.js";
 import { decode, type Decoded, type Encoded } from "./decode.js";
 import { ScclipError } from "./errors.js";
-import { MAX_PIXELS, MAX_WINDOWS, tilingOf, type Size, type TilingOptions } from "./geometry.js";
-import type { EncoderSpec } from "./manifest.js";
+import { gridOf, MAX_PIXELS, MAX_WINDOWS, tilingOf, type Size, type Tiling, type TilingOptions } from "./geometry.js";
+import type { BenchmarkSpec, EncoderSpec } from "./manifest.js";
 import { inRange, type NumericOption } from "./options.js";
+import { pixelWeights } from "./pamr.js";
+import { resumedPrompts, wholePrompts } from "./prompts.js";
 import { cutWindows, resize, type Pixels } from "./resize.js";
 import { Session, type RuntimeOptions } from "./runtime.js";
 import { loadTemplates } from "./templates.js";
@@ -26,13 +28,15 @@ export interface SegmenterOptions extends RuntimeOptions {
   readonly precision?: string;
   /** Encode the image in one pass instead of windows, with an encoder exported for that. */
   readonly wholeImage?: boolean;
+  /** Name of a benchmark of the bundle, whose settings hold where none are given. */
+  readonly preset?: string;
   /** The short side images are resized to, pixels; default: the bundle's. */
   readonly shortSide?: number;
   /** Distance between windows, pixels; default: the bundle's. */
   readonly stride?: number;
   readonly maxPixels?: number;
   readonly maxWindows?: number;
-  /** Prompt templates: `imagenet`, `surgery`, `photo`, `none`, or one's own patterns. */
+  /** Prompt templates: `imagenet`, `surgery`, `photo`, `none`, or one's own patterns; default: the bundle's. */
   readonly templates?: string | readonly string[];
   /** Called while files of the bundle come. */
   readonly onProgress?: OnProgress;
@@ -43,6 +47,8 @@ export interface DecodeOptions {
   readonly probThreshold?: number;
   readonly areaThreshold?: number;
   readonly classThreshold?: number;
+  /** `pamr` follows the image's edges more closely, at some cost; default: the bundle's. */
+  readonly refine?: "pamr" | "none";
   /** Also give each pixel's probability. */
   readonly confidence?: boolean;
 }
@@ -56,8 +62,8 @@ export interface Segmentation extends Decoded {
   readonly background: number | null;
 }
 
-/** Called with the number of windows, or names, that are done, and of all. */
-export type OnStep = (done: number, total: number) => void;
+/** Called with the number of windows, or names, that are done, and of all; what it throws ends the work. */
+export type OnStep = (done: number, total: number) => void | Promise<void>;
 
 /** A class and its part of a picture; `label` may be the value of unlabelled pixels. */
 export interface Share {
@@ -87,10 +93,12 @@ export class Segmenter {
   private chosen: Vocabulary | null = null;
   private embedder: Embedder | null = null;
   private textEncoder: Session | null = null;
+  /** For windows of another size than the bundle's, where the method pads; loaded when one comes. */
+  private anySize: Promise<Session> | null = null;
 
   private constructor(
     readonly bundle: Bundle, private readonly spec: EncoderSpec, private readonly encoder: Session,
-    private readonly geometry: TilingOptions, private readonly options: SegmenterOptions,
+    private readonly geometry: TilingOptions, private readonly options: SegmenterOptions, private readonly preset: BenchmarkSpec,
   ) {}
 
   /**
@@ -100,13 +108,14 @@ export class Segmenter {
    */
   static async open(source: BundleSource, options: SegmenterOptions): Promise<Segmenter> {
     const bundle = await Bundle.open(source, options.onProgress);
-    const spec = chooseEncoder(bundle, options.precision ?? "fp32", options.wholeImage ?? false);
-    const geometry = tilingOptions(bundle, spec, options);
-    const templates = loadTemplates(options.templates ?? "imagenet");
+    const preset = presetOf(bundle, options.preset);
+    const spec = chooseEncoder(bundle, options.precision ?? "fp32", options.wholeImage ?? preset.wholeImage ?? false);
+    const geometry = tilingOptions(bundle, spec, { ...preset, ...given(options) });
+    const templates = loadTemplates(options.templates ?? bundle.manifest.decoding.templates);
     const graph = await bundle.graph(spec.file);
     const encoder = await Session.load(graph, spec, options);
     if (options.provider === "webgpu") await compareWithProcessor(encoder, graph, spec, geometry, options);
-    const segmenter = new Segmenter(bundle, spec, encoder, geometry, { ...options, templates });
+    const segmenter = new Segmenter(bundle, spec, encoder, geometry, { ...options, templates }, preset);
     const [ready] = bundle.manifest.vocabularies;
     if (ready !== undefined) segmenter.vocabulary = segmenter.readVocabulary(await bundle.read(ready), ready);
     return segmenter;
@@ -144,9 +153,14 @@ export class Segmenter {
    */
   async setClasses(classes: ClassSource, background?: string, onName?: OnStep): Promise<void> {
     const parsed = parseClasses(classes);
-    findBackground(parsed.map((names) => names[0]), background); // a misspelt name shows before the text encoder loads
+    // A misspelt name shows before the text encoder loads.
+    const index = findBackground(parsed.map((names) => names[0]), background);
     this.embedder ??= await this.openEmbedder();
-    this.chosen = await this.embedder.embed(parsed, background, onName);
+    if (parsed.length === 1 && index === null && background === undefined && this.bundle.manifest.decoding.classWeighting === "surgery") {
+      this.chosen = await this.embedder.alone(parsed[0], onName);
+    } else {
+      this.chosen = await this.embedder.embed(parsed, background, onName);
+    }
   }
 
   /**
@@ -166,8 +180,9 @@ export class Segmenter {
    * @throws ScclipError ImageError: too large.
    */
   async segment(image: Pixels, options: DecodeOptions = {}, onWindow?: OnStep): Promise<Segmentation> {
-    // The graph's own products with the vocabulary are faster than any here.
-    return this.decode(await this.run(image, "logits", this.vocabulary, onWindow), options);
+    // The graph's own products with the vocabulary are faster than any here; class weights need the features.
+    const output = this.bundle.manifest.decoding.classWeighting === "none" ? "logits" : "features";
+    return this.decode(await this.run(image, output, this.vocabulary, onWindow), options);
   }
 
   /** Dense features of a picture, for `decode` with any number of vocabularies. */
@@ -180,49 +195,84 @@ export class Segmenter {
   ): Promise<Encoded> {
     const shape: Size = [image.height, image.width];
     const tiling = tilingOf(shape, this.geometry);
+    const grid = gridOf(tiling, this.geometry);
+    const encoder = await this.encoderFor(tiling);
     const resized = resize(image, tiling.size);
     const starts = tiling.rows.flatMap((top) => tiling.columns.map((left) => [top, left] as const));
-    const { patchSize, embedDim } = this.bundle.manifest;
-    const grid: Size = [tiling.window[0] / patchSize, tiling.window[1] / patchSize];
+    const { embedDim, decoding } = this.bundle.manifest;
     const [kind, width] = output === "features" ? (["features", embedDim] as const) : (["cosines", queries.length] as const);
     const length = grid[0] * grid[1] * width;
+    const classLength = decoding.classWeighting === "none" ? 0 : width; // a row before those of the patches
     const values = new Float32Array(starts.length * length);
+    const classFeatures = new Float32Array(starts.length * classLength);
     const batch = Math.max(1, Math.floor(BATCH_PATCHES / (grid[0] * grid[1])));
-    const text = this.encoder.tensor("float32", embeddings, [queries.length, embedDim]);
+    const text = encoder.tensor("float32", embeddings, [queries.length, embedDim]);
     for (let from = 0; from < starts.length; from += batch) {
       const part = starts.slice(from, from + batch);
-      const pixels = cutWindows(resized, part, tiling.window);
-      const windows = this.encoder.tensor("uint8", pixels, [part.length, ...tiling.window, 3]);
-      values.set(await this.encoder.run({ windows, text }, output), from * length);
-      onWindow?.(from + part.length, starts.length);
+      const pixels = cutWindows(resized, part, tiling.input);
+      const windows = encoder.tensor("uint8", pixels, [part.length, ...tiling.input, 3]);
+      const rows = await encoder.run({ windows, text }, output);
+      part.forEach((_, index) => {
+        const start = index * (classLength + length);
+        classFeatures.set(rows.subarray(start, start + classLength), (from + index) * classLength);
+        values.set(rows.subarray(start + classLength, start + classLength + length), (from + index) * length);
+      });
+      await onWindow?.(from + part.length, starts.length);
     }
-    return { kind, values, width, grid, tiling, shape };
+    return { kind, values, width, grid, tiling, shape, resized, classFeatures: classLength > 0 ? classFeatures : null };
+  }
+
+  /** The encoder that takes a tiling's windows: of the bundle's size, or where the method pads any smaller one. */
+  private async encoderFor({ input: [height, width] }: Tiling): Promise<Session> {
+    const { grid, padding, window } = this.geometry;
+    if (grid.kind !== "window" || padding === "none" || (height === window && width === window)) return this.encoder;
+    this.anySize ??= (async () => {
+      const spec = chooseEncoder(this.bundle, this.spec.precision, true);
+      return Session.load(await this.bundle.graph(spec.file), spec, this.options);
+    })();
+    try {
+      return await this.anySize;
+    } catch (error) {
+      this.anySize = null; // a lost connection may come back
+      throw error;
+    }
   }
 
   /** Label an encoded picture with the vocabulary in use. */
   decode(encoded: Encoded, options: DecodeOptions = {}): Segmentation {
-    const { embeddings, classes, queryClass, background } = this.vocabulary;
-    const defaults = this.bundle.manifest.decoding;
-    const number = (name: NumericOption, given: number | undefined, fallback: number): number =>
-      given === undefined ? fallback : inRange(name, given);
-    const decoded = decode(encoded, embeddings, {
+    const { embeddings, queries, classes, queryClass, background } = this.vocabulary;
+    const { preprocessing, decoding } = this.bundle.manifest;
+    const { classFeatures } = encoded;
+    const number = (name: NumericOption & keyof DecodeOptions, fallback: number): number => {
+      const value = options[name];
+      return value === undefined ? fallback : inRange(name, value);
+    };
+    const refine = options.refine ?? decoding.refine ?? "none";
+    checkRefinement(refine, decoding.maps);
+    const rest = this.preset.restClass ?? decoding.restClass;
+    // The empty text stands for what a single class is compared with, without weights.
+    const weights = classFeatures && !queries.includes("") ? classWeights(classFeatures, embeddings, encoded.width) : null;
+    const decoded = decode(encoded, weights ? embeddings.map((value, at) => value * weights[Math.floor(at / encoded.width)]) : embeddings, {
       queryClass,
       numClasses: classes.length,
-      logitScale: number("logitScale", options.logitScale, defaults.logitScale),
-      probThreshold: number("probThreshold", options.probThreshold, defaults.probThreshold),
-      areaThreshold: number("areaThreshold", options.areaThreshold, defaults.areaThreshold),
-      classThreshold: number("classThreshold", options.classThreshold, 0),
-      background,
+      logitScale: number("logitScale", this.preset.logitScale ?? decoding.logitScale),
+      probThreshold: number("probThreshold", this.preset.probThreshold ?? decoding.probThreshold),
+      areaThreshold: number("areaThreshold", this.preset.areaThreshold ?? decoding.areaThreshold),
+      classThreshold: number("classThreshold", 0),
+      background: background ?? (rest !== null && rest < classes.length ? rest : null),
       confidence: options.confidence ?? false,
+      maps: decoding.maps,
+      refine: refine === "pamr" ? pixelWeights(encoded.resized, encoded.shape, preprocessing.mean, preprocessing.std) : null,
     });
     return { ...decoded, height: encoded.shape[0], width: encoded.shape[1], classes, background };
   }
 
-  /** Give the memory of both encoders back; `decode` alone still works. */
+  /** Give the memory of the encoders back; `decode` alone still works. */
   async close(): Promise<void> {
     await this.encoder.release();
+    await (await this.anySize?.catch(() => null))?.release();
     await this.textEncoder?.release();
-    this.textEncoder = this.embedder = null;
+    this.textEncoder = this.embedder = this.anySize = null;
   }
 
   private async openEmbedder(): Promise<Embedder> {
@@ -230,12 +280,13 @@ export class Segmenter {
     const words = Tokenizer.parse(new TextDecoder().decode(await this.bundle.read(tokenizer)));
     // Not on a GPU: prompts are short, and int64 is not for all of its kernels.
     const runtime = this.options.provider === "webgpu" ? { ...this.options, provider: "wasm" as const } : this.options;
-    const session = await Session.load(await this.bundle.graph(textEncoder.file), textEncoder, runtime);
+    const graph = textEncoder.resumed ?? textEncoder;
+    const session = await Session.load(await this.bundle.graph(graph.file), graph, runtime);
     this.textEncoder = session;
-    return new Embedder(
-      (tokens, rows, length) => session.run({ tokens: session.tensor("int64", tokens, [rows, length]) }, "embeddings"),
-      words, this.options.templates as readonly string[], textEncoder.contextLength,
-    );
+    const encode = textEncoder.resumed
+      ? resumedPrompts(session, textEncoder.resumed)
+      : wholePrompts((tokens, rows, length) => session.run({ tokens: session.tensor("int64", tokens, [rows, length]) }, "embeddings"));
+    return new Embedder(encode, words, this.options.templates as readonly string[], textEncoder.contextLength);
   }
 }
 
@@ -270,11 +321,53 @@ async function compareWithProcessor(
   }
 }
 
+function checkRefinement(refine: string, maps: string): void {
+  if (refine !== "pamr" && refine !== "none") {
+    throw new ScclipError("OptionError", `unknown refinement '${refine}'; known: pamr, none`, "refine");
+  }
+  if (refine === "pamr" && maps !== "cosine") {
+    throw new ScclipError("OptionError", "PAMR and stretched maps exclude each other; use refine 'none'", "refine");
+  }
+}
+
+/**
+ * CLIP Surgery's weight of each query: softmax over queries of 2 c·t, divided by its mean.
+ *
+ * @param classFeatures Windows × width; c is their mean, made a unit vector.
+ */
+function classWeights(classFeatures: Float32Array, text: Float32Array, width: number): Float64Array {
+  const mean = new Float64Array(width);
+  classFeatures.forEach((value, at) => (mean[at % width] += value));
+  const norm = Math.max(Math.hypot(...mean), 1e-12);
+  const scores = Float64Array.from({ length: text.length / width }, (_, query) =>
+    (2 / norm) * mean.reduce((sum, value, at) => sum + value * text[query * width + at], 0));
+  const most = scores.reduce((a, b) => Math.max(a, b));
+  const powers = scores.map((score) => Math.exp(score - most));
+  const average = powers.reduce((a, b) => a + b) / powers.length;
+  return powers.map((power) => power / average);
+}
+
+function presetOf(bundle: Bundle, name: string | undefined): BenchmarkSpec {
+  if (name === undefined) return {};
+  const { benchmarks } = bundle.manifest;
+  const found = benchmarks.get(name);
+  if (found) return found;
+  const offered = [...benchmarks.keys()].sort().join(", ") || "none: its method has no settings of its own";
+  throw new ScclipError("OptionError", `no preset '${name}' in ${bundle.source.name}; there are ${offered}`, "preset");
+}
+
+/** The options that have a value. */
+function given<Options extends object>(options: Options): Options {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Options;
+}
+
 function chooseEncoder(bundle: Bundle, precision: string, whole: boolean): EncoderSpec {
   const ofGrid = bundle.manifest.encoders.filter(
     ({ grid, runsOn }) => (grid.kind !== "window") === whole && runsOn.includes("cpu"));
   const known = ofGrid.map((encoder) => encoder.precision).filter((name) => RUNS_HERE.includes(name));
-  const found = ofGrid.find((encoder) => encoder.precision === precision && known.includes(precision));
+  const fitting = ofGrid.filter((encoder) => encoder.precision === precision && known.includes(precision));
+  // A dynamic grid keeps the image's ratio, so it goes before a fixed one.
+  const found = fitting.find(({ grid }) => grid.kind === "dynamic") ?? fitting[0];
   if (found) return found;
   const what = whole ? "encoder for whole images" : "encoder for windows";
   throw new ScclipError(
@@ -284,12 +377,16 @@ function chooseEncoder(bundle: Bundle, precision: string, whole: boolean): Encod
   );
 }
 
-function tilingOptions(bundle: Bundle, spec: EncoderSpec, options: SegmenterOptions): TilingOptions {
+function tilingOptions(
+  bundle: Bundle, spec: EncoderSpec, options: Pick<SegmenterOptions, "stride" | "shortSide" | "maxPixels" | "maxWindows">,
+): TilingOptions {
   const { preprocessing, patchSize } = bundle.manifest;
   const geometry: TilingOptions = {
     grid: spec.grid,
     patch: patchSize,
     window: preprocessing.window,
+    padding: preprocessing.padding,
+    wholeImage: preprocessing.wholeImage,
     longSide: preprocessing.longSide,
     stride: options.stride === undefined ? preprocessing.stride : inRange("stride", options.stride),
     shortSide: options.shortSide === undefined ? preprocessing.shortSide : inRange("shortSide", options.shortSide),

@@ -2,12 +2,13 @@
 
 import { findBackground, type Classes } from "./classes.js";
 import { ScclipError, shorten } from "./errors.js";
+import type { EncodePrompts, Prompt } from "./prompts.js";
 import type { Tokenizer } from "./tokenizer.js";
 
 const FORMAT = "scclip-vocabulary/1";
 const UNIT_TOLERANCE = 1e-3;
-/** Prompts encoded at once. */
-const BATCH = 128;
+/** Prompts sorted by length together: enough for full batches, and a unit of progress. */
+const GROUP_PROMPTS = 512;
 
 export interface Vocabulary {
   /** Queries × width, row by row, unit rows. */
@@ -19,9 +20,6 @@ export interface Vocabulary {
   readonly queryClass: readonly number[];
   readonly background: number | null;
 }
-
-/** Tokens (rows, length) to embeddings (rows, width). */
-export type EncodeText = (tokens: BigInt64Array, rows: number, length: number) => Promise<Float32Array>;
 
 function unsound(name: string, problem: string, field: string): never {
   throw new ScclipError("VocabularyError", `${name}: ${problem}`, field);
@@ -100,11 +98,15 @@ function checkVocabulary({ embeddings, classes, queries, queryClass, background 
 /** What embeds names: rows that were made before are kept. */
 export class Embedder {
   private readonly rows = new Map<string, Float32Array>();
+  /** The tokens of each template up to the name, without the end token. */
+  private readonly heads: readonly (readonly number[])[];
 
   constructor(
-    private readonly encode: EncodeText, private readonly tokenizer: Tokenizer,
+    private readonly encode: EncodePrompts, private readonly tokenizer: Tokenizer,
     private readonly templates: readonly string[], private readonly contextLength: number,
-  ) {}
+  ) {
+    this.heads = templates.map((pattern) => tokenizer.encode(pattern.slice(0, pattern.indexOf("{}"))).slice(0, -1));
+  }
 
   /**
    * Embed a class list: every name in every template, averaged (docs/method.md, §3).
@@ -112,15 +114,19 @@ export class Embedder {
    * @param onName Called with the number of names that are done, and of all that have to be made.
    * @throws ScclipError VocabularyError: a name has no tokens or too many.
    */
-  async embed(classes: Classes, background?: string, onName?: (done: number, total: number) => void): Promise<Vocabulary> {
+  async embed(classes: Classes, background?: string, onName?: (done: number, total: number) => void | Promise<void>): Promise<Vocabulary> {
     const first = classes.map((names) => names[0]);
     const index = findBackground(first, background);
     const queries = classes.flat();
     const missing = [...new Set(queries)].filter((name) => !this.rows.has(name));
-    const prompts = missing.map((name) => ({ name, rows: this.prompts(name) }));
-    for (const [done, prompt] of prompts.entries()) {
-      this.rows.set(prompt.name, await this.row(prompt.name, prompt.rows));
-      onName?.(done + 1, prompts.length);
+    const made = missing.map((name) => ({ name, prompts: this.prompts(name) }));
+    const size = Math.max(1, Math.floor(GROUP_PROMPTS / this.templates.length));
+    for (let from = 0; from < made.length; from += size) {
+      const group = made.slice(from, from + size);
+      const vectors = await this.encode(group.flatMap(({ prompts }) => prompts));
+      group.forEach(({ name, prompts }, at) =>
+        this.rows.set(name, meanOf(name, vectors.slice(at * prompts.length, (at + 1) * prompts.length))));
+      await onName?.(from + group.length, made.length);
     }
     const rows = queries.map((name) => this.rows.get(name) as Float32Array);
     const width = rows[0].length;
@@ -130,8 +136,14 @@ export class Embedder {
     return { embeddings, classes: first, queries, queryClass, background: index };
   }
 
-  private prompts(name: string): number[][] {
-    if (this.tokenizer.encode(name).length <= 2) {
+  /** One class beside the empty text, called "background": what CLIP Surgery compares a single class with. */
+  async alone(names: readonly string[], onName?: (done: number, total: number) => void | Promise<void>): Promise<Vocabulary> {
+    const embedded = await this.embed([names, [""]], "none", onName);
+    return { ...embedded, classes: [names[0], "background"], background: 1 };
+  }
+
+  private prompts(name: string): Prompt[] {
+    if (name !== "" && this.tokenizer.encode(name).length <= 2) {
       throw new ScclipError(
         "VocabularyError", `the class name '${shorten(name)}' has nothing that CLIP's tokenizer knows`, "classes");
     }
@@ -145,30 +157,28 @@ export class Embedder {
         "classes",
       );
     }
-    return rows;
+    // A name may join with what stands before it, so each prompt is compared with its template's beginning.
+    return rows.map((ids, template) => ({ ids, beginning: common(ids, this.heads[template]) }));
   }
+}
 
-  private async row(name: string, prompts: readonly number[][]): Promise<Float32Array> {
-    const sorted = [...prompts].sort((a, b) => a.length - b.length);
-    let total = new Float64Array(0);
-    for (let from = 0; from < sorted.length; from += BATCH) {
-      const part = sorted.slice(from, from + BATCH);
-      const length = part[part.length - 1].length;
-      const tokens = new BigInt64Array(part.length * length);
-      part.forEach((ids, row) => ids.forEach((id, place) => (tokens[row * length + place] = BigInt(id))));
-      const vectors = await this.encode(tokens, part.length, length);
-      const width = vectors.length / part.length;
-      if (total.length === 0) total = new Float64Array(width);
-      for (let row = 0; row < part.length; row++) {
-        const vector = vectors.subarray(row * width, (row + 1) * width);
-        const norm = Math.hypot(...vector);
-        for (let i = 0; i < width; i++) total[i] += vector[i] / norm;
-      }
-    }
-    const norm = Math.hypot(...total);
-    const row = Float32Array.from(total, (value) => value / norm);
-    if (row.every(Number.isFinite)) return row;
-    throw new ScclipError(
-      "VocabularyError", `the text encoder returned NaN or infinity for '${shorten(name)}'; export the bundle again`);
+/** How many leading ids are the same. */
+function common(first: readonly number[], second: readonly number[]): number {
+  let count = 0;
+  while (count < second.length && first[count] === second[count]) count++;
+  return count;
+}
+
+/** The unit mean of unit vectors. */
+function meanOf(name: string, vectors: readonly Float32Array[]): Float32Array {
+  const total = new Float64Array(vectors[0].length);
+  for (const vector of vectors) {
+    const norm = Math.hypot(...vector);
+    vector.forEach((value, at) => (total[at] += value / norm));
   }
+  const norm = Math.hypot(...total);
+  const row = Float32Array.from(total, (value) => value / norm);
+  if (row.every(Number.isFinite)) return row;
+  throw new ScclipError(
+    "VocabularyError", `the text encoder returned NaN or infinity for '${shorten(name)}'; export the bundle again`);
 }

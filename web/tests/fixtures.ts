@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { inflateSync } from "node:zlib";
+import type { Pixels } from "../src/resize.js";
 
 export interface DecodeCase {
   readonly seed: number;
@@ -97,4 +98,14 @@ export function agreement(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let equal = 0;
   for (let at = 0; at < a.length; at++) if (a[at] === b[at]) equal++;
   return equal / a.length;
+}
+
+/** Part of an RGB image: top, left, height, width. */
+export function crop({ data, width }: Pixels, [top, left, height, cropped]: readonly number[]): Pixels {
+  const out = new Uint8Array(height * cropped * 3);
+  for (let y = 0; y < height; y++) {
+    const from = ((top + y) * width + left) * 3;
+    out.set(data.subarray(from, from + cropped * 3), y * cropped * 3);
+  }
+  return { data: out, width: cropped, height };
 }

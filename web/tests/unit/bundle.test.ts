@@ -25,6 +25,9 @@ function source(change: (manifest: Json) => void = () => {}, files: Record<strin
 const REFUSED: readonly (readonly [string, string, (manifest: any) => void])[] = [
   ["a later format", "format_version", (manifest) => { manifest.format_version = 3; }],
   ["no format", "format_version", (manifest) => { delete manifest.format_version; }],
+  ["a method of format 2 in format 1", "calibration", (manifest) => { manifest.calibration = { method: "gem" }; }],
+  ["an unknown rule of format 2", "decoding.maps", (manifest) => { manifest.decoding.maps = "sigmoid"; }],
+  ["two numbers for a colour", "preprocessing.mean", (manifest) => { manifest.preprocessing.mean.pop(); }],
   ["a missing member", "preprocessing.stride", (manifest) => { delete manifest.preprocessing.stride; }],
   ["a fraction for a whole number", "model.patch_size", (manifest) => { manifest.model.patch_size = 16.5; }],
   ["another resize rule", "preprocessing.interpolation", (manifest) => { manifest.preprocessing.interpolation = "cubic"; }],
@@ -46,12 +49,17 @@ for (const [what, field, change] of REFUSED) {
   });
 }
 
-test("format 2 is refused with its method and what to do", async () => {
-  const change = (manifest: any): void => {
-    manifest.format_version = 2;
-    manifest.calibration = { method: "naclip" };
+test("what only format 2 knows is read there, and refused in format 1", async () => {
+  const add = (version: number) => (manifest: any): void => {
+    manifest.format_version = version;
+    manifest.decoding.maps = "minmax";
+    manifest.benchmarks = { voc21: { short_side: 448, whole_image: true, area_threshold: null } };
   };
-  await assert.rejects(Bundle.open(source(change)), /format version 2 \(method naclip\).*Use the Python runtime/);
+  const { manifest } = await Bundle.open(source(add(2)));
+  assert.equal(manifest.decoding.maps, "minmax");
+  assert.deepEqual(manifest.benchmarks.get("voc21"), { shortSide: 448, wholeImage: true });
+  await assert.rejects(Bundle.open(source(add(1))), (error: any) =>
+    error.field === "decoding.maps" && /decoding\.maps, benchmarks, which format version 1 doesn't know/.test(error.message));
 });
 
 test("what is not JSON is refused", () => {

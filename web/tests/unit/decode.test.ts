@@ -7,11 +7,13 @@ import { agreement, bytesOf, fixtures, floatsOf, vectors } from "../fixtures.js"
 
 const WIDTH = 24;
 const TILING: Tiling = {
-  size: [40, 56], rows: windowStarts(40, 32, 16), columns: windowStarts(56, 32, 16), window: [32, 32],
+  size: [40, 56], rows: windowStarts(40, 32, 16), columns: windowStarts(56, 32, 16), window: [32, 32], input: [32, 32],
+  padding: [[0, 0], [0, 0]],
 };
 const windows = TILING.rows.length * TILING.columns.length;
 const ENCODED: Encoded = {
   kind: "features", values: vectors(1, windows * 16, WIDTH), width: WIDTH, grid: [4, 4], tiling: TILING, shape: [47, 83],
+  resized: { data: new Uint8Array(40 * 56 * 3), width: 56, height: 40 }, classFeatures: null,
 };
 
 test("an axis has the weights of Python", () => {

@@ -8,7 +8,7 @@ import { fixtures, noise } from "../fixtures.js";
 
 const OPTIONS: TilingOptions = {
   grid: { kind: "window" }, patch: 16, window: 224, stride: 112, shortSide: 336, longSide: 2048,
-  maxPixels: 1e8, maxWindows: 1024,
+  maxPixels: 1e8, maxWindows: 1024, padding: "none", wholeImage: "nearest",
 };
 
 test("resized bytes are those of OpenCV", () => {

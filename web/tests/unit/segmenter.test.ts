@@ -6,25 +6,15 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import sharp from "sharp";
 import { folderBundle, loadImage, openSegmenter } from "../../src/node.js";
-import type { Pixels } from "../../src/resize.js";
 import type { OrtModule } from "../../src/runtime.js";
 import { Segmenter, type SegmenterOptions } from "../../src/segmenter.js";
-import { agreement, bytesOf, DEMO, fixtures, floatsOf, SCENE, vectors } from "../fixtures.js";
+import { agreement, bytesOf, crop, DEMO, fixtures, floatsOf, SCENE, vectors } from "../fixtures.js";
 
 const folder = mkdtempSync(join(tmpdir(), "scclip-web-"));
 after(() => rmSync(folder, { recursive: true }));
 
 const scene = await loadImage(SCENE);
 const segmenter = await openSegmenter(DEMO);
-
-function crop({ data, width }: Pixels, [top, left, height, cropped]: readonly number[]): Pixels {
-  const out = new Uint8Array(height * cropped * 3);
-  for (let y = 0; y < height; y++) {
-    const from = ((top + y) * width + left) * 3;
-    out.set(data.subarray(from, from + cropped * 3), y * cropped * 3);
-  }
-  return { data: out, width: cropped, height };
-}
 
 for (const [number, wanted] of fixtures.scenes.entries()) {
   const { part, labels, ...options } = wanted;
@@ -71,7 +61,7 @@ test("another vocabulary needs no second encoding", async () => {
 
 test("windows and names are told as they are done", async () => {
   const seen: number[][] = [];
-  await segmenter.encode(scene, (done, total) => seen.push([done, total]));
+  await segmenter.encode(scene, (done, total) => void seen.push([done, total]));
   assert.deepEqual(seen[seen.length - 1], [6, 6]);
 });
 

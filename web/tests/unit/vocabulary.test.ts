@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { findBackground, parseClasses, withoutComments } from "../../src/classes.js";
+import { wholePrompts } from "../../src/prompts.js";
 import { loadTemplates, TEMPLATE_SETS } from "../../src/templates.js";
 import { Tokenizer } from "../../src/tokenizer.js";
 import { Embedder, parseVocabulary } from "../../src/vocabulary.js";
@@ -63,7 +64,7 @@ test("a name is embedded once, as the mean of its prompts", async () => {
     return Float32Array.from({ length: count * 2 }, (_, at) =>
       at % 2 === 0 ? Number(tokens[Math.floor(at / 2) * length + 1]) : 1e5);
   };
-  const embedder = new Embedder(encode, tokenizer, ["a {}", "the {}"], 77);
+  const embedder = new Embedder(wholePrompts(encode), tokenizer, ["a {}", "the {}"], 77);
   const first = await embedder.embed([["dog"], ["cat", "kitten"]]);
   assert.equal(rows, 6);
   assert.deepEqual(first.queryClass, [0, 1, 1]);
