@@ -1,4 +1,5 @@
-// Builds the library and the command (dist/lib), the page (dist/site), and the tests and tools (build).
+// Builds the library and the command (dist/lib), the page (dist/site), the page of `scclip serve` (build/served: `npm run
+// served` puts it into scclip_rt, where it is kept), and the tests and tools (build).
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -6,7 +7,8 @@ import { build } from "esbuild";
 
 const SITE = "dist/site";
 const RUNTIME = "../scclip_rt";
-const SERVED_PAGE = `${RUNTIME}/serving/page`; // its look is this page's
+const SERVED_PAGE = `${RUNTIME}/serving/page`; // its look is both pages'
+const SERVED = "build/served";
 const ORT = "node_modules/onnxruntime-web/dist";
 
 const CSP = [
@@ -41,6 +43,18 @@ async function library() {
   if (types.status !== 0) process.exit(1);
 }
 
+/** The HTML of one of the pages: what `<!-- static -->` or `<!-- served -->` begins is for that one, up to the next mark. */
+function html(which) {
+  const parts = readFileSync("page/index.html", "utf8").split(/^ *<!-- (static|served|end) -->\n/m);
+  return parts.filter((_, at) => at % 2 === 0 && (at === 0 || [which, "end"].includes(parts[at - 1]))).join("");
+}
+
+async function served() {
+  const banner = { js: "// Built from web/page by `npm run served`: change it there." };
+  await build({ ...common, platform: "browser", target: "es2022", banner, entryPoints: { page: "page/served.ts" }, outdir: SERVED });
+  writeFileSync(`${SERVED}/index.html`, html("served"));
+}
+
 async function page() {
   await build({ ...browser, entryPoints: ["page/page.ts", "page/worker.ts"] });
   mkdirSync(`${SITE}/ort`, { recursive: true });
@@ -48,9 +62,8 @@ async function page() {
     for (const end of ["mjs", "wasm"]) cpSync(`${ORT}/${name}.${end}`, `${SITE}/ort/${name}.${end}`);
   }
   for (const name of ["page.css", "favicon.svg"]) cpSync(`${SERVED_PAGE}/${name}`, `${SITE}/${name}`);
-  cpSync("page/web.css", `${SITE}/web.css`);
   cpSync(`${RUNTIME}/demo/scene.png`, `${SITE}/sample.png`);
-  writeFileSync(`${SITE}/index.html`, readFileSync("page/index.html", "utf8").replace("{{csp}}", CSP));
+  writeFileSync(`${SITE}/index.html`, html("static").replace("{{csp}}", CSP));
   const lines = Object.entries(HEADERS).map(([name, value]) => `  ${name}: ${value}\n`);
   writeFileSync(`${SITE}/_headers`, `/*\n${lines.join("")}`); // as Netlify and Cloudflare Pages read it
   await serviceWorker();
@@ -84,4 +97,5 @@ async function tools() {
 }
 
 for (const folder of ["dist", "build"]) rmSync(folder, { recursive: true, force: true });
-await Promise.all([library(), page(), tests(), tools()]);
+await Promise.all([library(), page(), served(), tests(), tools()]);
+if (process.argv.includes("--served")) cpSync(SERVED, SERVED_PAGE, { recursive: true });

@@ -1,28 +1,13 @@
-/** The page: takes a picture and class names, has the worker segment it, and shows the overlay. */
+/** The static page: has a worker segment the picture on this device, and shows the overlay. */
 
+import { MAX_PIXELS } from "../src/geometry.js";
 import { colourOf } from "../src/overlay.js";
-import { sharesOf, type Segmentation, type Share } from "../src/segmenter.js";
+import { sharesOf } from "../src/segmenter.js";
 import type { Done, Opened, Progress, Reply, Request, Setup } from "./protocol.js";
+import { busy, complain, element, listen, save, show, tell } from "./view.js";
 
-function element<Kind extends HTMLElement>(id: string): Kind {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no #${id}`);
-  return found as Kind;
-}
-
-const picture = element<HTMLCanvasElement>("picture");
-const overlay = element<HTMLCanvasElement>("overlay");
-const stage = element("stage");
-const point = element("point");
 const classes = element<HTMLTextAreaElement>("classes");
 const run = element<HTMLButtonElement>("run");
-
-interface Shown {
-  readonly result: Segmentation;
-  readonly shares: readonly Share[];
-  readonly png: Uint8Array<ArrayBuffer>;
-  readonly labels: Set<number>;
-}
 
 const state = {
   worker: null as Worker | null,
@@ -30,23 +15,12 @@ const state = {
   name: "picture",
   /** The bundle's own classes, as they were put into the text field. */
   own: "",
-  shown: null as Shown | null,
-  place: null as [number, number] | null,
+  /** Threads of WebAssembly, once the model is open. */
+  threads: 0,
+  png: null as Uint8Array<ArrayBuffer> | null,
   id: 0,
   since: 0,
 };
-
-function tell(text: string, error = false): void {
-  const status = element("status");
-  status.textContent = text;
-  status.classList.toggle("error", error);
-}
-
-function context(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
-  const found = canvas.getContext("2d");
-  if (!found) throw new Error("this browser can't draw");
-  return found;
-}
 
 function setup(): Setup {
   const meta = document.querySelector<HTMLMetaElement>('meta[name="scclip-bundle"]');
@@ -65,10 +39,8 @@ function ask(): void {
   const request: Request = { id: ++state.id, setup: setup(), image: state.image, classes: own ? null : classes.value };
   state.since = performance.now();
   state.worker.postMessage(request);
-  if (!state.image) return;
-  run.disabled = true;
-  stage.setAttribute("aria-busy", "true");
-  tell("Segmenting …");
+  busy(true);
+  tell(state.image ? "Segmenting …" : "Loading …");
 }
 
 const STAGES: Readonly<Record<Progress["stage"], string>> = {
@@ -76,8 +48,7 @@ const STAGES: Readonly<Record<Progress["stage"], string>> = {
 };
 
 function progress({ stage: what, done, total }: Progress): void {
-  const row = element("progress-row");
-  row.hidden = what === "download" && done >= total;
+  element("progress-row").hidden = what === "download" && done >= total;
   const size = what === "download" ? `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB` : `${done} of ${total}`;
   element("progress-label").textContent = `${STAGES[what]}: ${size}`;
   element<HTMLProgressElement>("progress").value = (100 * done) / total;
@@ -87,29 +58,31 @@ function opened(reply: Opened): void {
   // The bundle's list, unless the person has typed another one.
   if (classes.value.trim() === state.own.trim()) classes.value = reply.classes;
   state.own = reply.classes;
+  state.threads = reply.threads;
   element("progress-row").hidden = true;
-  if (state.image) return;
-  const threads = reply.threads === 1 ? "one thread" : `${reply.threads} threads`;
-  tell(`Ready, with ${threads}. Choose a picture.`);
+  if (!state.image) idle();
+}
+
+/** The model is there, and no picture. */
+function idle(): void {
+  busy(false);
+  run.disabled = true;
+  tell(`Ready, with ${state.threads === 1 ? "one thread" : `${state.threads} threads`}. Choose a picture.`);
 }
 
 function finish(): void {
   element("progress-row").hidden = true;
-  stage.removeAttribute("aria-busy");
-  run.disabled = state.image === null;
+  busy(false);
 }
 
-function done({ result, png }: Done): void {
-  const shares = sharesOf(result);
-  state.shown = { result, shares, png, labels: new Set(shares.map((share) => share.label)) };
-  overlay.width = result.width;
-  overlay.height = result.height;
-  overlay.hidden = false;
-  legend(state.shown);
-  paint();
-  element("controls").hidden = false;
+function done({ result, png, warning }: Done): void {
+  const { confidence } = result;
+  const parts = sharesOf(result).map((share) => ({ ...share, colour: colourOf(share.label, result) }));
+  state.png = png;
+  show({ ...result, parts, sure: confidence && ((at) => confidence[at]) });
   finish();
-  tell(`${shares.length} classes found in ${Math.round(performance.now() - state.since)} ms.`);
+  const found = `${parts.length === 1 ? "1 class" : `${parts.length} classes`} found in ${Math.round(performance.now() - state.since)} ms.`;
+  tell(warning ? `${found} Warning: ${warning}.` : found);
 }
 
 function hear({ data }: MessageEvent<Reply>): void {
@@ -118,123 +91,9 @@ function hear({ data }: MessageEvent<Reply>): void {
   else if (data.kind === "opened") opened(data);
   else if (data.kind === "done") done(data);
   else {
-    finish();
-    tell(`${data.message[0].toUpperCase()}${data.message.slice(1)}`, true);
+    finish(); // the button asks again, also where only the model was to be opened
+    complain(data.message);
   }
-}
-
-async function take(blob: Blob, name: string): Promise<void> {
-  let bitmap: ImageBitmap;
-  try {
-    bitmap = await createImageBitmap(blob);
-  } catch {
-    tell("This file is no picture that the browser can show.", true);
-    return;
-  }
-  Object.assign(state, { image: blob, name: name.replace(/\.[^.]*$/, "") || "picture", shown: null, place: null });
-  picture.width = bitmap.width;
-  picture.height = bitmap.height;
-  context(picture).drawImage(bitmap, 0, 0);
-  picture.hidden = false;
-  overlay.hidden = point.hidden = element("controls").hidden = element("hint").hidden = true;
-  element("readout").textContent = "\u00a0";
-  stage.classList.add("filled");
-  ask();
-}
-
-function paint(): void {
-  if (!state.shown) return;
-  const { result, labels } = state.shown;
-  const pixels = new ImageData(result.width, result.height);
-  const words = new Uint32Array(pixels.data.buffer);
-  const table = new Uint32Array(65536);
-  for (const label of labels) {
-    const [red, green, blue] = colourOf(label, result);
-    table[label] = ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
-  }
-  result.labels.forEach((label, at) => (words[at] = table[label]));
-  context(overlay).putImageData(pixels, 0, 0);
-  overlay.style.opacity = String(Number(element<HTMLInputElement>("alpha").value) / 100);
-}
-
-function legend({ result, shares, labels }: Shown): void {
-  const rows = shares.map(({ label, name, share }) => {
-    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
-    box.addEventListener("change", () => {
-      if (box.checked) labels.add(label);
-      else labels.delete(label);
-      paint();
-    });
-    const swatch = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-    context(swatch).fillStyle = `rgb(${colourOf(label, result).join(" ")})`;
-    context(swatch).fillRect(0, 0, 1, 1);
-    swatch.setAttribute("aria-hidden", "true");
-    const text = Object.assign(document.createElement("span"), { textContent: name });
-    const part = Object.assign(document.createElement("span"), { className: "share", textContent: `${(100 * share).toFixed(1)} %` });
-    const row = document.createElement("label");
-    row.append(box, swatch, text, part);
-    const item = document.createElement("li");
-    item.append(row);
-    return item;
-  });
-  element("legend").replaceChildren(...rows);
-}
-
-function toggleAll(on: boolean): void {
-  if (!state.shown) return;
-  state.shown.labels.clear();
-  if (on) for (const { label } of state.shown.shares) state.shown.labels.add(label);
-  for (const box of element("legend").querySelectorAll("input")) box.checked = on;
-  paint();
-}
-
-function readOut(x: number, y: number): void {
-  if (!state.shown) return;
-  const { result, shares } = state.shown;
-  x = Math.max(0, Math.min(result.width - 1, Math.round(x)));
-  y = Math.max(0, Math.min(result.height - 1, Math.round(y)));
-  state.place = [x, y];
-  const at = y * result.width + x;
-  const sure = result.confidence ? `, ${Math.round(100 * result.confidence[at])} % sure` : "";
-  const name = shares.find(({ label }) => label === result.labels[at])?.name ?? "";
-  element("readout").textContent = `${name}${sure}`;
-}
-
-function follow(event: PointerEvent): void {
-  const box = overlay.getBoundingClientRect();
-  if (!state.shown || !box.width) return;
-  point.hidden = true;
-  const scale = state.shown.result.width / box.width;
-  readOut((event.clientX - box.left) * scale - 0.5, (event.clientY - box.top) * scale - 0.5);
-}
-
-const MOVES: Readonly<Record<string, readonly [number, number]>> = {
-  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
-};
-
-function step(event: KeyboardEvent): void {
-  const move = MOVES[event.key];
-  if (!move || !state.shown) return;
-  event.preventDefault();
-  const { width, height } = state.shown.result;
-  const far = Math.max(1, Math.round(Math.max(width, height) / (event.shiftKey ? 500 : 50)));
-  const [x, y] = state.place ?? [width / 2, height / 2];
-  readOut(x + far * move[0], y + far * move[1]);
-  const [left, top] = state.place ?? [0, 0];
-  const box = overlay.getBoundingClientRect();
-  const frame = stage.getBoundingClientRect();
-  point.hidden = false;
-  point.style.left = `${box.left - frame.left - stage.clientLeft + ((left + 0.5) * box.width) / width}px`;
-  point.style.top = `${box.top - frame.top - stage.clientTop + ((top + 0.5) * box.height) / height}px`;
-}
-
-function save(): void {
-  if (!state.shown) return;
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([state.shown.png], { type: "image/png" }));
-  link.download = `${state.name}.labels.png`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 /**
@@ -243,12 +102,13 @@ function save(): void {
  */
 async function keepOffline(): Promise<void> {
   if (!("serviceWorker" in navigator)) return;
+  const note = element("offline");
   try {
     const registration = await navigator.serviceWorker.register("sw.js");
     const coming = registration.installing ?? (registration.active?.state === "activating" ? registration.active : null);
     if (coming && !navigator.serviceWorker.controller) await takesOver(coming);
   } catch {
-    element("offline").textContent = "Files can't be kept here: the page needs a connection.";
+    note.textContent = "Files can't be kept here: the page needs a connection.";
     return;
   }
   if (!navigator.serviceWorker.controller) return;
@@ -257,7 +117,10 @@ async function keepOffline(): Promise<void> {
     location.reload();
     await new Promise(() => {});
   }
-  element("offline").textContent = "What was loaded once works without a connection.";
+  note.textContent = "What was loaded once works without a connection.";
+  navigator.serviceWorker.addEventListener("message", ({ data }) => {
+    if (data === "not kept") note.textContent = "There is no room to keep all files here: the page needs a connection.";
+  });
 }
 
 /** Wait until a service worker controls the page, or fails to. */
@@ -276,45 +139,22 @@ async function start(): Promise<void> {
   await keepOffline();
   state.worker = new Worker("worker.js", { type: "module" });
   state.worker.addEventListener("message", hear);
-  state.worker.addEventListener("error", () => tell("The worker failed to load: this browser may be too old, or a file is missing.", true));
-  ask();
-}
-
-function from(files: FileList | null | undefined): void {
-  const file = [...(files ?? [])].find((one) => one.type.startsWith("image/")) ?? files?.[0];
-  if (file) void take(file, file.name);
-}
-
-element("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  ask();
-});
-element<HTMLInputElement>("file").addEventListener("change", (event) => from((event.target as HTMLInputElement).files));
-element("sample").addEventListener("click", async () => {
-  try {
-    await take(await (await fetch("sample.png")).blob(), "sample.png");
-  } catch {
-    tell("The sample can't be loaded.", true);
-  }
-});
-for (const id of ["precision", "provider"]) element(id).addEventListener("change", ask);
-element("alpha").addEventListener("input", paint);
-element("all").addEventListener("click", () => toggleAll(true));
-element("none").addEventListener("click", () => toggleAll(false));
-element("save").addEventListener("click", save);
-stage.addEventListener("pointermove", follow);
-stage.addEventListener("pointerdown", follow);
-stage.addEventListener("keydown", step);
-document.addEventListener("paste", (event) => from(event.clipboardData?.files));
-for (const kind of ["dragenter", "dragover"]) {
-  document.addEventListener(kind, (event) => {
-    event.preventDefault();
-    stage.classList.add("over");
+  state.worker.addEventListener("error", () => {
+    finish();
+    tell("The worker failed to load: this browser may be too old, or a file is missing.", true);
   });
+  ask();
 }
-for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => stage.classList.remove("over"));
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  from(event.dataTransfer?.files);
+
+listen((image, name) => {
+  Object.assign(state, { image, name, png: null });
+  ask();
+}, ask, MAX_PIXELS);
+for (const id of ["precision", "provider"]) element(id).addEventListener("change", ask);
+element("save-png").addEventListener("click", () => {
+  if (state.png) save(new Blob([state.png], { type: "image/png" }), `${state.name}.labels.png`);
+});
+addEventListener("online", () => {
+  if (element("status").classList.contains("error") && !state.image) ask();
 });
 void start();

@@ -44,6 +44,8 @@ export interface Done {
   readonly result: Segmentation;
   /** The label map as a file. */
   readonly png: Uint8Array<ArrayBuffer>;
+  /** What may be wrong with the class list; null: nothing. */
+  readonly warning: string | null;
 }
 
 export interface Failed {

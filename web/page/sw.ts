@@ -35,12 +35,12 @@ worker.addEventListener("activate", (event) => {
 worker.addEventListener("fetch", (event) => {
   const { request } = event;
   if (request.method !== "GET" || !request.url.startsWith("http")) return;
-  event.respondWith(answer(request));
+  event.respondWith(answer(event));
 });
 
-async function answer(request: Request): Promise<Response> {
-  const { origin, search } = new URL(request.url);
-  const response = (await shellFile(request)) ?? (HASHED.test(search) ? await keptForEver(request) : await newest(request));
+async function answer(event: FetchEvent): Promise<Response> {
+  const { origin, search } = new URL(event.request.url);
+  const response = (await shellFile(event.request)) ?? (HASHED.test(search) ? await keptForEver(event) : await newest(event));
   return origin === location.origin ? withHeaders(response) : response;
 }
 
@@ -50,31 +50,44 @@ async function shellFile(request: Request): Promise<Response | undefined> {
   return shell.match(request, { ignoreSearch: request.mode === "navigate" });
 }
 
-/** From the cache, else from the host; other contents of the same file are dropped. */
-async function keptForEver(request: Request): Promise<Response> {
-  const cache = await caches.open(FILES_CACHE);
-  const kept = await cache.match(request);
+/** From the cache, else from the host; a request to reload asks the host, as what is kept may be damaged. */
+async function keptForEver(event: FetchEvent): Promise<Response> {
+  const { request } = event;
+  const kept = request.cache === "reload" ? undefined : await (await caches.open(FILES_CACHE)).match(request);
   if (kept) return kept;
   const response = await fetch(request);
-  if (response.ok) {
-    await cache.delete(request, { ignoreSearch: true });
-    await cache.put(request, response.clone());
-  }
+  keep(event, response, true);
   return response;
 }
 
 /** From the host, else what it gave before. */
-async function newest(request: Request): Promise<Response> {
-  const cache = await caches.open(FILES_CACHE);
+async function newest(event: FetchEvent): Promise<Response> {
   try {
-    const response = await fetch(request);
-    if (response.ok) await cache.put(request, response.clone());
+    const response = await fetch(event.request);
+    keep(event, response, false);
     return response;
   } catch (error) {
-    const kept = await cache.match(request);
+    const kept = await (await caches.open(FILES_CACHE)).match(event.request);
     if (kept) return kept;
     throw error;
   }
+}
+
+/** Keep a copy while the page reads the answer. No room, or a connection lost on the way, leave nothing behind. */
+function keep(event: FetchEvent, response: Response, alone: boolean): void {
+  if (!response.ok) return;
+  const copy = response.clone();
+  const keeping = async (): Promise<void> => {
+    const cache = await caches.open(FILES_CACHE);
+    if (alone) await cache.delete(event.request, { ignoreSearch: true }); // other contents of the same file
+    await cache.put(event.request, copy);
+  };
+  event.waitUntil(
+    keeping().catch(async (error: unknown) => {
+      if (!(error instanceof DOMException && error.name === "QuotaExceededError")) return;
+      for (const client of await worker.clients.matchAll({ type: "window" })) client.postMessage("not kept");
+    }),
+  );
 }
 
 function withHeaders(response: Response): Response {

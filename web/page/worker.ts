@@ -1,18 +1,21 @@
 /** The page's worker: holds the model, and segments one picture at a time. The latest request wins. */
 
+import { onlyClass } from "../src/classes.js";
 import type { Encoded } from "../src/decode.js";
 import { ScclipError, reasonOf } from "../src/errors.js";
 import { fetchBundle } from "../src/fetch_bundle.js";
-import { MAX_PIXELS } from "../src/geometry.js";
+import { checkPixels, MAX_PIXELS } from "../src/geometry.js";
 import { labelsPng } from "../src/png.js";
 import type { Pixels } from "../src/resize.js";
-import { Segmenter } from "../src/segmenter.js";
+import { Segmenter, type OnStep } from "../src/segmenter.js";
 import type { Vocabulary } from "../src/vocabulary.js";
 import { loadOrt } from "./ort.js";
 import type { Reply, Request, Setup } from "./protocol.js";
 
 /** Certainty costs time that grows with the picture, and is shown for points of it only. */
 const MAX_CERTAIN_PIXELS = 2_000_000;
+/** Most pixels of a canvas: phones have a limit. */
+const MAX_CANVAS_PIXELS = 4_000_000;
 
 interface Model {
   readonly setup: Setup;
@@ -26,10 +29,25 @@ let seen: { readonly model: Model; readonly image: Blob; readonly encoded: Encod
 let waiting: Request | null = null;
 let busy = false;
 
+/** A newer request is there: what is under way is given up. */
+class Superseded extends Error {}
+
+/** Tell how far a step is, and hear what has come meanwhile. */
+function stepOf({ id, setup, image }: Request, stage: "names" | "windows"): OnStep {
+  return async (done, total) => {
+    say({ id, kind: "progress", stage, done, total });
+    await new Promise((settle) => setTimeout(settle)); // else messages wait until all is done
+    // Names that were embedded are kept; windows only if the next request has the same picture.
+    const useful = stage === "windows" && waiting?.image?.size === image?.size && same(waiting?.setup, setup);
+    if (waiting && !useful) throw new Superseded();
+  };
+}
+
+const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
 const say = (reply: Reply, transfer: Transferable[] = []): void => self.postMessage(reply, { transfer });
 
 async function open(id: number, setup: Setup): Promise<Model> {
-  if (model && JSON.stringify(model.setup) === JSON.stringify(setup)) return model;
+  if (model && same(model.setup, setup)) return model;
   const old = model;
   model = seen = null;
   await old?.segmenter.close(); // else its weights stay in WebAssembly's memory
@@ -62,21 +80,25 @@ async function pixelsOf(image: Blob): Promise<Pixels> {
     throw new ScclipError("ImageError", "this file is no picture that the browser can show", "image");
   }
   const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) throw new ScclipError("ImageError", `the picture of ${width}×${height} pixels is too large`, "image");
-  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  checkPixels([height, width], MAX_PIXELS);
+  const data = new Uint8Array(width * height * 4);
+  const rows = Math.max(1, Math.min(height, Math.floor(MAX_CANVAS_PIXELS / width)));
+  const context = new OffscreenCanvas(width, rows).getContext("2d", { willReadFrequently: true });
   if (!context) throw new ScclipError("BackendError", "this browser can't read the pixels of a picture here", "image");
   context.fillStyle = "#fff";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0);
+  for (let top = 0; top < height; top += rows) {
+    context.fillRect(0, 0, width, rows);
+    context.drawImage(bitmap, 0, -top);
+    data.set(context.getImageData(0, 0, width, Math.min(rows, height - top)).data, top * width * 4);
+  }
   bitmap.close();
-  return context.getImageData(0, 0, width, height);
+  return { data, width, height };
 }
 
-async function encode(id: number, current: Model, image: Blob): Promise<Encoded> {
+async function encode(request: Request, current: Model, image: Blob): Promise<Encoded> {
   // Every request carries the picture again, and a copy of a blob is another object: its parts tell.
   if (seen?.model === current && seen.image.size === image.size && (await sameBytes(seen.image, image))) return seen.encoded;
-  const encoded = await current.segmenter.encode(await pixelsOf(image), (done, total) =>
-    say({ id, kind: "progress", stage: "windows", done, total }));
+  const encoded = await current.segmenter.encode(await pixelsOf(image), stepOf(request, "windows"));
   seen = { model: current, image, encoded };
   return encoded;
 }
@@ -86,19 +108,20 @@ async function sameBytes(a: Blob, b: Blob): Promise<boolean> {
   return x.every((byte, at) => byte === y[at]);
 }
 
-async function answer({ id, setup, image, classes }: Request): Promise<void> {
+async function answer(request: Request): Promise<void> {
+  const { id, setup, image, classes } = request;
   const current = await open(id, setup);
   const { segmenter, own, threads } = current;
   say({ id, kind: "opened", classes: own ? listOf(own) : "", threads });
   if (!image) return;
   if (classes === null && own) segmenter.vocabulary = own;
-  else await segmenter.setClasses(classes ?? "", undefined, (done, total) => say({ id, kind: "progress", stage: "names", done, total }));
-  const encoded = await encode(id, current, image);
+  else await segmenter.setClasses(classes ?? "", undefined, stepOf(request, "names"));
+  const encoded = await encode(request, current, image);
   const confidence = encoded.shape[0] * encoded.shape[1] <= MAX_CERTAIN_PIXELS;
   const result = segmenter.decode(encoded, { confidence });
   const png = await labelsPng(result);
   const buffers = [result.labels.buffer, png.buffer, ...(result.confidence ? [result.confidence.buffer] : [])];
-  say({ id, kind: "done", result, png }, buffers as ArrayBuffer[]);
+  say({ id, kind: "done", result, png, warning: onlyClass(segmenter.vocabulary) }, buffers as ArrayBuffer[]);
 }
 
 async function work(): Promise<void> {
@@ -109,6 +132,7 @@ async function work(): Promise<void> {
     try {
       await answer(request);
     } catch (error) {
+      if (error instanceof Superseded) continue;
       const code = error instanceof ScclipError ? error.code : "Error";
       say({ id: request.id, kind: "failed", code, message: error instanceof ScclipError ? error.message : reasonOf(error) });
     }

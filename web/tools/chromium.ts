@@ -6,13 +6,17 @@ import { chromium, type Browser } from "playwright-core";
 
 /** As root there is no sandbox to be had; the pages are our own. */
 export const SANDBOX = "--no-sandbox";
-const NAMES = ["chromium", "chromium-browser", "google-chrome"];
+
+/** The path of the first of some programs that is installed, or null. */
+export function findProgram(...names: readonly string[]): string | null {
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  const paths = names.flatMap((name) => folders.map((folder) => join(folder, name)));
+  return paths.find((path) => existsSync(path)) ?? null;
+}
 
 /** The path of a Chromium, or null. */
 export function findChromium(): string | null {
-  const folders = (process.env["PATH"] ?? "").split(delimiter);
-  const paths = NAMES.flatMap((name) => folders.map((folder) => join(folder, name)));
-  return paths.find((path) => existsSync(path)) ?? null;
+  return findProgram("chromium", "chromium-browser", "google-chrome");
 }
 
 export function launch(executablePath: string, args: readonly string[] = []): Promise<Browser> {

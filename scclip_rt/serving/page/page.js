@@ -1,26 +1,245 @@
-// The page at `/`: sends a picture and classes to v1/segment and shows the answer. No library, no other address.
+// Built from web/page by `npm run served`: change it there.
 
-const $ = (id) => document.getElementById(id);
-const picture = $("picture"), overlay = $("overlay"), stage = $("stage");
-
-const state = {
-  image: null, // Blob: what is sent
-  name: "picture",
-  answer: null, // the JSON that came back
-  labels: null, // Uint16Array, row by row
-  confidence: null, // Uint8ClampedArray of RGBA, or null
-  shown: new Set(),
-  point: null,
-  runs: 0,
-  lists: {}, // each model's own classes
-  own: "", // those of the model that is chosen
+// page/view.ts
+var MAX_CANVAS_PIXELS = 4e6;
+function element(id) {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`the page has no #${id}`);
+  return found;
+}
+var picture = element("picture");
+var overlay = element("overlay");
+var stage = element("stage");
+var point = element("point");
+var shown = null;
+var visible = /* @__PURE__ */ new Set();
+var place = null;
+var taken = 0;
+function tell(text, error = false) {
+  const status = element("status");
+  status.textContent = text;
+  status.classList.toggle("error", error);
+}
+function complain(message) {
+  tell(`${message[0].toUpperCase()}${message.slice(1)}${/[.?!]$/.test(message) ? "" : "."}`, true);
+}
+function busy(on) {
+  element("run").disabled = on;
+  if (on) stage.setAttribute("aria-busy", "true");
+  else stage.removeAttribute("aria-busy");
+}
+function context(canvas) {
+  const found = canvas.getContext("2d");
+  if (!found) throw new Error("this browser can't draw");
+  return found;
+}
+function resize(canvas, width, height) {
+  const scale = Math.min(1, Math.sqrt(MAX_CANVAS_PIXELS / (width * height)));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+}
+function unreadable(blob, name) {
+  if (blob.size === 0) return "This file is empty.";
+  if (/hei[cf]/i.test(blob.type) || /\.hei[cf]$/i.test(name)) {
+    return "This browser can't show HEIC pictures: save it as JPEG or PNG, and choose that.";
+  }
+  return "This file is no picture that the browser can show, or it is damaged or too large.";
+}
+async function take(blob, name, maxPixels) {
+  const turn = ++taken;
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    if (turn === taken) tell(unreadable(blob, name), true);
+    return false;
+  }
+  const { width, height } = bitmap;
+  const fits = width * height <= maxPixels;
+  if (turn === taken && !fits) {
+    tell(`This picture has ${width}\xD7${height} pixels, ${Math.round(width * height / 1e6)} million; the limit is ${maxPixels / 1e6} million.`, true);
+  }
+  if (turn !== taken || !fits) {
+    bitmap.close();
+    return false;
+  }
+  shown = place = null;
+  resize(picture, width, height);
+  context(picture).drawImage(bitmap, 0, 0, picture.width, picture.height);
+  bitmap.close();
+  picture.hidden = false;
+  overlay.hidden = point.hidden = element("controls").hidden = element("hint").hidden = true;
+  element("readout").textContent = "\xA0";
+  stage.classList.add("filled");
+  return true;
+}
+function show(result) {
+  shown = result;
+  visible = new Set(result.parts.map((part) => part.label));
+  resize(overlay, result.width, result.height);
+  overlay.hidden = false;
+  legend(result.parts);
+  paint();
+  element("controls").hidden = false;
+}
+function paint() {
+  if (!shown) return;
+  const { labels, parts, width, height } = shown;
+  const pixels = new ImageData(overlay.width, overlay.height);
+  const words = new Uint32Array(pixels.data.buffer);
+  const table = new Uint32Array(65536);
+  for (const { label, colour: [red, green, blue] } of parts) {
+    if (visible.has(label)) table[label] = (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
+  }
+  for (let y = 0, to = 0; y < overlay.height; y++) {
+    const row = Math.floor((y + 0.5) * height / overlay.height) * width;
+    for (let x = 0; x < overlay.width; x++, to++) {
+      words[to] = table[labels[row + Math.floor((x + 0.5) * width / overlay.width)]];
+    }
+  }
+  context(overlay).putImageData(pixels, 0, 0);
+}
+function fade() {
+  overlay.style.opacity = String(Number(element("alpha").value) / 100);
+}
+function legend(parts) {
+  const rows = parts.map(({ label, name, share, colour }) => {
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
+    box.addEventListener("change", () => {
+      if (box.checked) visible.add(label);
+      else visible.delete(label);
+      paint();
+    });
+    const swatch = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+    context(swatch).fillStyle = `rgb(${colour.join(" ")})`;
+    context(swatch).fillRect(0, 0, 1, 1);
+    swatch.setAttribute("aria-hidden", "true");
+    const text = Object.assign(document.createElement("span"), { textContent: name });
+    const part = Object.assign(document.createElement("span"), { className: "share", textContent: `${(100 * share).toFixed(1)} %` });
+    const row = document.createElement("label");
+    row.append(box, swatch, text, part);
+    const item = document.createElement("li");
+    item.append(row);
+    return item;
+  });
+  element("legend").replaceChildren(...rows);
+}
+function toggleAll(on) {
+  visible = new Set(on ? shown?.parts.map((part) => part.label) : []);
+  for (const box of element("legend").querySelectorAll("input")) box.checked = on;
+  paint();
+}
+function readOut(x, y) {
+  if (!shown) return;
+  const { width, height, labels, parts, sure } = shown;
+  x = Math.max(0, Math.min(width - 1, Math.round(x)));
+  y = Math.max(0, Math.min(height - 1, Math.round(y)));
+  place = [x, y];
+  const at = y * width + x;
+  const part = parts.find(({ label }) => label === labels[at]);
+  element("readout").textContent = part ? `${part.name}${sure ? `, ${Math.round(100 * sure(at))} % sure` : ""}` : "\xA0";
+}
+function follow(event) {
+  const box = overlay.getBoundingClientRect();
+  if (!shown || !box.width) return;
+  point.hidden = true;
+  const scale = shown.width / box.width;
+  readOut((event.clientX - box.left) * scale - 0.5, (event.clientY - box.top) * scale - 0.5);
+}
+var MOVES = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, -1],
+  ArrowDown: [0, 1]
 };
+function step(event) {
+  const move = MOVES[event.key];
+  if (!move || !shown) return;
+  event.preventDefault();
+  const { width, height } = shown;
+  const far = Math.max(1, Math.round(Math.max(width, height) / (event.shiftKey ? 500 : 50)));
+  const [x, y] = place ?? [width / 2, height / 2];
+  readOut(x + far * move[0], y + far * move[1]);
+  const [left, top] = place ?? [0, 0];
+  const box = overlay.getBoundingClientRect();
+  const frame = stage.getBoundingClientRect();
+  point.hidden = false;
+  point.style.left = `${box.left - frame.left - stage.clientLeft + (left + 0.5) * box.width / width}px`;
+  point.style.top = `${box.top - frame.top - stage.clientTop + (top + 0.5) * box.height / height}px`;
+}
+function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1e4);
+}
+function listen(chosen, asked, maxPixels = Infinity) {
+  const choose = async (blob, name) => {
+    if (await take(blob, name, maxPixels)) chosen(blob, name.replace(/\.[^.]*$/, "") || "picture");
+  };
+  const from = (files) => {
+    const file = [...files ?? []].find((one) => one.type.startsWith("image/")) ?? files?.[0];
+    if (file) void choose(file, file.name);
+  };
+  element("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    asked();
+  });
+  element("file").addEventListener("change", ({ target }) => {
+    from(target.files);
+    target.value = "";
+  });
+  element("sample").addEventListener("click", async () => {
+    try {
+      const response = await fetch("sample.png");
+      if (!response.ok) throw new Error();
+      await choose(await response.blob(), "sample.png");
+    } catch {
+      tell("The sample can't be loaded.", true);
+    }
+  });
+  element("alpha").addEventListener("input", fade);
+  element("all").addEventListener("click", () => toggleAll(true));
+  element("none").addEventListener("click", () => toggleAll(false));
+  stage.addEventListener("pointermove", follow);
+  stage.addEventListener("pointerdown", follow);
+  stage.addEventListener("keydown", step);
+  document.addEventListener("paste", (event) => from(event.clipboardData?.files));
+  for (const kind of ["dragenter", "dragover"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      stage.classList.add("over");
+    });
+  }
+  for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => stage.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    from(event.dataTransfer?.files);
+  });
+  fade();
+}
 
-// COCO's compressed run lengths: five bits a character, differences from the third number on.
-export function decodeCounts(text) {
+// page/served.ts
+var classes = element("classes");
+var model = element("model");
+var key = element("key");
+var state = {
+  image: null,
+  name: "picture",
+  answer: null,
+  runs: 0,
+  /** Each model's own classes. */
+  lists: {},
+  /** Those of the model that is chosen. */
+  own: ""
+};
+function decodeCounts(text) {
   const counts = [];
-  for (let at = 0; at < text.length;) {
-    let value = 0, shift = 0, code;
+  for (let at = 0; at < text.length; ) {
+    let value = 0;
+    let shift = 0;
+    let code;
     do {
       code = text.charCodeAt(at++) - 48;
       value += (code & 31) * 2 ** shift;
@@ -32,287 +251,124 @@ export function decodeCounts(text) {
   }
   return counts;
 }
-
-export function paintMask(labels, label, rle) {
-  const [height, width] = rle.size;
-  let place = 0, on = false;
-  for (const count of decodeCounts(rle.counts)) {
+function paintMask(labels, label, { size: [height, width], counts }) {
+  let place2 = 0;
+  let on = false;
+  for (const count of decodeCounts(counts)) {
     if (on) {
-      for (let pixel = place; pixel < place + count; pixel++) {
-        labels[(pixel % height) * width + Math.floor(pixel / height)] = label;
+      for (let pixel = place2; pixel < place2 + count; pixel++) {
+        labels[pixel % height * width + Math.floor(pixel / height)] = label;
       }
     }
-    place += count;
+    place2 += count;
     on = !on;
   }
 }
-
-function tell(text, error = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("error", error);
-}
-
 function headers(accept) {
-  const key = $("key").value.trim();
-  return { Accept: accept, ...(key ? { "X-API-Key": key } : {}) };
+  const value = key.value.trim();
+  return { Accept: accept, ...value ? { "X-API-Key": value } : {} };
 }
-
 async function failure(response) {
   if (response.status === 401) {
-    $("key-row").hidden = false;
-    $("key").focus();
+    element("key-row").hidden = false;
+    key.focus();
   }
   try {
-    return (await response.json()).error;
+    complain((await response.json()).error);
   } catch {
-    return `the server answered ${response.status}`;
+    complain(`the server answered ${response.status}`);
   }
 }
-
-function form(more) {
+function post(accept, more = {}) {
   const data = new FormData();
   data.append("image", state.image, "picture");
-  // The server's own list, unchanged, has a background that names alone don't tell.
-  if ($("classes").value.trim() !== state.own.trim()) data.append("classes", $("classes").value);
-  if ($("model").value) data.append("model", $("model").value);
+  if (classes.value.trim() !== state.own.trim()) data.append("classes", classes.value);
+  if (model.value) data.append("model", model.value);
   for (const [name, value] of Object.entries(more)) data.append(name, value);
-  return data;
+  return fetch("v1/segment", { method: "POST", headers: headers(accept), body: data });
 }
-
-async function take(blob, name) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(blob);
-  } catch {
-    tell("This file is no picture that the browser can show.", true);
-    return;
-  }
-  Object.assign(state, { image: blob, name: name.replace(/\.[^.]*$/, "") || "picture", answer: null, labels: null });
-  picture.width = bitmap.width;
-  picture.height = bitmap.height;
-  picture.getContext("2d").drawImage(bitmap, 0, 0);
-  picture.hidden = false;
-  overlay.hidden = true;
-  $("point").hidden = true;
-  $("controls").hidden = true;
-  $("hint").hidden = true;
-  $("readout").textContent = "\u00a0";
-  stage.classList.add("filled");
-  $("run").disabled = false;
-  await segment();
-}
-
 async function segment() {
   if (!state.image) return;
   const run = ++state.runs;
-  $("run").disabled = true;
-  stage.setAttribute("aria-busy", "true");
-  tell("Segmenting …");
+  busy(true);
+  tell("Segmenting \u2026");
   const start = performance.now();
   try {
-    const response = await fetch("v1/segment", {
-      method: "POST", headers: headers("application/json"), body: form({ confidence: "1", boxes: "1" }),
-    });
+    const response = await post("application/json", { confidence: "1", boxes: "1" });
     if (run !== state.runs) return;
     if (!response.ok) {
-      tell(await failure(response), true);
+      await failure(response);
       return;
     }
-    await show(await response.json());
-    tell(`${state.answer.segments.length} classes found in ${Math.round(performance.now() - start)} ms.`);
+    const answer = await response.json();
+    const certain = await confidenceOf(answer);
+    if (run !== state.runs) return;
+    state.answer = answer;
+    display(answer, certain);
+    tell(`${answer.segments.length} classes found in ${Math.round(performance.now() - start)} ms.`);
+  } catch {
+    if (run === state.runs) tell("The server does not answer.", true);
+  } finally {
+    if (run === state.runs) busy(false);
+  }
+}
+function display({ width, height, unlabelled, segments }, certain) {
+  const labels = new Uint16Array(width * height).fill(unlabelled);
+  for (const { label, rle } of segments) paintMask(labels, label, rle);
+  const parts = segments.map(({ label, name, share, colour }) => {
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+    return { label, name, share, colour: [red, green, blue] };
+  });
+  show({ width, height, labels, parts, sure: certain && ((at) => certain[4 * at] / 255) });
+}
+async function confidenceOf({ confidence_png: png, width, height }) {
+  if (!png) return null;
+  const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+  const context2 = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context2?.drawImage(bitmap, 0, 0);
+  return context2?.getImageData(0, 0, width, height).data ?? null;
+}
+async function savePng() {
+  try {
+    const response = await post("image/png");
+    if (response.ok) save(await response.blob(), `${state.name}.labels.png`);
+    else await failure(response);
   } catch {
     tell("The server does not answer.", true);
-  } finally {
-    if (run === state.runs) {
-      $("run").disabled = false;
-      stage.removeAttribute("aria-busy");
-    }
   }
 }
-
-async function show(answer) {
-  const { width, height } = answer;
-  const labels = new Uint16Array(width * height).fill(answer.unlabelled);
-  for (const part of answer.segments) paintMask(labels, part.label, part.rle);
-  Object.assign(state, { answer, labels, confidence: await confidenceOf(answer) });
-  state.shown = new Set(answer.segments.map((part) => part.label));
-  overlay.width = width;
-  overlay.height = height;
-  overlay.hidden = false;
-  legend();
-  paint();
-  $("controls").hidden = false;
-}
-
-async function confidenceOf(answer) {
-  if (!answer.confidence_png) return null;
-  const bytes = Uint8Array.from(atob(answer.confidence_png), (letter) => letter.charCodeAt(0));
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
-  const canvas = new OffscreenCanvas(answer.width, answer.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, answer.width, answer.height).data;
-}
-
-function colourOf(part) {
-  return [1, 3, 5].map((at) => parseInt(part.colour.slice(at, at + 2), 16));
-}
-
-function paint() {
-  const { answer, labels } = state;
-  const pixels = new ImageData(answer.width, answer.height);
-  const words = new Uint32Array(pixels.data.buffer);
-  const table = new Uint32Array(65536);
-  for (const part of answer.segments) {
-    if (!state.shown.has(part.label)) continue;
-    const [red, green, blue] = colourOf(part);
-    table[part.label] = (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
-  }
-  for (let at = 0; at < labels.length; at++) words[at] = table[labels[at]];
-  overlay.getContext("2d").putImageData(pixels, 0, 0);
-  overlay.style.opacity = $("alpha").value / 100;
-}
-
-function legend() {
-  const rows = state.answer.segments.map((part) => {
-    const item = document.createElement("li");
-    const label = document.createElement("label");
-    const box = document.createElement("input");
-    box.type = "checkbox";
-    box.checked = true;
-    box.addEventListener("change", () => {
-      if (box.checked) state.shown.add(part.label);
-      else state.shown.delete(part.label);
-      paint();
-    });
-    const swatch = document.createElement("canvas");
-    swatch.width = swatch.height = 1;
-    const context = swatch.getContext("2d");
-    context.fillStyle = part.colour;
-    context.fillRect(0, 0, 1, 1);
-    swatch.setAttribute("aria-hidden", "true");
-    const name = document.createElement("span");
-    name.textContent = part.name;
-    const share = document.createElement("span");
-    share.className = "share";
-    share.textContent = `${(100 * part.share).toFixed(1)} %`;
-    label.append(box, swatch, name, share);
-    item.append(label);
-    return item;
-  });
-  $("legend").replaceChildren(...rows);
-}
-
-function readOut(x, y) {
-  const { answer, labels, confidence } = state;
-  if (!answer) return;
-  x = Math.max(0, Math.min(answer.width - 1, Math.round(x)));
-  y = Math.max(0, Math.min(answer.height - 1, Math.round(y)));
-  state.point = [x, y];
-  const at = y * answer.width + x;
-  const part = answer.segments.find((one) => one.label === labels[at]);
-  const sure = confidence ? `, ${Math.round(confidence[4 * at] / 2.55)} % sure` : "";
-  $("readout").textContent = part ? `${part.name}${sure}` : "\u00a0";
-}
-
-function follow(event) {
-  const box = overlay.getBoundingClientRect();
-  if (!state.answer || !box.width) return;
-  $("point").hidden = true;
-  const scale = state.answer.width / box.width;
-  readOut((event.clientX - box.left) * scale - 0.5, (event.clientY - box.top) * scale - 0.5);
-}
-
-function step(event) {
-  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  const move = moves[event.key];
-  if (!move || !state.answer) return;
-  event.preventDefault();
-  const { width, height } = state.answer;
-  const far = Math.max(1, Math.round(Math.max(width, height) / (event.shiftKey ? 500 : 50)));
-  const [x, y] = state.point ?? [width / 2, height / 2];
-  readOut(x + far * move[0], y + far * move[1]);
-  const box = overlay.getBoundingClientRect(), frame = stage.getBoundingClientRect();
-  const point = $("point");
-  point.hidden = false;
-  point.style.left = `${box.left - frame.left - stage.clientLeft + (state.point[0] + 0.5) * box.width / width}px`;
-  point.style.top = `${box.top - frame.top - stage.clientTop + (state.point[1] + 0.5) * box.height / height}px`;
-}
-
-function save(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-async function savePng() {
-  const response = await fetch("v1/segment", { method: "POST", headers: headers("image/png"), body: form({}) });
-  if (!response.ok) return tell(await failure(response), true);
-  save(await response.blob(), `${state.name}.labels.png`);
-}
-
-function saveJson() {
-  save(new Blob([JSON.stringify(state.answer)], { type: "application/json" }), `${state.name}.json`);
-}
-
-function toggleAll(on) {
-  state.shown = new Set(on ? state.answer.segments.map((part) => part.label) : []);
-  for (const box of $("legend").querySelectorAll("input")) box.checked = on;
-  paint();
-}
-
 async function models() {
-  const response = await fetch("v1/models", { headers: headers("application/json") });
-  if (!response.ok) return tell(await failure(response), true);
-  const { data } = await response.json();
-  const names = Object.keys(data);
-  state.lists = Object.fromEntries(names.map((name) => [name, (data[name].entries ?? []).join("\n")]));
-  $("model").replaceChildren(...names.map((name) => new Option(name, name)));
-  $("model-row").hidden = names.length < 2;
+  try {
+    const response = await fetch("v1/models", { headers: headers("application/json") });
+    if (!response.ok) {
+      await failure(response);
+      return;
+    }
+    const { data } = await response.json();
+    state.lists = Object.fromEntries(Object.entries(data).map(([name, { entries }]) => [name, (entries ?? []).join("\n")]));
+  } catch {
+    tell("The server does not answer.", true);
+    return;
+  }
+  const names = Object.keys(state.lists);
+  model.replaceChildren(...names.map((name) => new Option(name, name)));
+  element("model-row").hidden = names.length < 2;
   ownClasses();
 }
-
-// The list of the model that is chosen, unless the person has typed another one.
 function ownClasses() {
-  if ($("classes").value.trim() === state.own.trim()) $("classes").value = state.lists[$("model").value];
-  state.own = state.lists[$("model").value];
+  const list = state.lists[model.value] ?? "";
+  if (classes.value.trim() === state.own.trim()) classes.value = list;
+  state.own = list;
 }
-
-$("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  segment();
+listen((image, name) => {
+  Object.assign(state, { image, name, answer: null });
+  void segment();
+}, () => void segment());
+key.addEventListener("change", () => void models());
+model.addEventListener("change", ownClasses);
+element("save-png").addEventListener("click", () => void savePng());
+element("save-json").addEventListener("click", () => {
+  if (state.answer) save(new Blob([JSON.stringify(state.answer)], { type: "application/json" }), `${state.name}.json`);
 });
-$("file").addEventListener("change", () => {
-  const [file] = $("file").files;
-  if (file) take(file, file.name);
-});
-$("sample").addEventListener("click", async () => take(await (await fetch("sample.png")).blob(), "sample.png"));
-$("key").addEventListener("change", models);
-$("model").addEventListener("change", ownClasses);
-$("alpha").addEventListener("input", () => { overlay.style.opacity = $("alpha").value / 100; });
-$("all").addEventListener("click", () => toggleAll(true));
-$("none").addEventListener("click", () => toggleAll(false));
-$("save-png").addEventListener("click", savePng);
-$("save-json").addEventListener("click", saveJson);
-stage.addEventListener("pointermove", follow);
-stage.addEventListener("pointerdown", follow);
-stage.addEventListener("keydown", step);
-document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (file) take(file, file.name);
-});
-for (const kind of ["dragenter", "dragover"]) {
-  document.addEventListener(kind, (event) => {
-    event.preventDefault();
-    stage.classList.add("over");
-  });
-}
-for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => stage.classList.remove("over"));
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  const [file] = event.dataTransfer.files;
-  if (file) take(file, file.name);
-});
-models();
+void models();

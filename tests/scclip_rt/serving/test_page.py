@@ -151,5 +151,5 @@ def test_errors_are_told(page: Page, running: Running, tmp_path: Path) -> None:
     file = tmp_path / "text.png"
     file.write_text("no picture")
     page.locator("#file").set_input_files(file)
-    expect(page.locator("#status")).to_have_text("This file is no picture that the browser can show.")
+    expect(page.locator("#status")).to_contain_text("no picture that the browser can show")
     assert running.client.get("/v2/health/live").status_code == 200
