@@ -94,7 +94,8 @@ def _last_block(model: ModelSpec, calibration: Mapping[str, object], n: int) -> 
         streamed = int(str(calibration["blocks"]))
         # Each block's own output projection; queries, keys and values of all but the last are there.
         linear = 2 * t * d * (3 * d) + streamed * 2 * t * d * d
-        attentions = 1 if method == "surgery" else 3 * (1 + int(str(calibration["iterations"])))
+        # GEM: three maps a time, and at the end one product of their sum with the values.
+        attentions = 1 if method == "surgery" else 3 * int(str(calibration["iterations"])) + 2
         last = streamed * attentions * _attention(t, d)
         if method == "surgery":  # the class token of the ordinary block
             linear += sum(product.flops for product in _block_products(model, 1)[1:])

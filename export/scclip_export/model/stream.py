@@ -14,7 +14,8 @@ from torch import Tensor
 
 from scclip_export.model.blocks import Block, Tap
 from scclip_export.model.parts import StreamParts
-from scclip_kernels import Attention, unit_rows
+from scclip_kernels import Attention
+from scclip_kernels.wide import wide
 
 
 def stream(
@@ -52,25 +53,27 @@ def stream(
 
 def _summand(parts: StreamParts, tap: Tap, block: Block, attend: Attention) -> Tensor:
     """O_i(A_i v_i): (B * N, D)."""
-    scale = tap.value.shape[-1] ** -0.5
+    scale, dtype = tap.value.shape[-1] ** -0.5, tap.value.dtype
     if parts.attention == "vv":
         return block.attention_output(attend(tap.value * scale, tap.value, tap.value, None))
-    temperature: Tensor | float = parts.temperature or 0.0
     if parts.temperature is None:
         lengths = torch.linalg.vector_norm(tap.normed, dim=-1).view(-1, tap.value.shape[2])
-        temperature = scale * lengths.mean(dim=1).view(-1, 1, 1, 1)
-    summands = []
+        root: Tensor | float = torch.sqrt(scale * lengths.mean(dim=1)).view(-1, 1, 1, 1)
+    else:
+        root = parts.temperature**0.5
+    maps = []
     for p in tap.heads:
-        unit = unit_rows(p)  # the scale in the queries is gone with their length
+        # √τ p is query and key; where p is a value too, its length doesn't matter: it is made a unit vector again.
+        scaled = _scaled_unit_rows(p, root).to(dtype)  # the scale in the queries is gone with their length
         for _ in range(parts.iterations):
-            unit = unit_rows(_self_attend(unit, unit, temperature, tap, attend))
-        summands.append(_self_attend(unit, tap.value, temperature, tap, attend))
-    return block.attention_output(functools.reduce(torch.add, summands) * (1.0 / 3.0))
+            scaled = _scaled_unit_rows(attend(scaled, scaled, scaled, None), root).to(dtype)
+        maps.append(torch.softmax(wide(scaled @ scaled.transpose(-1, -2)), dim=-1))
+    # The maps are added before the product with the values: one product instead of three.
+    attended = functools.reduce(torch.add, maps).to(dtype) @ tap.value
+    return block.attention_output(attended * (1.0 / 3.0))
 
 
-def _self_attend(
-    unit: Tensor, value: Tensor, temperature: Tensor | float, tap: Tap, attend: Attention
-) -> Tensor:
-    """softmax(τ p pᵀ) x, in the dtype of the tap."""
-    dtype = tap.value.dtype
-    return attend((unit * temperature).to(dtype), unit.to(dtype), value.to(dtype), None)
+def _scaled_unit_rows(x: Tensor, length: Tensor | float) -> Tensor:
+    """Rows of this length, float32."""
+    rows = wide(x)
+    return rows * (length / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-12))
