@@ -51,6 +51,8 @@ void Bind(CLI::App* app, Arguments* a) {
     real("--prob-threshold", &a->segment.prob_threshold,
          "pixels of lower probability become background, or unlabelled");
     real("--area-threshold", &a->segment.area_threshold, "drop classes of at most this share of the foreground");
+    app->add_option("--class-threshold", a->segment.class_threshold,
+                    "drop classes whose best pixel in the image has a lower probability");
     count("--repeat", &a->repeat, "time N runs, after one that is not counted");
     app->add_flag("--json", a->json, "tell what was done as JSON");
 }

@@ -110,6 +110,10 @@ bool SetReal(scclip::SegmentOptions* segment, const std::string& name, const std
     const std::map<std::string, std::optional<double>*> reals = {{"logit_scale", &segment->logit_scale},
                                                                  {"prob_threshold", &segment->prob_threshold},
                                                                  {"area_threshold", &segment->area_threshold}};
+    if (name == "class_threshold") {
+        segment->class_threshold = RealNumber(name, value);
+        return true;
+    }
     const auto found = reals.find(name);
     if (found == reals.end()) return false;
     *found->second = RealNumber(name, value);

@@ -23,6 +23,7 @@ constexpr OptionRange kRanges[] = {
     {"logit_scale", 1e-6, 1e4, false, false},
     {"prob_threshold", 0, 1, false, false},
     {"area_threshold", 0, 1, false, false},
+    {"class_threshold", 0, 1, false, false},
 };
 
 }  // namespace

@@ -143,6 +143,7 @@ struct Segmenter::Impl {
         input.logit_scale = InRange("logit_scale", options.logit_scale.value_or(decoding.logit_scale));
         input.prob_threshold = InRange("prob_threshold", options.prob_threshold.value_or(decoding.prob_threshold));
         input.area_threshold = InRange("area_threshold", options.area_threshold.value_or(decoding.area_threshold));
+        input.class_threshold = InRange("class_threshold", options.class_threshold);
         input.stretched = decoding.stretched;
         if (input.stretched && Refines(options)) ThrowOption("refine", "must be none: the method stretches its maps");
         input.confidence = options.confidence;
@@ -227,7 +228,8 @@ struct Segmenter::Impl {
     Segmentation Segment(const PreparedImage& image, DecodeInput input, const SegmentOptions& options,
                          const Classes& current) const {
         SetClasses(current, &input);
-        const bool on_host = Refines(options) || !HostDecodeReason(bundle.manifest(), encoder->spec().grid).empty();
+        const bool on_host = Refines(options) || input.class_threshold > 0 ||
+                             !HostDecodeReason(bundle.manifest(), encoder->spec().grid).empty();
         if (on_host || !encoder->CanSegment(input)) return Label(Encode(image), input, options, current);
         const Clock clock;
         const auto plan = [&] { return PlanOf(SizesOf(image, encoder->sizes())); };

@@ -168,7 +168,11 @@ def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
         {"prob_threshold": 0.12, "background": 1},
         {"area_threshold": 0.03},
         {"area_threshold": 0.05, "with_confidence": True, "background": 0, "prob_threshold": 0.1},
+        {"class_threshold": 0.2, "with_confidence": True},
+        {"class_threshold": 0.4, "area_threshold": 0.02, "background": 1},
         {"area_threshold": 1.0, "with_confidence": True},
+        {"class_threshold": 1.0, "with_confidence": True, "background": 0},
+        {"maps": "minmax", "logit_scale": 2.0, "with_confidence": True},
         {"logit_scale": 100.0, "with_confidence": True},
     ]
     shapes = [
@@ -190,17 +194,22 @@ def decode_cases(out: Fixtures) -> list[dict[str, Any]]:
             "text": out.array(text),
             "query_class": query_class.tolist(),
         }
-        for option in options[: 8 if number < 2 else 6]:
+        for option in options[: None if number < 2 else 9]:
             if option.get("background", 0) >= classes:
                 continue
+            stretched = option.get("maps") == "minmax"
+            if stretched and number:  # maps tie where they are at their highest: too much of a small image
+                continue
+            used = unit(np.random.default_rng(7), *features.shape) if stretched else features
             result = decode(
-                features,
+                used,
                 text,
                 decode_plan(tiling, (grid, grid), shape),
                 DecodeSettings(query_class=query_class, num_classes=classes, **option),
                 threads=1,
             )
             case = common | {
+                "features": out.array(used) if stretched else common["features"],
                 "resized": resized,
                 "shape": shape,
                 "window": window,

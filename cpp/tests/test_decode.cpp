@@ -38,6 +38,8 @@ struct Case {
         input.logit_scale = options.value("logit_scale", 40.0);
         input.prob_threshold = options.value("prob_threshold", 0.0);
         input.area_threshold = options.value("area_threshold", 0.0);
+        input.class_threshold = options.value("class_threshold", 0.0);
+        input.stretched = options.value("maps", "cosine") == std::string("minmax");
         if (options.contains("background")) input.background = options["background"].get<std::int64_t>();
         input.confidence = options.value("with_confidence", false);
         input.threads = 2;

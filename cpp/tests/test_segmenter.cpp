@@ -255,6 +255,7 @@ TEST_CASE("options are refused by code and field") {
         Status found = segmenter.status();
         if (segmenter.ok()) {  // an option of decoding
             SegmentOptions segment;
+            segment.class_threshold = options.value("class_threshold", 0.0);
             for (const auto& [name, to] : {std::pair{"logit_scale", &segment.logit_scale},
                                            {"prob_threshold", &segment.prob_threshold},
                                            {"area_threshold", &segment.area_threshold}}) {
@@ -270,7 +271,7 @@ TEST_CASE("options are refused by code and field") {
 
 TEST_CASE("numeric options are tested at the ends of their ranges") {
     for (const char* name : {"threads", "batch", "short_side", "stride", "max_pixels", "max_windows", "max_memory",
-                             "logit_scale", "prob_threshold", "area_threshold"}) {
+                             "logit_scale", "prob_threshold", "area_threshold", "class_threshold"}) {
         CAPTURE(name);
         const OptionRange* range = FindRange(name);
         REQUIRE(range != nullptr);
@@ -420,6 +421,8 @@ TEST_CASE("the C interface") {
     CHECK(scclip_options_set(options, "threads", "99999999999999999999") == SCCLIP_ERROR_OPTION);
     CHECK(scclip_options_set(options, "logit_scale", "1,5") == SCCLIP_ERROR_OPTION);
     CHECK(scclip_options_set(options, "logit_scale", "1e39") == SCCLIP_ERROR_OPTION);
+    CHECK(scclip_options_set(options, "class_threshold", "0.1") == SCCLIP_OK);
+    CHECK(scclip_options_set(options, "class_threshold", "1.5") == SCCLIP_ERROR_OPTION);
     scclip_segmenter* segmenter = nullptr;
     CHECK(scclip_open("nowhere", options, &segmenter) == SCCLIP_ERROR_BUNDLE);
     CHECK(segmenter == nullptr);

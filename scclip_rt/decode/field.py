@@ -26,23 +26,27 @@ class LogitField:
         plan: DecodePlan,
         scale: float | NDArray[np.float32],
         threads: int | None,
-        shift: NDArray[np.float32] | None = None,
+        spans: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> None:
         self.cells = cells
         self.text = text
         self.classes = classes
         self.plan = plan
         self.scale = np.broadcast_to(np.asarray(scale, np.float32), len(text))
-        self.shift = shift
+        self.spans = spans
         self.threads = worker_threads(threads)
 
     def logits(self, queries: NDArray[np.intp]) -> NDArray[np.float32]:
         """(cell rows, cell columns, queries) float32, scaled."""
-        weights = self.text[queries].T * self.scale[queries]
-        logits: NDArray[np.float32] = self.cells @ weights
-        if self.shift is not None:
-            logits += self.shift[queries]
-        return logits
+        if self.spans is None:
+            logits: NDArray[np.float32] = self.cells @ (self.text[queries].T * self.scale[queries])
+            return logits
+        lowest, length = self.spans
+        # Not by a factor: x / x is 1, so that maps tie where several are at their highest, and the first one gets it.
+        stretched: NDArray[np.float32] = (self.cells @ self.text[queries].T - lowest[queries]) / length[
+            queries
+        ]
+        return stretched * self.scale[queries]
 
     def stretched(self) -> LogitField:
         """The field whose maps reach from 0 to the scale over the image, each by itself.
@@ -59,10 +63,8 @@ class LogitField:
                     values = rows.weights @ (cells @ columns.weights.T)
                     lowest[queries] = np.minimum(lowest[queries], values.min(axis=(1, 2)))
                     highest[queries] = np.maximum(highest[queries], values.max(axis=(1, 2)))
-        scale = self.scale / (highest - lowest + np.float32(1e-12))
-        return LogitField(
-            self.cells, self.text, self.classes, self.plan, scale, self.threads, shift=-lowest * scale
-        )
+        spans = lowest, highest - lowest + np.float32(1e-12)
+        return LogitField(self.cells, self.text, self.classes, self.plan, self.scale, self.threads, spans)
 
     def chunks(self, queries: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Queries cut so that the cells' logits of a chunk stay within LOGIT_BYTES."""

@@ -73,7 +73,8 @@ struct SegmentOptions {
     std::optional<double> logit_scale;     ///< factor on cosines before the softmax, above 0
     std::optional<double> prob_threshold;  ///< 0..1: below it a pixel becomes background, or unlabelled
     std::optional<double> area_threshold;  ///< 0..1: share of labelled pixels up to which a class is dropped
-    std::optional<Refinement> refine;      ///< of the maps before the best class is taken
+    double class_threshold = 0;  ///< 0..1: probability that a class's best pixel needs, else it is dropped; 0: off
+    std::optional<Refinement> refine;  ///< of the maps before the best class is taken
 };
 
 /// Milliseconds of one image. Where all of it runs on a GPU, `encode` is the whole of that.

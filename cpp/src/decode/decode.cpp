@@ -64,16 +64,17 @@ class LogitField {
     /// Make each query's map reach from 0 to the scale over the image. A pixel's weights add up to 1, so that scaling
     /// and shifting the patches' logits does the same to the map.
     void Stretch(const Queries& all) {
-        scales_.shift.resize(all.size());
+        std::vector<float> lowest(all.size()), length(all.size());
         for (const Queries& queries : Chunks(all)) {
             const std::vector<float> range = Range(MakeChunk(queries));
             for (std::size_t q = 0; q < queries.size(); ++q) {
-                const float low = range[q], high = range[Padded(queries.size()) + q];
-                const float factor = static_cast<float>(input_.logit_scale) / (high - low + 1e-12F);
-                scales_.factor[queries[q]] *= factor;
-                scales_.shift[queries[q]] = -low * factor;
+                lowest[queries[q]] = range[q];
+                length[queries[q]] = range[Padded(queries.size()) + q] - range[q] + 1e-12F;
             }
         }
+        scales_.lowest = std::move(lowest);
+        scales_.length = std::move(length);
+        scales_.scale = static_cast<float>(input_.logit_scale);
     }
 
     /// The best of `queries` at every pixel; only in tiles with a pixel of a class in `removed`, if given.
@@ -109,7 +110,7 @@ class LogitField {
     static QueryScales Scales(const DecodeInput& input) {
         // Of maps that are stretched afterwards the scale comes with that.
         const auto scale = input.stretched ? 1.0F : static_cast<float>(input.logit_scale);
-        QueryScales scales{std::vector<float>(input.query_class->size(), scale), {}};
+        QueryScales scales{std::vector<float>(input.query_class->size(), scale), {}, {}};
         for (std::size_t q = 0; input.query_weight != nullptr && q < scales.factor.size(); ++q) {
             scales.factor[q] *= (*input.query_weight)[q];
         }
@@ -182,20 +183,30 @@ class LogitField {
     }
 };
 
-/// Classes with at most `area_threshold` of all foreground pixels.
+/// Mark the classes with at most `area_threshold` of all foreground pixels.
 template <typename Label>
-std::vector<char> SmallClasses(const std::vector<Label>& labels, const DecodeInput& input) {
+void MarkSmall(const std::vector<Label>& labels, const DecodeInput& input, std::vector<char>* removed) {
     std::vector<std::int64_t> counts(static_cast<std::size_t>(input.num_classes));
     for (const Label label : labels) ++counts[label];
     if (input.background) counts[static_cast<std::size_t>(*input.background)] = 0;
     std::int64_t all = 0;
     for (const std::int64_t count : counts) all += count;
-    std::vector<char> removed;
-    for (const std::int64_t count : counts) {
-        removed.push_back(static_cast<double>(count) <= input.area_threshold * static_cast<double>(all) ? 1 : 0);
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+        if (static_cast<double>(counts[i]) <= input.area_threshold * static_cast<double>(all)) (*removed)[i] = 1;
     }
-    if (input.background) removed[static_cast<std::size_t>(*input.background)] = 0;
-    return removed;
+}
+
+/// Mark the classes that no pixel has with the probability `class_threshold`.
+template <typename Label>
+void MarkFaint(const Best<Label>& best, const DecodeInput& input, std::vector<char>* removed) {
+    std::vector<float> highest(removed->size());
+    for (std::size_t i = 0; i < best.labels.size(); ++i) {
+        float& own = highest[best.labels[i]];
+        own = std::max(own, 1.0F / best.total[i]);
+    }
+    for (std::size_t i = 0; i < highest.size(); ++i) {
+        if (highest[i] < static_cast<float>(input.class_threshold)) (*removed)[i] = 1;
+    }
 }
 
 /// Give the pixels of removed classes to the best class that remains. Probabilities stay those over all queries, as in
@@ -230,10 +241,14 @@ Decoded DecodeAs(const DecodeInput& input, const DecodePlan& plan) {
     Queries all;
     for (std::uint32_t query = 0; query < input.query_class->size(); ++query) all.push_back(query);
     if (input.stretched) field.Stretch(all);
-    const bool soft = input.confidence || input.prob_threshold > 0, area = input.area_threshold > 0;
-    Best<Label> best = field.Find(all, soft, soft && area);
-    if (area) {
-        const std::vector<char> removed = SmallClasses(best.labels, input);
+    const bool area = input.area_threshold > 0, faint = input.class_threshold > 0;
+    const bool soft = input.confidence || input.prob_threshold > 0 || faint;
+    Best<Label> best = field.Find(all, soft, soft && (area || faint));
+    if (area || faint) {
+        std::vector<char> removed(static_cast<std::size_t>(input.num_classes));
+        if (area) MarkSmall(best.labels, input, &removed);
+        if (faint) MarkFaint(best, input, &removed);
+        if (input.background) removed[static_cast<std::size_t>(*input.background)] = 0;
         const bool any = std::find(removed.begin(), removed.end(), 1) != removed.end();
         if (any) Reassign(field, input, removed, unlabelled, &best);
     }
@@ -267,7 +282,7 @@ std::vector<float> WindowLogits(const DecodeInput& input, std::size_t rows) {
     for (std::uint32_t query = 0; query < input.query_class->size(); ++query) all.push_back(query);
     for (std::size_t row = 0; row < rows; ++row) places.push_back(row);
     std::vector<float> padded, out;
-    const QueryScales scales{std::vector<float>(all.size(), static_cast<float>(input.logit_scale)), {}};
+    const QueryScales scales{std::vector<float>(all.size(), static_cast<float>(input.logit_scale)), {}, {}};
     MultiplyText(input.features, rows, input.embed_dim, input.text, scales, all, places, 1,
                  input.simd != nullptr ? *input.simd : BestSimd(), &padded);
     for (std::size_t row = 0; row < rows; ++row) {

@@ -30,7 +30,7 @@ struct DecodeInput {
     std::size_t embed_dim = 0;
     const std::vector<std::int64_t>* query_class = nullptr;
     std::int64_t num_classes = 0;
-    double logit_scale = 40, prob_threshold = 0, area_threshold = 0;
+    double logit_scale = 40, prob_threshold = 0, area_threshold = 0, class_threshold = 0;
     std::optional<std::int64_t> background;
     bool confidence = false;
     const std::vector<float>* query_weight = nullptr;  ///< a factor for each query's cosines, if not null

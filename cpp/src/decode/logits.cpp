@@ -43,8 +43,9 @@ void MultiplyText(const float* features, std::size_t count, std::size_t depth, c
         }
         for (std::size_t i = 0; i < rows; ++i) {
             float* row = out->data() + place[first + i] * padded;
-            for (std::size_t q = 0; !scales.shift.empty() && q < queries.size(); ++q) {
-                row[q] += scales.shift[queries[q]];
+            for (std::size_t q = 0; !scales.lowest.empty() && q < queries.size(); ++q) {
+                // Not by a factor: x / x is 1, so that maps tie where several are at their highest.
+                row[q] = (row[q] - scales.lowest[queries[q]]) / scales.length[queries[q]] * scales.scale;
             }
             std::fill(row + queries.size(), row + padded, kPadding);
         }

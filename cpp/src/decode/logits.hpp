@@ -11,12 +11,14 @@ namespace scclip {
 
 inline std::size_t Padded(std::size_t queries) { return (queries + kLanes - 1) / kLanes * kLanes; }
 
-/// What the cosines of each query of a vocabulary are multiplied with, and what is then added (nothing, if empty).
+/// What the cosines of each query of a vocabulary are multiplied with, and how they are stretched then (not at all, if
+/// empty): from `lowest` to `lowest + length` becomes from 0 to `scale`.
 struct QueryScales {
-    std::vector<float> factor, shift;
+    std::vector<float> factor, lowest, length;
+    float scale = 1;
 };
 
-/// out[place[i]][q] = factor · Σ_e features[i][e] · text[queries[q]][e] + shift, for `count` feature rows of `depth`
+/// out[place[i]][q] = factor · Σ_e features[i][e] · text[queries[q]][e], stretched, for `count` feature rows of `depth`
 /// values. `out` is (count, padded queries); columns past the last query hold kPadding.
 void MultiplyText(const float* features, std::size_t count, std::size_t depth, const float* text,
                   const QueryScales& scales, const std::vector<std::uint32_t>& queries,
