@@ -92,8 +92,9 @@ def only_class(names: Sequence[str]) -> str:
     if len(names) > 1:
         several = "; ".join(shorten(name) for name in names[:4])
         more = "; …" if len(names) > 4 else ""
+        synonyms = "1 synonym" if len(names) == 2 else f"{len(names) - 1} synonyms"
         return (
-            f"one class, {shorten(names[0])!r}, with {len(names) - 1} synonyms: commas separate synonyms, semicolons "
+            f"one class, {shorten(names[0])!r}, with {synonyms}: commas separate synonyms, semicolons "
             f"separate classes. Every pixel will be {shorten(names[0])!r}; for {len(names)} classes write "
             f'"{several}{more}"'
         )

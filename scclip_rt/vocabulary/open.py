@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from scclip_rt.backends import TextBackend, open_text_backend
@@ -199,7 +199,7 @@ def parse_with_background(
         if alone and len(parsed) == 1 and index is None and background is None:
             return ParsedClasses(classes=(*parsed, ("",)), background=1, added=True)
         if len(parsed) == 1 and index is None:
-            _log.warning("%s", only_class(parsed[0]))
+            _warn_of_only_class(tuple(parsed[0]))
         return ParsedClasses(classes=parsed, background=index)
     if background is not None and index is None:
         raise OptionError(
@@ -208,6 +208,12 @@ def parse_with_background(
         )
     extended, found = add_words(parsed, index, background_words(words))
     return ParsedClasses(classes=extended, background=found, added=index is None)
+
+
+@lru_cache(maxsize=1024)
+def _warn_of_only_class(names: tuple[str, ...]) -> None:
+    """Once for each list, however often it is set."""
+    _log.warning("%s", only_class(names))
 
 
 def _embed(

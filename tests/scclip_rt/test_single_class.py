@@ -10,6 +10,12 @@ from scclip_rt import Segmenter
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.demo.scenes import test_scene as held_out_scene
 from scclip_rt.encoded import class_weights
+from scclip_rt.vocabulary import open as open_vocabulary
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told_yet() -> None:
+    open_vocabulary._warn_of_only_class.cache_clear()
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, classes: object) -> list[str]:
@@ -25,6 +31,15 @@ def test_commas_alone_are_one_class_with_a_warning(classes: object, caplog: pyte
     (message,) = warnings_of(caplog, classes)
     assert "'grass', with 2 synonyms" in message
     assert '"grass; tartan; wood"' in message
+
+
+def test_a_list_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    segment = Segmenter("demo", classes="grass, tartan")
+    for classes in ("grass, tartan", "grass, wood", "grass, tartan"):
+        segment = segment.with_classes(classes)
+    with_one, with_other = [record.getMessage() for record in caplog.records]
+    assert "with 1 synonym:" in with_one
+    assert '"grass; wood"' in with_other
 
 
 def test_one_name_alone_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
