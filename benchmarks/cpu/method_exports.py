@@ -1,14 +1,18 @@
 """Every method at full size: exports a synthetic ViT-B/16 or L/14 in fp32, fp16 and int8, and keeps the parity figures.
 
-    python -m benchmarks.cpu.method_exports [--model vitb16] [--methods sfp gem …] [--json FILE]
+    python -m benchmarks.cpu.method_exports [--model vitb16] [--methods sfp gem …] [--cpp BUILD] [--json FILE]
 
-An export that misses its parity limits fails; its row says why, the others go on, and the exit code is 1. Rows of an
-earlier run in FILE are kept, so that methods can be done one at a time. Bundles are removed again: they take a gigabyte
-each. It takes minutes and 6 GB of memory for each method of B/16, three times as much for L/14.
+With `--cpp build/cpp/release`, which cpp/test.sh builds, each precision runs in C++ too, and cpp/parity.py compares it
+with Python.
+
+An export that misses its parity limits fails, and so does a method whose labels in C++ differ; its row says why, the
+others go on, and the exit code is 1. Rows of an earlier run in FILE are kept: methods can be done one at a time.
+Bundles are removed again: they take a gigabyte each. It takes minutes and 6 GB of memory for each method of B/16, three
+times as much for L/14.
 """
 
+import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -17,53 +21,69 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.cpu.methods import METHODS
 from benchmarks.harness import Row, parser, write_report
-from benchmarks.models import add_model_options, checkpoint
+from benchmarks.models import ROOT, add_model_options, checkpoint
+
+PARITY = ROOT / "cpp/parity.py"
+ALL = (*METHODS, "none")
 
 
-def export_row(model: str, work: Path, method: str) -> Row:
-    """Export one method and read its parity figures."""
+def export_row(args: argparse.Namespace, method: str) -> Row:
+    """Export one method, read its parity figures, and compare C++ with Python."""
     started = time.monotonic()
-    with TemporaryDirectory(prefix="scclip-full-", dir=work) as scratch:
-        bundle = Path(scratch) / f"{model}-{method}.scclip"
-        command = [
-            sys.executable,
-            "-m",
-            "scclip_export.cli.main",
-            "--checkpoint",
-            str(checkpoint(model, work)),
-        ]
-        command += [
-            "--activation",
-            "quickgelu",
-            "--calibration",
-            method,
-            "--fp16",
-            "--int8",
-            "--output",
-            str(bundle),
-        ]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        row: Row = {"model": model, "method": method, "seconds": round(time.monotonic() - started)}
+    row: Row = {"model": args.model, "method": method}
+    with TemporaryDirectory(prefix="scclip-full-", dir=args.work) as scratch:
+        bundle = Path(scratch) / f"{args.model}-{method}.scclip"
+        narrow = [f"--{precision}" for precision in args.precisions if precision != "fp32"]
+        weights = ["--checkpoint", str(checkpoint(args.model, args.work)), "--activation", "quickgelu"]
+        command = [sys.executable, "-m", "scclip_export.cli.main", *weights, "--calibration", method]
+        done = subprocess.run(
+            [*command, *narrow, "--output", str(bundle)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        row["seconds"] = round(time.monotonic() - started)
         if done.returncode:
             return row | {"passed": False, "reason": done.stderr.strip().splitlines()[-1]}
         manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
         row["format_version"] = manifest["format_version"]
         row["encoders"] = {spec["file"]: spec["parity"] for spec in manifest["encoders"]}
-        shutil.rmtree(bundle)
+        if args.cpp is not None:
+            row["cpp"] = {precision: cpp_labels(args.cpp, bundle, precision) for precision in args.precisions}
+    failed = [precision for precision, found in row.get("cpp", {}).items() if not found["passed"]]
+    if failed:
+        return row | {"passed": False, "reason": f"C++ and Python differ in {', '.join(failed)}"}
     return row | {"passed": True}
+
+
+def cpp_labels(build: Path, bundle: Path, precision: str) -> Row:
+    """What cpp/parity.py finds, and whether it is within its limits."""
+    command = [sys.executable, str(PARITY), str(build), str(bundle), "--precision", precision]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not done.stdout:
+        return {"passed": False, "reason": done.stderr.strip().splitlines()[-1]}
+    found = json.loads(done.stdout)
+    kept = ("pixels", "classes", "agreement", "largest_feature_gap", "largest_logit_gap")
+    return {key: found[key] for key in kept} | {"passed": done.returncode == 0}
 
 
 def main() -> None:
     """Parse, export, print, write after each."""
     options = parser(__doc__)
     add_model_options(options)
-    options.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME")
+    options.add_argument("--methods", nargs="+", choices=ALL, default=ALL, metavar="NAME")
+    options.add_argument(
+        "--precisions", nargs="+", choices=("fp32", "fp16", "int8"), default=("fp32", "fp16", "int8")
+    )
+    options.add_argument(
+        "--cpp", type=Path, metavar="BUILD", help="compare this build's labels with Python's"
+    )
     args = options.parse_args()
     rows: list[Row] = []
     if args.json is not None and args.json.exists():
         rows = json.loads(args.json.read_text("utf-8"))["rows"]
     for method in args.methods:
-        row = export_row(args.model, args.work, method)
+        row = export_row(args, method)
         rows = [old for old in rows if (old["model"], old["method"]) != (args.model, method)] + [row]
         print(
             args.model,

@@ -55,7 +55,7 @@ def photo_table(rows: Sequence[Row]) -> str:
 
 
 def vocabulary_table(report: dict[str, Any]) -> str:
-    """What each tool makes of each list: a line per tool, a column per list."""
+    """What each tool makes of each list: a line per tool, a column per list; then what the images were."""
     lists = list(dict.fromkeys(row["list"] for row in report["rows"]))
     found = {(row["list"], row["treatment"]): row for row in report["rows"]}
     lines = []
@@ -66,7 +66,12 @@ def vocabulary_table(report: dict[str, Any]) -> str:
             change = "" if row is base else f" ({row['miou'] - base['miou']:+.1f})"
             cells.append(f"{row['miou']:.1f}{change}")
         lines.append([treatment if treatment == "as it is" else f"`{treatment}`", *cells])
-    return markdown((f"mIoU, {report['scenes']} scenes", *lists), lines)
+    words, seen = (found[lists[0], f"vocabulary suggest{more}"]["classes"] for more in ("", " --images"))
+    return (
+        markdown((f"mIoU, {report['scenes']} scenes", *lists), lines)
+        + f"\n\nThe images were {report['images']} scenes of another split, three materials in each: by them "
+        f"`vocabulary suggest --images` left out {words - seen} of {words} materials."
+    )
 
 
 def method_tables(results: Path) -> dict[str, str]:
