@@ -120,9 +120,9 @@ interface Best {
 class Field {
   private readonly rows: Axis;
   private readonly columns: Axis;
-  /** By query: the cells' logits are cosine · scale + shift. */
-  private readonly scale: Float32Array;
-  private readonly shift: Float32Array;
+  /** By query: the cells' logits are (cosine − lowest) / range · scale. */
+  private readonly lowest: Float32Array;
+  private readonly range: Float32Array;
 
   constructor(
     private readonly encoded: Encoded, private readonly text: Float32Array, private readonly settings: DecodeSettings,
@@ -131,20 +131,19 @@ class Field {
     const { tiling, grid, shape } = encoded;
     this.rows = cachedAxis(tiling.rows, tiling.window[0], grid[0], tiling.size[0], shape[0], tiling.padding[0]);
     this.columns = cachedAxis(tiling.columns, tiling.window[1], grid[1], tiling.size[1], shape[1], tiling.padding[1]);
-    const { logitScale, queryClass, maps } = settings;
-    this.scale = new Float32Array(queryClass.length).fill(maps === "minmax" ? 1 : logitScale);
-    this.shift = new Float32Array(queryClass.length);
-    if (maps === "minmax") this.stretchMaps();
+    this.lowest = new Float32Array(settings.queryClass.length);
+    this.range = new Float32Array(settings.queryClass.length).fill(1);
+    if (settings.maps === "minmax") this.stretchMaps();
   }
 
   /** A pixel's weights add up to 1, so that scaling and shifting the patches' logits does the same to the map. */
   private stretchMaps(): void {
     for (const part of this.chunks(this.settings.queryClass.map((_, query) => query))) {
-      const { lowest, highest } = this.ranges(this.logits(part), part.length);
+      const { lowest, highest } = this.ranges(this.logits(part, 1), part.length);
       part.forEach((query, index) => {
-        const scale = this.settings.logitScale / (highest[index] - lowest[index] + 1e-12);
-        this.scale[query] = scale;
-        this.shift[query] = -lowest[index] * scale;
+        this.lowest[query] = lowest[index];
+        // Where several maps are at their highest, all are 1 there, and the first gets the pixel.
+        this.range[query] = Math.fround(highest[index] - lowest[index]) + 1e-12;
       });
     }
   }
@@ -217,7 +216,7 @@ class Field {
   }
 
   /** Scaled logits of every cell, (cell rows, cell columns, queries), cells by their place in the image. */
-  private logits(queries: readonly number[]): Float32Array {
+  private logits(queries: readonly number[], scale = this.settings.logitScale): Float32Array {
     const { tiling, grid, kind, values, width } = this.encoded;
     const [gridRows, gridColumns] = grid;
     const across = this.columns.rank.length;
@@ -226,8 +225,8 @@ class Field {
     const cosines = kind === "cosines" ? values : products(values, this.text, width, queries);
     const places = kind === "cosines" ? queries : queries.map((_, index) => index);
     const stride = kind === "cosines" ? width : count;
-    const scale = Float32Array.from(queries, (query) => this.scale[query]);
-    const shift = Float32Array.from(queries, (query) => this.shift[query]);
+    const lowest = Float32Array.from(queries, (query) => this.lowest[query]);
+    const range = Float32Array.from(queries, (query) => this.range[query]);
     let from = 0;
     for (let windowRow = 0; windowRow < tiling.rows.length; windowRow++) {
       for (let windowColumn = 0; windowColumn < tiling.columns.length; windowColumn++) {
@@ -236,7 +235,7 @@ class Field {
           for (let column = 0; column < gridColumns; column++, from += stride) {
             const to = (y * across + this.columns.rank[windowColumn * gridColumns + column]) * count;
             for (let query = 0; query < count; query++) {
-              out[to + query] = cosines[from + places[query]] * scale[query] + shift[query];
+              out[to + query] = (Math.fround(cosines[from + places[query]] - lowest[query]) / range[query]) * scale;
             }
           }
         }
