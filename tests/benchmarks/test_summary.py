@@ -283,16 +283,23 @@ def test_tools_for_class_lists_are_held_against_the_list_as_it_is(tmp_path: Path
     folder = tmp_path / "results"
     folder.mkdir()
     rows = [
-        {"list": listing, "treatment": treatment, "miou": miou}
-        for listing, treatment, miou in (
-            ("a", "as it is", 50.0),
-            ("a", "x", 60.5),
-            ("b", "as it is", 9.0),
-            ("b", "x", 8.0),
+        {"list": listing, "treatment": treatment, "miou": miou, "classes": classes}
+        for listing, treatment, miou, classes in (
+            ("a", "as it is", 50.0, 7),
+            ("a", "vocabulary suggest", 60.5, 7),
+            ("a", "vocabulary suggest --images", 49.0, 5),
+            ("b", "as it is", 9.0, 9),
+            ("b", "vocabulary suggest", 8.0, 8),
+            ("b", "vocabulary suggest --images", 9.0, 5),
         )
     ]
-    (folder / "vocabulary.json").write_text(json.dumps({"scenes": 3, "rows": rows}))
-    assert cells(summary.tables(folder)["vocabulary"])[2:] == [
+    report = {"scenes": 3, "images": 4, "rows": rows}
+    (folder / "vocabulary.json").write_text(json.dumps(report))
+    table, note = summary.tables(folder)["vocabulary"].split("\n\n")
+    assert cells(table)[2:] == [
         ["as it is", "50.0", "9.0"],
-        ["`x`", "60.5 (+10.5)", "8.0 (-1.0)"],
+        ["`vocabulary suggest`", "60.5 (+10.5)", "8.0 (-1.0)"],
+        ["`vocabulary suggest --images`", "49.0 (-1.0)", "9.0 (+0.0)"],
     ]
+    assert "The images were 4 scenes" in note
+    assert "left out 2 of 7" in note
