@@ -2,11 +2,13 @@
 
 import argparse
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scclip_rt.cli.options import add_output_options, check_json_target, tell
 from scclip_rt.cli.parsers import Options, add_command
-from scclip_rt.files import check_replaceable
+
+if TYPE_CHECKING:
+    from scclip_rt.baking.converters.base import Converter
 
 _DESCRIPTION = """\
 Write a file of `scclip bake` in the format of another engine. The result is run in that engine's own
@@ -31,7 +33,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     options = Options(parser)
     options.file("file", "FILE.onnx", "what `scclip bake` wrote, weights inside")
-    options.text("--to", "TARGET", "openvino (.xml and .bin) or mnn (.mnn)", required=True)
+    options.text(
+        "--to",
+        "TARGET",
+        "openvino (.xml and .bin), mnn (.mnn) or rknn (.rknn); scclip-export --to has more",
+        required=True,
+    )
     options.file("--output -o", "FILE", "the file to write", required=True)
     options.choice(
         "--weights",
@@ -44,13 +51,25 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert what the command line names."""
-    check_replaceable(args.output, force=args.force)
+    from scclip_rt.baking.converters.convert import converter_of
+
+    return run_converter(args, converter_of(args.to))
+
+
+def run_converter(args: argparse.Namespace, converter: "Converter") -> int:
+    """The same with a converter that has been looked up."""
     check_json_target(args.json, force=args.force)
 
     from scclip_rt.baking.converters.convert import convert
 
     report = convert(
-        args.file, args.output, to=args.to, weights=args.weights, chip=args.chip, force=args.force
+        args.file,
+        args.output,
+        to=args.to,
+        weights=args.weights,
+        chip=args.chip,
+        force=args.force,
+        converter=converter,
     )
     text = (
         f"{args.output}: {report.target} {report.version}, {report.weights} weights, {report.bytes / 1e6:.1f} MB; "

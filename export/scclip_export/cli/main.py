@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ from typing import Any, NoReturn
 
 from scclip_export.checkpoint.backbones import BACKBONES
 from scclip_export.checkpoint.find import weight_files
+from scclip_export.cli.baking import OPTIONS as BAKE_OPTIONS
+from scclip_export.cli.baking import Plan, add_bake_arguments, plan_from
 from scclip_export.cli.engines import ENGINE_DETAILS, add_engine_arguments, requests_from
 from scclip_export.cli.precisions import add_precision_arguments, int8_from, precisions_from
 from scclip_export.engines import EngineRequest, add_engines, add_kernels, wants_kernels
@@ -36,6 +37,7 @@ _COMMON = {
     "--tensorrt",
     "--vocabulary",
     "--bake",
+    "--to",
     "--output",
 }
 """What `--help` shows; `--help-all` shows the rest under their headings."""
@@ -55,7 +57,7 @@ examples:
   scclip-export --bundle vitb16.scclip --triton-repository triton
       a model repository for NVIDIA Triton from an existing bundle
   scclip-export --bundle vitb16.scclip --bake "roof; tree; road" --bake-output roofs.onnx
-      one ONNX file with the classes inside, from an existing bundle, as scclip bake does
+      one ONNX file with the classes inside, from an existing bundle; add --to litert for another engine's
   scclip-export --model ViT-B-16 --pretrained datacomp_xl_s13b_b90k
       any other open_clip ViT
 """
@@ -225,19 +227,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "also write a model repository for NVIDIA Triton, and for OpenVINO Model Server (docs/serving.md)",
     )
     group.text("--repository-precision", "NAME", "of its ONNX encoder (fp32)", default="fp32")
-    group.text(
-        "--bake",
-        "CLASSES|FILE.safetensors",
-        "also write one ONNX file with these classes inside, for other tools: class names or a file, or a "
-        "vocabulary (docs/baking.md)",
-    )
-    group.file("--bake-output", "FILE.onnx", "that file (default: beside the bundle, its name)")
-    group.text(
-        "--bake-options",
-        "OPTIONS",
-        "further options of `scclip bake`, in one word: '--size 512 --result labels'",
-        default="",
-    )
+    add_bake_arguments(group)
     group.number("--opset", "N", "ONNX opset, 18 to 23 (20)", default=20)
     group.file(
         "--vocabulary",
@@ -278,10 +268,12 @@ def main() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
-    bake_words = _bake_words(args)
+    plan = plan_from(args)
+    if args.baked is not None:
+        return _run_converters(args, plan)
     engines, progress = requests_from(args), _progress()
     if args.bundle is not None:
-        return _run_engines(args, engines, bake_words, progress)
+        return _run_engines(args, engines, plan, progress)
     if args.checkpoint is not None:
         weight_files(args.checkpoint)  # importing torch takes seconds
     # Read when torch loads. Its idle threads spin else: on two busy cores parity took 16 s of processor time, not 3.
@@ -337,36 +329,8 @@ def _run(args: argparse.Namespace) -> int:
     report = export_bundle(config, progress)
     _print_summary(report, args.json)
     _write_repository(args, report.path)
-    _bake(bake_words, report.path)
+    plan.run(report.path)
     return 0
-
-
-def _bake_words(args: argparse.Namespace) -> list[str] | None:
-    """`scclip bake`'s command line without the bundle, read once so that a wrong option shows before the export."""
-    if args.bake is None:
-        if args.bake_output is not None or args.bake_options:
-            raise ExportError("--bake-output and --bake-options go with --bake CLASSES|FILE.safetensors")
-        return None
-    from scclip_rt.cli import build_parser as runtime_parser
-
-    source = "--vocabulary" if args.bake.endswith(".safetensors") else "--classes"
-    words = [source, args.bake, *shlex.split(args.bake_options), *(["--force"] if args.force else [])]
-    if args.bake_output is not None:
-        words += ["--output", str(args.bake_output)]
-    runtime_parser().parse_args(["bake", "BUNDLE", "--output", "FILE.onnx", *words])
-    return words
-
-
-def _bake(words: list[str] | None, bundle: Path) -> None:
-    """The baked file, if one is asked for."""
-    if words is None:
-        return
-    from scclip_rt.cli import build_parser as runtime_parser
-
-    # The last --output holds: the given one, if there is one.
-    output = bundle.with_suffix(".onnx")
-    args = runtime_parser().parse_args(["bake", str(bundle), "--output", str(output), *words])
-    args.run(args)
 
 
 def _write_repository(args: argparse.Namespace, bundle: Path) -> None:
@@ -394,22 +358,34 @@ def _progress() -> Callable[[str], None]:
     return progress
 
 
+def _given(args: argparse.Namespace, ours: set[str]) -> str:
+    """The options that a command line has beside some, for a message."""
+    defaults = vars(build_parser().parse_args([]))
+    names = [name for name, value in vars(args).items() if name not in ours and value != defaults.get(name)]
+    return ", ".join("--" + name.replace("_", "-") for name in names)
+
+
+def _run_converters(args: argparse.Namespace, plan: Plan) -> int:
+    """Convert a baked file that exists."""
+    if options := _given(args, {"baked", "to", "to_options", "force"}):
+        raise ExportError(f"--baked converts a file that exists; {options} would need another one")
+    plan.run_converters(args.baked)
+    return 0
+
+
 def _run_engines(
     args: argparse.Namespace,
     engines: tuple[EngineRequest, ...],
-    bake_words: list[str] | None,
+    plan: Plan,
     progress: Callable[[str], None],
 ) -> int:
     """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
     ours = {"bundle", "tensorrt", "tensorrt_rtx", "tensorrt_plugins", "gpu_kernels", "json", *ENGINE_DETAILS}
     if args.triton_repository is not None:
         ours |= {"triton_repository", "repository_precision", "force"}
-    if bake_words is not None:
-        ours |= {"bake", "bake_output", "bake_options", "force"}
-    defaults = vars(build_parser().parse_args([]))
-    given = [name for name, value in vars(args).items() if name not in ours and value != defaults.get(name)]
-    if given:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
+    if plan.bake is not None:
+        ours |= {*BAKE_OPTIONS, "force"}
+    if options := _given(args, ours):
         raise ExportError(
             f"--bundle adds engines to a bundle that exists; {options} would need another export"
         )
@@ -426,7 +402,7 @@ def _run_engines(
         for report in reports:
             print(f"{args.bundle}/{report.sidecar}: {report.bytes / 1e6:.0f} MB in {report.seconds:.0f} s")
     _write_repository(args, args.bundle)
-    _bake(bake_words, args.bundle)
+    plan.run(args.bundle)
     return 0
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +22,12 @@ from scclip_rt.baking.options import BakeOptions
 from scclip_rt.baking.parity import as_input, check_images
 from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError, OptionError, did_you_mean
-from scclip_rt.files import atomic_path, check_replaceable, output_error
+from scclip_rt.files import atomic_directory, atomic_path, check_replaceable_folder, output_error
 
 CONVERTERS = {"openvino": "openvino", "mnn": "mnn", "rknn": "rknn"}
 """Target → module of this room."""
+TORCH_TARGETS = ("litert", "executorch", "coreml")
+"""Those that `scclip-export` makes, because their converters read torch programs."""
 LEAST_AGREEMENT: dict[Weights, float] = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
 """Share of pixels that must have ONNX Runtime's labels, by how weights are kept. Ties may fall either way."""
 _LEAST_OF_NARROW = 0.99
@@ -94,16 +97,25 @@ class BakedFile:
         return cls(path=path, tensors=tensors, options=options, precision=origin["precision"])
 
 
-def converter_of(target: str) -> Converter:
+def converter_of(target: str, known: Iterable[str] = CONVERTERS) -> Converter:
     """The module of a target.
 
+    Args:
+        target: its name.
+        known: names for the message.
+
     Raises:
-        OptionError: there is none; says which there are.
+        OptionError: there is none here; says which there are.
     """
-    if target not in CONVERTERS:
-        known = ", ".join(CONVERTERS)
+    if target in TORCH_TARGETS:
         raise OptionError(
-            f"no converter to {target!r}; known: {known}{did_you_mean(target, CONVERTERS)}", field="to"
+            f"{target} is made from a torch program: scclip-export --baked FILE.onnx --to {target}",
+            field="to",
+        )
+    if target not in CONVERTERS:
+        names = ", ".join(known)
+        raise OptionError(
+            f"no converter to {target!r}; known: {names}{did_you_mean(target, known)}", field="to"
         )
     return cast("Converter", import_module(f"scclip_rt.baking.converters.{CONVERTERS[target]}"))
 
@@ -116,6 +128,7 @@ def convert(
     weights: Weights | None = None,
     chip: str | None = None,
     force: bool = False,
+    converter: Converter | None = None,
 ) -> ConversionReport:
     """Write a baked file in another engine's format.
 
@@ -130,6 +143,7 @@ def convert(
             in float32 in any case.
         chip: which of Rockchip's the file is for; None for rk3588. Other targets ignore it.
         force: replace files that exist.
+        converter: of a target that is not this package's (`scclip_export.converters`); None looks `to` up.
 
     Raises:
         OptionError: no such target, or it has no such weights.
@@ -140,7 +154,7 @@ def convert(
         >>> convert("roofs.onnx", "roofs.mnn", to="mnn", weights="fp16").labels_agreement
         0.9998
     """
-    converter, target = converter_of(to), Path(path)
+    converter, target = converter or converter_of(to), Path(path)
     weights = weights or converter.WEIGHTS[0]
     if weights not in converter.WEIGHTS:
         raise OptionError(
@@ -153,7 +167,7 @@ def convert(
     engine = tuple(target.with_suffix(suffix).name for suffix in converter.SUFFIXES)
     names = (*engine, target.name + ".json")
     for name in names:
-        check_replaceable(target.parent / name, force=force)
+        check_replaceable_folder(target.parent / name, force=force, own=_is_package)
     baked, version = BakedFile.read(Path(source)), converter.version()
     least = min(LEAST_AGREEMENT[weights], 1.0 if baked.precision == "fp32" else _LEAST_OF_NARROW)
     try:
@@ -172,14 +186,13 @@ def convert(
                 version=version,
                 weights=weights,
                 files=names,
-                bytes=sum(staged.with_name(name).stat().st_size for name in engine),
+                bytes=sum(_bytes(staged.with_name(name)) for name in engine),
                 labels_agreement=agreement,
                 max_abs=distance,
             )
             staged.with_name(names[-1]).write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
             for name in reversed(names):
-                with atomic_path(target.parent / name, force=force) as temporary:
-                    shutil.move(staged.with_name(name), temporary)
+                _publish(staged.with_name(name), target.parent / name, force=force)
     except OSError as error:
         raise output_error(target, error) from error
     return report
@@ -197,6 +210,26 @@ def onnxruntime_run(baked: BakedFile, threads: int) -> Run:
         return np.asarray(session.run([baked.tensors.result], {baked.tensors.image: image})[0])
 
     return run
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether a folder is a file of an engine: Core ML's."""
+    return (folder / "Manifest.json").exists()
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _publish(staged: Path, target: Path, *, force: bool) -> None:
+    """Give what was written its name."""
+    if staged.is_dir():
+        with atomic_directory(target, force=force, own=_is_package) as folder:
+            shutil.copytree(staged, folder, dirs_exist_ok=True)
+        return
+    with atomic_path(target, force=force) as temporary:
+        shutil.move(staged, temporary)
 
 
 def _compare(converter: Converter, target: Path, baked: BakedFile) -> tuple[float, float | None]:
