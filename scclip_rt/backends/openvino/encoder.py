@@ -1,4 +1,8 @@
-"""The image encoder on OpenVINO's CPU plugin: fp32, bf16 from the fp32 file, int8."""
+"""The image encoder on OpenVINO's CPU plugin: fp32, bf16 from the fp32 file, int8.
+
+Where the processor has bf16, int8 of whole images is bf16 beside its integer products: attention, which grows with the
+square of the patches, is a third of their time in float32.
+"""
 
 import os
 import sys
@@ -14,7 +18,7 @@ from scclip_rt.backends.base import BackendInfo, EncoderRequest
 from scclip_rt.backends.choose import batch_size, choose_encoder
 from scclip_rt.backends.graph_check import GraphTensors, check_graph
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, inference_error
-from scclip_rt.backends.openvino.split import narrow_nodes, split_encoder
+from scclip_rt.backends.openvino.split import Split, narrow_nodes, split_encoder
 from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
@@ -185,18 +189,35 @@ def _open(
 ) -> Callable[[int], _Session]:
     """Read and check the graph; what is returned compiles it for so many inferences at a time."""
     core = openvino.Core()
+    bf16 = precision == "bf16" or _bf16_beside(precision, spec)
 
     def compile_for(streams: int) -> _Session:
         with _load_errors(bundle, spec):
-            if precision == "bf16":
-                return _open_bf16(core, model, spec, threads)
+            if split is not None:
+                return _open_split(core, split, spec, threads, streams)
             # Said outright: where the processor has bf16, the plugin takes it by default.
-            return _WholeSession(_compile(core, model, threads, "f32", streams))
+            whole = _compile(core, model, threads, "bf16" if bf16 and not selects else "f32", streams)
+            if bf16 and not selects:
+                _check_taken(whole, spec)
+            return _WholeSession(whole)
 
     with _load_errors(bundle, spec), bundle.graph_without_links(spec.file) as path:
         model = core.read_model(os.fspath(path))
         _check_model(spec, model)
+        # Without it nothing is selected by distance: calibration `maskclip` or `none`.
+        selects = any(node.get_type_name() == "TopK" for node in model.get_ops())
+        split = split_encoder(model) if bf16 and selects else None
+    if precision == "bf16" and selects and split is None:
+        raise BackendError(
+            f"{spec.file}: its anomaly stage has a form that this version doesn't know, so it can't be kept in "
+            "float32 under bf16; use --precision fp32, or export the bundle again with this version"
+        )
     return compile_for
+
+
+def _bf16_beside(precision: str, spec: EncoderSpec) -> bool:
+    """Whether what is not int8 in an int8 file computes in bf16."""
+    return precision == "int8" and spec.grid.kind != "window" and bool(processor_flags() & BF16_FLAGS)
 
 
 @contextmanager
@@ -210,21 +231,11 @@ def _load_errors(bundle: Bundle, spec: EncoderSpec) -> Iterator[None]:
         ) from error
 
 
-def _open_bf16(core: Any, model: Any, spec: EncoderSpec, threads: int) -> _Session:
+def _open_split(core: Any, split: Split, spec: EncoderSpec, threads: int, streams: int) -> _Session:
     """bf16 but for the anomaly stage; what was compiled is read back."""
-    has_selection = any(node.get_type_name() == "TopK" for node in model.get_ops())
-    split = split_encoder(model)
-    if split is None and has_selection:
-        raise BackendError(
-            f"{spec.file}: its anomaly stage has a form that this version doesn't know, so it can't be kept in "
-            "float32 under bf16; use --precision fp32, or export the bundle again with this version"
-        )
-    if split is None:  # nothing is selected by distance: calibration `maskclip` or `none`
-        whole = _compile(core, model, threads, "bf16")
-        _check_taken(whole, spec)
-        return _WholeSession(whole)
-    trunk, tail = (_compile(core, part, threads, "bf16") for part in (split.trunk, split.tail))
-    stage = _compile(core, split.stage, threads, "f32")
+    precisions = ((split.trunk, "bf16"), (split.stage, "f32"), (split.tail, "bf16"))
+    parts = [_compile(core, part, threads, precision, streams) for part, precision in precisions]
+    trunk, stage, _ = parts
     _check_taken(trunk, spec)
     narrow = narrow_nodes(stage)
     if narrow:
@@ -232,7 +243,7 @@ def _open_bf16(core: Any, model: Any, spec: EncoderSpec, threads: int) -> _Sessi
             f"{spec.file}: OpenVINO would not compute the anomaly distances in float32 ({'; '.join(narrow[:3])}); "
             "use --precision fp32"
         )
-    return _SplitSession(trunk, stage, tail)
+    return _SplitSession(parts)
 
 
 def _check_taken(compiled: Any, spec: EncoderSpec) -> None:
@@ -294,10 +305,10 @@ class _WholeRequest:
 
 
 class _SplitSession:
-    """The encoder as the three parts of `ov_islands.Split`."""
+    """The encoder as the three parts of `Split`, compiled, in their order."""
 
-    def __init__(self, trunk: Any, stage: Any, tail: Any) -> None:
-        self._parts = (trunk, stage, tail)
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts = parts
 
     def request(self) -> "_Request":
         return _SplitRequest(self._parts)

@@ -206,9 +206,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """OpenVINO takes float32 whatever it is asked for; the precisions that it was asked for."""
     real, asked = backend_module._compile, []
 
-    def in_float32(core: Any, model: Any, threads: int, precision: str) -> Any:
+    def in_float32(core: Any, model: Any, threads: int, precision: str, streams: int = 1) -> Any:
         asked.append(precision)
-        return real(core, model, threads, "f32")
+        return real(core, model, threads, "f32", streams)
 
     monkeypatch.setattr(backend_module, "_compile", in_float32)
     return asked
@@ -222,13 +222,39 @@ def test_the_three_parts_are_the_encoder(
     """In float32, so that every processor can tell: what bf16 changes is numbers, not the cut."""
     monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
     backend = open_backend(demo, backend="openvino", precision="bf16", grid=grid)
-    assert asked == ["bf16", "bf16", "f32"]  # trunk, tail, anomaly stage
+    assert asked == ["bf16", "f32", "bf16"]  # the anomaly stage is in the middle
     assert backend.describe()["precision"] == "bf16"
     windows = some_windows(2, 224, 224 if grid == "window" else 128)
     text = unit_text(3, demo.model.embed_dim)
     expected = open_backend(demo, grid=grid).run(windows, text)
     for found, wanted in zip(backend.run(windows, text), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.usefixtures("bf16_processor")
+def test_int8_of_whole_images_is_bf16_beside_its_products(
+    demo: Bundle, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "_check_taken", lambda *_: None)
+    cut = open_backend(demo, backend="openvino", precision="int8", grid="whole")
+    assert asked == ["bf16", "f32", "bf16"]
+    assert cut.describe()["precision"] == "int8"
+    open_backend(demo, backend="openvino", precision="int8")
+    assert asked[3:] == ["f32"]  # windows
+    monkeypatch.setattr(backend_module, "processor_flags", lambda: frozenset({"avx2"}))
+    whole = open_backend(demo, backend="openvino", precision="int8", grid="whole")
+    assert asked[4:] == ["f32"]
+    windows = some_windows(2, 128, 224)
+    np.testing.assert_allclose(cut.features(windows), whole.features(windows), atol=2e-5)
+
+
+@pytest.mark.usefixtures("bf16_processor")
+def test_int8_of_an_unknown_form_stays_float32(
+    demo: Bundle, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "split_encoder", lambda _: None)
+    open_backend(demo, backend="openvino", precision="int8", grid="whole")
+    assert asked == ["f32"]
 
 
 @pytest.mark.usefixtures("bf16_processor")

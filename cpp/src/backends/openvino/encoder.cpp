@@ -3,6 +3,7 @@
 #include <functional>
 #include <mutex>
 #include <openvino/openvino.hpp>
+#include <optional>
 
 #include "backends/base.hpp"
 #include "backends/choose.hpp"
@@ -171,27 +172,10 @@ void CheckTaken(const ov::CompiledModel& compiled, const std::string& file) {
 }
 
 /// bf16 but for the anomaly stage; what was compiled is read back.
-std::vector<ov::CompiledModel> CompileBf16(const std::shared_ptr<ov::Model>& model, const std::string& file,
-                                           int threads) {
-    const auto nodes = model->get_ops();
-    const bool selects = std::any_of(nodes.begin(), nodes.end(),
-                                     [](const auto& node) { return node->get_type_name() == std::string("TopK"); });
-    const auto split = SplitEncoder(model);
-    if (!split && selects) {
-        ThrowBackend(
-            file +
-                ": its anomaly stage has a form that this version doesn't know, so it can't be kept in float32 "
-                "under bf16; use precision fp32, or export the bundle again with this version",
-            file);
-    }
-    if (!split) {  // nothing is selected by distance: calibration `maskclip` or `none`
-        const ov::CompiledModel whole = Compile(model, threads, ov::element::bf16);
-        CheckTaken(whole, file);
-        return {whole};
-    }
-    std::vector<ov::CompiledModel> parts = {Compile(split->trunk, threads, ov::element::bf16),
-                                            Compile(split->stage, threads, ov::element::f32),
-                                            Compile(split->tail, threads, ov::element::bf16)};
+CompiledParts CompileSplit(const EncoderSplit& split, const std::string& file, int threads, int streams) {
+    std::vector<ov::CompiledModel> parts = {Compile(split.trunk, threads, ov::element::bf16, streams),
+                                            Compile(split.stage, threads, ov::element::f32, streams),
+                                            Compile(split.tail, threads, ov::element::bf16, streams)};
     CheckTaken(parts[0], file);
     std::vector<std::string> narrow = NarrowNodes(parts[1]);
     if (!narrow.empty()) {
@@ -199,7 +183,7 @@ std::vector<ov::CompiledModel> CompileBf16(const std::shared_ptr<ov::Model>& mod
         ThrowBackend(file + ": OpenVINO would not compute the anomaly distances in float32 (" + Join(narrow, "; ") +
                      "); use precision fp32");
     }
-    return parts;
+    return CompiledParts(std::move(parts));
 }
 
 /// Reads and checks the graph; what comes back compiles it.
@@ -215,16 +199,37 @@ Compiler ReadEncoder(const Bundle& bundle, const EncoderSpec& spec, const std::s
             ThrowBundle(path + ": OpenVINO can't load it: " + Reason(error), file);
         }
     };
+    // Where the processor has bf16, int8 of whole images is bf16 beside its integer products: attention, which grows
+    // with the square of the patches, is a third of their time in float32.
+    const bool beside = precision == "int8" && spec.grid.kind != "window" && !Bf16Flag(ProcessorFlags()).empty();
+    const bool bf16 = precision == "bf16" || beside;
+    bool selects = false;  // by distance: not with calibration `maskclip` or `none`
+    std::optional<EncoderSplit> split;
     const std::shared_ptr<ov::Model> model = guarded([&] {
         std::shared_ptr<ov::Model> read = Core().read_model(path);
         CheckModel(spec, *read);
+        const auto nodes = read->get_ops();
+        selects = std::any_of(nodes.begin(), nodes.end(),
+                              [](const auto& node) { return node->get_type_name() == std::string("TopK"); });
+        if (bf16 && selects) split = SplitEncoder(read);
         return read;
     });
+    if (precision == "bf16" && selects && !split) {
+        ThrowBackend(
+            spec.file +
+                ": its anomaly stage has a form that this version doesn't know, so it can't be kept in float32 "
+                "under bf16; use precision fp32, or export the bundle again with this version",
+            spec.file);
+    }
     return [=, file = spec.file](int streams) {
         return guarded([&] {
-            if (precision == "bf16") return CompiledParts(CompileBf16(model, file, threads));
+            if (split) return CompileSplit(*split, file, threads, streams);
             // Said outright: where the processor has bf16, the plug-in takes it by default.
-            return CompiledParts({Compile(model, threads, ov::element::f32, streams)});
+            const bool narrow = bf16 && !selects;
+            const ov::CompiledModel whole =
+                Compile(model, threads, narrow ? ov::element::bf16 : ov::element::f32, streams);
+            if (narrow) CheckTaken(whole, file);
+            return CompiledParts({whole});
         });
     };
 }
