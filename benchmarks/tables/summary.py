@@ -124,6 +124,29 @@ def _rate(limit: Row | None) -> str:
     return "–" if limit is None else f"{limit['flops_per_second'] / 1e9:.0f} GFLOP/s"
 
 
+def narrow_table(reports: Sequence[Row]) -> str:
+    """Narrow arithmetic on every processor at hand, each beside the first contender of its own run."""
+    lines = []
+    for report in reports:
+        held = f", held to {report['isa']}" if report["isa"] else ""
+        processor = f"{report['environment']['processor']}, {report['environment']['cores']} cores{held}"
+        first = report["rows"][0]
+        for row in report["rows"]:
+            share = row["limit_share"]
+            lines.append(
+                [
+                    processor if row is first else "",
+                    row["name"],
+                    ms(row["seconds"]["total"]["p50"]),
+                    "1" if row is first else with_range(paired(row, first, "total")),
+                    "–" if share is None else f"{share:.0%}",
+                    f"{row['labels_as_first']:.2%}",
+                ]
+            )
+    header = ("processor", "contender", "total", "times as fast (range of pairs)", "of the limit")
+    return markdown((*header, "labels as the first"), lines)
+
+
 def growth_table(rows: Sequence[Row], axis: str) -> str:
     """Latency and memory along one axis: `queries`, `image`, `windows`, `batch` or `threads`."""
     value: dict[str, Callable[[Row], str]] = {
@@ -289,6 +312,8 @@ def tables(results: Path) -> dict[str, str]:
         made["calibration"] = calibration_table(rows)
     for path in sorted(results.glob("profile-*.json")):
         made[path.stem] = profile_table(load_rows(results, path.name))
+    if narrow := [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("narrow-*.json"))]:
+        made["narrow"] = narrow_table(narrow)
     miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
     if miou and latency:
         made["pareto"] = pareto_table(pareto_points(miou, latency))
@@ -313,6 +338,7 @@ def tables(results: Path) -> dict[str, str]:
 SECTIONS = (
     ("ViT-B/16: one 375×500 photo, beside the naive eager baseline", "photo", "bench-photo.png"),
     ("ViT-B/16: what the libraries multiply its products at, alone, in the same rounds", "limits", None),
+    ("ViT-B/16: int8 and bf16 on one 375×500 photo, by processor", "narrow", None),
     ("ViT-B/16: what calibration costs, the encoder against the plain one, in pairs", "calibration", None),
     ("ViT-B/16: what each method's encoder costs over the plain one, in pairs", "methods-encoder", None),
     ("ViT-B/16: one photo with 150 classes, each method beside its naive form", "methods-photo", None),

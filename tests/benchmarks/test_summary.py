@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cpu import profile_ops
+from benchmarks.cpu import narrow, profile_ops
 from benchmarks.tables import summary
 from benchmarks.tables.speed import speed_table
 
@@ -252,6 +252,42 @@ def test_a_profile_adds_up_what_is_small(tmp_path: Path) -> None:
         ["op1", "1", "19 ms", "19.0%"],
         ["2 other types", "5", "1 ms", "1.0%"],
     ]
+
+
+def test_every_processor_has_its_own_rows_of_narrow_arithmetic(tmp_path: Path) -> None:
+    rows = [row("fp32 onnxruntime", [4.0, 6.0]), row("int8 openvino", [1.0, 2.0], limit_share=0.78)]
+    for name, isa in (("new", None), ("old", "AVX2")):
+        write(tmp_path, f"narrow-{name}.json", rows)
+        path = tmp_path / f"narrow-{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"isa": isa}), "utf-8")
+    table = cells(summary.tables(tmp_path)["narrow"])[2:]
+    assert [line[0] for line in table] == [
+        "a processor, 2 cores",
+        "",
+        "a processor, 2 cores, held to AVX2",
+        "",
+    ]
+    assert table[1][1:] == ["int8 openvino", "2,000 ms", "**3.50×** (3.00–4.00)", "78%", "100.00%"]
+
+
+def test_narrow_contenders_follow_from_the_processor() -> None:
+    assert narrow.targets({"avx2"}, None) == [
+        "fp32@onnxruntime",
+        "int8@onnxruntime",
+        "int8@openvino",
+        "int8@onnxruntime@whole",
+        "int8@openvino@whole",
+    ]
+    assert "bf16@openvino" in narrow.targets({"avx2", "avx512_bf16"}, None)
+    assert narrow.targets({"avx512_bf16"}, "AVX2") == [
+        "fp32@openvino",
+        "int8@openvino",
+        "int8@openvino@whole",
+    ]
+    assert narrow.file_name("AMD EPYC, family 25 (avx2 f16c)", None) == (
+        "narrow-amd-epyc-family-25-avx2-f16c.json"
+    )
+    assert narrow.file_name("CPU (avx2)", "AVX2") == "narrow-cpu-avx2-as-avx2.json"
 
 
 def test_kernels_are_counted_after_the_warm_up() -> None:

@@ -172,11 +172,11 @@ void CheckTaken(const ov::CompiledModel& compiled, const std::string& file) {
 }
 
 /// bf16 but for the anomaly stage; what was compiled is read back.
-CompiledParts CompileSplit(const EncoderSplit& split, const std::string& file, int threads, int streams) {
+CompiledParts CompileSplit(const EncoderSplit& split, const std::string& file, bool check, int threads, int streams) {
     std::vector<ov::CompiledModel> parts = {Compile(split.trunk, threads, ov::element::bf16, streams),
                                             Compile(split.stage, threads, ov::element::f32, streams),
                                             Compile(split.tail, threads, ov::element::bf16, streams)};
-    CheckTaken(parts[0], file);
+    if (check) CheckTaken(parts[0], file);
     std::vector<std::string> narrow = NarrowNodes(parts[1]);
     if (!narrow.empty()) {
         narrow.resize(std::min<std::size_t>(narrow.size(), 3));
@@ -223,12 +223,14 @@ Compiler ReadEncoder(const Bundle& bundle, const EncoderSpec& spec, const std::s
     }
     return [=, file = spec.file](int streams) {
         return guarded([&] {
-            if (split) return CompileSplit(*split, file, threads, streams);
+            // Beside int8, what the plug-in takes instead of bf16 is as good.
+            const bool check = precision == "bf16";
+            if (split) return CompileSplit(*split, file, check, threads, streams);
             // Said outright: where the processor has bf16, the plug-in takes it by default.
             const bool narrow = bf16 && !selects;
             const ov::CompiledModel whole =
                 Compile(model, threads, narrow ? ov::element::bf16 : ov::element::f32, streams);
-            if (narrow) CheckTaken(whole, file);
+            if (narrow && check) CheckTaken(whole, file);
             return CompiledParts({whole});
         });
     };
