@@ -30,7 +30,7 @@ from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.geometry import Geometry
 from scclip_export.onnx.runners import decision_runner, onnx_runner
 from scclip_export.onnx.trace import onnx_from_encoder
-from scclip_export.parity import Parity, Reference, check_encoder
+from scclip_export.parity import Parity, Reference, check_encoder, run_encoder
 from scclip_export.verification import verification_images, verification_windows
 
 State = dict[str, Tensor]
@@ -90,7 +90,8 @@ def windows_of(encoder: CalibratedEncoder) -> NDArray[np.uint8]:
 
 def parity_of(reference: Reference, path: Path) -> Parity:
     """What the exporter would measure of a file."""
-    return check_encoder(reference, onnx_runner(path), decisions=functools.partial(decision_runner, path))
+    runs = run_encoder(reference, onnx_runner(path))
+    return check_encoder(reference, runs, decisions=functools.partial(decision_runner, path))
 
 
 def damaged(path: Path, heads: int) -> Iterator[tuple[str, Path]]:

@@ -153,20 +153,37 @@ class Reference:
         return cls(encoder=encoder, windows=windows, text=text.numpy(), expected=expected, noise=noise)
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What an encoder gave for the first `batch` windows and `queries` queries of a reference."""
+
+    batch: int
+    queries: int
+    outputs: list[NDArray[Any]]
+
+
+def run_encoder(reference: Reference, run: Runner) -> list[Ran]:
+    """Run an encoder on a reference's windows, at several batch sizes and query counts."""
+    windows, text = reference.windows, reference.text
+    sizes = [(batch, queries) for batch, queries in _RUNS if batch < len(windows)]
+    sizes.append((len(windows), _QUERIES[0] if len(sizes) == len(_RUNS) else _QUERIES[-1]))
+    return [Ran(batch, queries, run(windows[:batch], text[:queries])) for batch, queries in sizes]
+
+
 def check_encoder(
     reference: Reference,
-    run: Runner,
+    runs: Sequence[Ran],
     *,
     precision: str = "fp32",
     decisions: Callable[[], DecisionRunner | None] = lambda: None,
 ) -> Parity:
     """Compare an encoder with the torch model, window by window, at several batch sizes and query counts.
 
-    The torch model saw one window at a time, the encoder sees batches: so a batch is shown to equal its singles.
+    The torch model saw one window at a time, the encoder saw batches: so a batch is shown to equal its singles.
 
     Args:
         reference: of the torch model.
-        run: the encoder.
+        runs: of the encoder, by `run_encoder`.
         precision: names the thresholds.
         decisions: opens the encoder so that it also tells what it decided on; asked for if a window needs it.
     """
@@ -176,15 +193,12 @@ def check_encoder(
         ties = _Ties(reference, decisions)
         thresholds = replace(thresholds, max_abs=ties.allowed.features)
     worst = np.zeros((len(windows), len(_FIGURES)))
-    runs = [(batch, queries) for batch, queries in _RUNS if batch < len(windows)]
-    runs.append((len(windows), _QUERIES[0] if len(runs) == len(_RUNS) else _QUERIES[-1]))
-    for batch, queries in runs:
-        outputs = run(windows[:batch], text[:queries])
-        for i in range(batch):
-            got = [output[i] for output in outputs]
-            figures = _compare(got, expected[i], text[:queries])
+    for ran in runs:
+        for i in range(ran.batch):
+            got = [output[i] for output in ran.outputs]
+            figures = _compare(got, expected[i], text[: ran.queries])
             if ties is not None and not ties.within(figures):
-                figures = ties.after_decisions(figures, batch, queries, i)
+                figures = ties.after_decisions(figures, ran.batch, ran.queries, i)
             # np.maximum keeps a NaN, and a NaN never passes.
             worst[i] = np.maximum(worst[i], figures)
     features, logits, mean, other_labels, missed = worst.T
@@ -202,8 +216,8 @@ def check_encoder(
         flipped_decisions=0 if ties is None else sum(ties.flips.values()),
         outliers_agreement=1.0 - float(missed.mean()) if told else None,
         outlier_sets_equal=float((missed == 0).mean()) if told else None,
-        batches=tuple(sorted({batch for batch, _ in runs})),
-        queries=tuple(sorted({queries for _, queries in runs})),
+        batches=tuple(sorted({ran.batch for ran in runs})),
+        queries=tuple(sorted({ran.queries for ran in runs})),
         faults=() if ties is None else tuple(ties.faults),
     )
 

@@ -40,6 +40,7 @@ from scclip_export.parity import (
     check_text_encoder,
     merge,
     parity_table,
+    run_encoder,
 )
 from scclip_export.quantize import CALIBRATION_OPTION
 from scclip_export.verification import image_files, verification_images, verification_windows
@@ -270,12 +271,13 @@ def _write_encoder(name: str, job: EncoderJob, references: list[Reference], prog
         share_weights(path, job.directory / f"encoder.{name}.onnx")
     progress(f"checking parity of {path.name} (written in {time.monotonic() - started:.0f} s)")
     run = precision.open(path)
+    ran = [run_encoder(reference, run) for reference in references]
+    del run  # its weights, twice, before `decisions` opens the file again
+    decisions = partial(decision_runner, path)
     return merge(
         *(
-            check_encoder(
-                reference, run, precision=name.split(".")[0], decisions=partial(decision_runner, path)
-            )
-            for reference in references
+            check_encoder(reference, runs, precision=name.split(".")[0], decisions=decisions)
+            for reference, runs in zip(references, ran, strict=True)
         )
     )
 

@@ -13,7 +13,7 @@ from scclip_export.checkpoint.load_model import LoadedModel, Source, load_model
 from scclip_export.methods import METHODS
 from scclip_export.model.geometry import Geometry
 from scclip_export.options import ExportConfig
-from scclip_export.parity import Reference, check_encoder
+from scclip_export.parity import Reference, check_encoder, run_encoder
 from scclip_export.quantize import Int8Options
 from scclip_export.writers import WRITERS, EncoderJob, GridPlan
 from scclip_rt.bench.flops import count_flops
@@ -56,7 +56,8 @@ def test_narrow_encoders_keep_their_limits(method: str, model: LoadedModel, tmp_
     reference = Reference.of(job.encoder(), windows)
     for precision in ("fp32", "fp16", "int8"):
         WRITERS[precision].write(job, lambda _: None)
-        parity = check_encoder(reference, WRITERS[precision].open(job.path(precision)), precision=precision)
+        runs = run_encoder(reference, WRITERS[precision].open(job.path(precision)))
+        parity = check_encoder(reference, runs, precision=precision)
         assert parity.passed, (precision, parity)
     bundle: Any = SimpleNamespace(
         model=model.architecture,
