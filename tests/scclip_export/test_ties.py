@@ -1,6 +1,7 @@
 """Decisions that rounding flips are explained by float64; damage is not."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,15 @@ from synthetic import scene
 
 CONFIG = CalibrationConfig(pre_layer=1, post_layer=0, fusion_layers=(1, 3), cls_residual=0.3)
 WINDOW: NDArray[np.uint8] = scene(224, 224, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads add up products in another order in one run than in the next."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
