@@ -2,6 +2,7 @@
  * The other side of benchmarks/cpu/web.py: `bench.js node|wasm|webgpu` segments the pictures named on standard input, a
  * path a line, and answers each with a line of JSON: seconds from pixels to labels, and the labels.
  * `bench.js first` tells the processor time of a whole Chromium from opening the page to the first overlay.
+ * `bench.js names ROUNDS BUNDLE BUNDLE` embeds new names with both bundles in turn, for benchmarks/cpu/web_names.py.
  */
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -115,9 +116,30 @@ async function first(visits: number): Promise<void> {
   }
 }
 
-const [mode = "", visits = "5"] = process.argv.slice(2);
+const NAMES = ["sky", "grass", "dog", "night stand", "traffic light", "brick wall", "wooden floor", "cat"];
+
+/** Processor seconds of a round's names by each bundle, and the largest difference of their embeddings. */
+async function names(rounds: number, bundles: readonly string[]): Promise<void> {
+  const segmenters = await Promise.all(bundles.map((bundle) => openSegmenter(bundle, { threads: Number(process.env["THREADS"] ?? 2) })));
+  for (const segmenter of segmenters) await segmenter.setClasses("a lamp post"); // what is loaded once, is
+  for (let round = 0; round < rounds; round++) {
+    const processor: number[] = [];
+    for (const segmenter of segmenters) {
+      const start = process.cpuUsage();
+      await segmenter.setClasses(NAMES.map((name) => `${name} ${round}`));
+      const { user, system } = process.cpuUsage(start);
+      processor.push((user + system) / 1e6);
+    }
+    const [first, second] = segmenters.map((segmenter) => segmenter.vocabulary.embeddings);
+    say({ processor_seconds: processor, difference: first.reduce((most, value, at) => Math.max(most, Math.abs(value - second[at])), 0) });
+  }
+}
+
+const [mode = "", count = "5", ...bundles] = process.argv.slice(2);
 if (mode === "first") {
-  await first(Number(visits));
+  await first(Number(count));
+} else if (mode === "names") {
+  await names(Number(count), bundles);
 } else {
   const [segment, close] = mode === "node" ? await inNode() : await inBrowser(mode === "webgpu" ? "webgpu" : "wasm");
   say({ ready: mode });
