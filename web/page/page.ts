@@ -40,6 +40,7 @@ function ask(): void {
   state.since = performance.now();
   state.worker.postMessage(request);
   busy(true);
+  run.disabled = !state.image; // asking anew ends what is under way
   tell(state.image ? "Segmenting …" : "Loading …");
 }
 

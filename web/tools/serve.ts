@@ -16,8 +16,14 @@ export interface Served {
   close(): Promise<void>;
 }
 
-/** Serve a folder (or several, the first that has a file) on a free port of this machine. */
-export function serve(folder: string | readonly string[], headers: Readonly<Record<string, string>> = {}): Promise<Served> {
+/**
+ * Serve a folder (or several, the first that has a file) on a free port of this machine.
+ *
+ * @param cut Whether the connection is to break in the middle of a file.
+ */
+export function serve(
+  folder: string | readonly string[], headers: Readonly<Record<string, string>> = {}, cut: (name: string) => boolean = () => false,
+): Promise<Served> {
   const server = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url ?? "/", "http://host").pathname);
     const name = normalize(path.endsWith("/") ? `${path}index.html` : path);
@@ -26,8 +32,13 @@ export function serve(folder: string | readonly string[], headers: Readonly<Reco
       response.writeHead(404).end();
       return;
     }
-    response.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", "Content-Length": statSync(file).size, ...headers });
-    createReadStream(file).pipe(response);
+    const { size } = statSync(file);
+    response.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", "Content-Length": size, ...headers });
+    if (cut(name)) {
+      createReadStream(file, { end: Math.floor(size / 2) }).on("end", () => response.destroy()).pipe(response, { end: false });
+    } else {
+      createReadStream(file).pipe(response);
+    }
   });
   return new Promise((settle) => {
     server.listen(0, "127.0.0.1", () => {

@@ -8,6 +8,7 @@ import { after, before, test, type TestContext } from "node:test";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import sharp from "sharp";
 import { colourOf } from "../../src/overlay.js";
+import { crc32 } from "../../src/png.js";
 import { findChromium, launch } from "../../tools/chromium.js";
 import { ISOLATED, serve, type Served } from "../../tools/serve.js";
 import { agreement, bytesOf, fixtures } from "../fixtures.js";
@@ -153,6 +154,16 @@ test("what is wrong is said in one line", { skip }, async (t) => {
   const page = await open(t, served.url, { serviceWorkers: "block" }, /404/);
   const status = page.locator("#status.error");
   await status.filter({ hasText: "SHA-256 of encoder.fp32.onnx.data is" }).waitFor();
+  for (const [change, words] of [
+    [(manifest: any) => (manifest.format_version = 3), "bundle.json has format version 3; this runtime reads 1 and 2"],
+    [(manifest: any) => (manifest.files["encoder.fp32.onnx"].bytes = 1), "truncated or changed"],
+  ] as const) {
+    const manifest = JSON.parse(readFileSync(join(SITE, "demo.scclip/bundle.json"), "utf8"));
+    change(manifest);
+    writeFileSync(join(site, "demo.scclip/bundle.json"), JSON.stringify(manifest));
+    await page.goto(served.url);
+    await status.filter({ hasText: words }).waitFor();
+  }
   await page.goto(`${served.url}?bundle=nowhere/`);
   await status.filter({ hasText: "the server answered 404" }).waitFor();
   await page.locator("#file").setInputFiles({ name: "x.png", mimeType: "image/png", buffer: Buffer.from("no picture") });
@@ -164,4 +175,123 @@ test("what is wrong is said in one line", { skip }, async (t) => {
   await page.locator("#classes").fill("cat\ncat, dog");
   await page.getByRole("button", { name: "Segment" }).click();
   await status.filter({ hasText: "'cat' is in two classes: class 1 and class 2" }).waitFor();
+});
+
+const DATA = "encoder.fp32.onnx.data";
+
+test("a connection that breaks half-way is told, and the button tries again", { skip }, async (t) => {
+  let breaks = true;
+  const served = await serve(SITE, ISOLATED, (name) => breaks && name.endsWith(DATA));
+  t.after(() => served.close());
+  const page = await open(t, served.url, {}, /ERR_|Failed to load/);
+  await page.locator("#status.error", { hasText: `can't get ${served.url}demo.scclip/${DATA}` }).waitFor();
+  breaks = false;
+  await page.getByRole("button", { name: "Segment" }).click();
+  await ready(page);
+  await page.getByRole("button", { name: "Use the sample" }).click();
+  await segmented(page);
+  assert.ok((await equalTo(page, sampleAt)) >= 0.999);
+});
+
+test("a damaged copy among the files that are kept is replaced", { skip }, async (t) => {
+  const served = await serve(SITE, ISOLATED);
+  t.after(() => served.close());
+  const page = await open(t, served.url);
+  await ready(page);
+  const kept = (script: string): Promise<number> => page.evaluate<number>(`(async () => {
+    const cache = await caches.open("scclip-files");
+    for (;; await new Promise((settle) => setTimeout(settle, 100))) {
+      const request = (await cache.keys()).find(({ url }) => url.includes("${DATA}"));
+      if (!request) continue;
+      ${script}
+    }
+  })()`);
+  const size = await kept("return (await (await cache.match(request)).arrayBuffer()).byteLength");
+  await kept("await cache.put(request, new Response('half')); return 0");
+  await page.reload();
+  await ready(page);
+  assert.equal(await kept(`const { byteLength } = await (await cache.match(request)).arrayBuffer(); if (byteLength > 4) return byteLength`), size);
+});
+
+test("where there is no room to keep files the page works, and says that it needs a connection", { skip }, async (t) => {
+  const served = await serve(SITE, ISOLATED);
+  t.after(() => served.close());
+  const page = await open(t, "about:blank");
+  const devtools = await page.context().newCDPSession(page);
+  const shell = 20_000_000; // the page's own files fit, the model does not
+  await devtools.send("Storage.overrideQuotaForOrigin", { origin: new URL(served.url).origin, quotaSize: shell });
+  await page.goto(served.url);
+  await ready(page);
+  await page.locator("#offline", { hasText: "There is no room to keep all files here" }).waitFor();
+  await page.getByRole("button", { name: "Use the sample" }).click();
+  await segmented(page);
+});
+
+test("two tabs at once have both the model", { skip }, async (t) => {
+  const served = await serve(SITE);
+  t.after(() => served.close());
+  const first = await open(t, "about:blank");
+  const second = await first.context().newPage();
+  second.setDefaultTimeout(120_000);
+  await Promise.all([first, second].map(async (page) => {
+    await page.goto(served.url);
+    await ready(page);
+    await page.getByRole("button", { name: "Use the sample" }).click();
+    await segmented(page);
+    assert.ok((await equalTo(page, sampleAt)) >= 0.999);
+  }));
+});
+
+test("a list of one class is warned of, and one of thousands can be given up", { skip }, async (t) => {
+  const page = await open(t, isolated.url, { serviceWorkers: "block" });
+  await ready(page);
+  await page.getByRole("button", { name: "Use the sample" }).click();
+  await segmented(page);
+  await page.locator("#classes").fill("zebra");
+  await page.getByRole("button", { name: "Segment" }).click();
+  await page.locator("#status", { hasText: /^1 class found in \d+ ms\. Warning: one class, 'zebra', and no background/ }).waitFor();
+  await page.locator("#classes").fill(Array.from({ length: 5000 }, (_, index) => `thing ${index}`).join("\n"));
+  await page.getByRole("button", { name: "Segment" }).click();
+  await page.locator("#progress-label", { hasText: /^Reading the class names: \d+ of 5000$/ }).waitFor();
+  await page.locator("#classes").fill("zebra\nsand");
+  await page.getByRole("button", { name: "Segment" }).click();
+  await page.locator("#status", { hasText: "2 classes found" }).waitFor();
+});
+
+test("pictures that can't be shown are told by what is wrong with them", { skip }, async (t) => {
+  const page = await open(t, isolated.url, { serviceWorkers: "block" });
+  await ready(page);
+  const files: readonly (readonly [string, string, Buffer, string])[] = [
+    ["empty.png", "image/png", Buffer.alloc(0), "This file is empty."],
+    ["photo.heic", "image/heic", Buffer.from("0000001c6674797068656963", "hex"), "can't show HEIC pictures"],
+    ["header.png", "image/png", await headerOf(10_000, 10_000), "damaged or too large"],
+  ];
+  for (const [name, mimeType, buffer, words] of files) {
+    await page.locator("#file").setInputFiles({ name, mimeType, buffer });
+    await page.locator("#status.error", { hasText: words }).waitFor();
+  }
+});
+
+/** A PNG that claims to be large, and ends behind its header. */
+async function headerOf(width: number, height: number): Promise<Buffer> {
+  const small = await sharp({ create: { width: 1, height: 1, channels: 3, background: "#000" } }).png().toBuffer();
+  small.writeUInt32BE(width, 16);
+  small.writeUInt32BE(height, 20);
+  small.writeUInt32BE(crc32(small.subarray(12, 29)), 29);
+  return small;
+}
+
+test("names and roles are there for those who don't see the page", { skip }, async (t) => {
+  const page = await open(t, isolated.url, { serviceWorkers: "block" });
+  await ready(page);
+  await page.getByRole("button", { name: "Use the sample" }).click();
+  await segmented(page);
+  const tree = await page.locator("body").ariaSnapshot();
+  for (const line of [
+    'heading "Segment a picture by naming classes" [level=1]', 'button "Choose a picture"', 'button "Use the sample"',
+    'textbox "Classes, one a line; synonyms after commas"', 'combobox "Precision"', 'button "Segment"', 'region "Result"',
+    'application "Segmented picture. Arrow keys move the point that is read out."', 'slider "Colour"', 'group "Classes shown"',
+    'button "Download labels (PNG)"',
+  ]) assert.ok(tree.includes(line), `${line} in:\n${tree}`);
+  assert.match(tree, /checkbox "[a-z ]+ \d+\.\d %" \[checked\]/);
 });
