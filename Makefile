@@ -61,7 +61,7 @@ web/node_modules/.package-lock.json: web/package-lock.json
 web: web/node_modules/.package-lock.json  ## build the npm package and the page (web/dist; needs Node 20)
 	cd web && npm run build
 
-test-web: web/node_modules/.package-lock.json  ## types of web/, and its tests in Node and Chromium
+test-web: web/node_modules/.package-lock.json  ## types of web/, and its tests in Node and in browsers
 	cd web && npm run types && npm test && npm run test:browser
 
 docs: $(VENV)/.docs  ## build the documentation into build/site; a broken link is an error
