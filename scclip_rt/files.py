@@ -219,6 +219,37 @@ def atomic_directory(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def exclusive(folder: Path, busy: str) -> Iterator[None]:
+    """Let one process at a time do something; the system lets go of it even after kill -9.
+
+    Where the system or the file system has no locks, nobody is kept out.
+
+    Args:
+        folder: that stands for it.
+        busy: the message for whoever comes second.
+
+    Raises:
+        OutputError: another process is at it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(busy) from None
+        except OSError:
+            pass  # no locks here
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _lock(folder: Path) -> int | None:
     """Hold a folder for as long as this process lives: the system lets go of it even after kill -9.
 

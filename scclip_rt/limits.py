@@ -52,6 +52,7 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "warmup": Range(least=0, most=100_000),
         "iterations": Range(least=1, most=1_000_000),
         "stream": Range(least=0, most=1_000_000),
+        "seconds": Range(least=1, most=_DAY, whole=False),
         "near": Range(least=0, most=1, whole=False),
         "template_count": Range(least=1, most=10_000),
         "queries": Range(least=1, most=65534),

@@ -57,8 +57,8 @@ def open_backend(
         precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device; `fast` for the
             fastest that the bundle and the processor have.
         ort_provider: ONNX Runtime's `cpu`, `cuda`, `cuda-graphs` or `tensorrt`; None follows `device`.
-        threads: CPU threads of one inference; None takes the cores this process may use.
-        batch: most windows at once; None takes the backend's own number.
+        threads: CPU threads of one inference; None takes what `scclip tune` found, else the cores this process may use.
+        batch: most windows at once; None takes what `scclip tune` found, else the backend's own number.
         grid: `window` for sliding windows, `whole` for whole-image encoders.
 
     Raises:
@@ -68,14 +68,21 @@ def open_backend(
     """
     _check_options(backend, threads, batch)
     choice = choose_backend(
-        bundle, backend=backend, device=device, precision=precision, ort_provider=ort_provider, grid=grid
+        bundle,
+        backend=backend,
+        device=device,
+        precision=precision,
+        ort_provider=ort_provider,
+        threads=threads,
+        batch=batch,
+        grid=grid,
     )
     request = EncoderRequest(
         device=device,
         precision=choice.precision,
         ort_provider=ort_provider,
-        threads=threads,
-        batch=batch,
+        threads=choice.threads if threads is None else threads,
+        batch=choice.batch if batch is None else batch,
         grid=grid,
         reason=choice.reason,
         engine=choice.engine,

@@ -7,6 +7,9 @@ bundle's owner has exported (int8; its parity figures are in bundle.json) or tha
 On a GPU `auto` takes an engine that was built for it before anything else, and fp16 before fp32: SC-CLIP itself
 computes in fp16 there. bf16 comes after fp32 under `auto`, before it under `fast`
 (`scclip_rt.bundle.engine_fit.PREFERENCE`).
+
+Where `scclip tune` has measured a bundle on this machine, that goes before the rules for CPUs: of the rows that
+agree with all that was asked for, the fastest.
 """
 
 import importlib.util
@@ -18,6 +21,7 @@ from typing import Literal
 from scclip_rt.backends.base import GridChoice
 from scclip_rt.backends.gpu import Gpu
 from scclip_rt.backends.processor import BF16_FLAGS, INT8_FLAGS, processor_flags
+from scclip_rt.backends.tuned import Tuned, read_tuned
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
     MODULES,
@@ -57,12 +61,19 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendChoice:
-    """Backend and precision to open, the reason in words, and the engine where one was found."""
+    """Backend and precision to open, the reason in words, and the engine where one was found.
+
+    Attributes:
+        threads: what `scclip tune` found best; None: nothing was measured.
+        batch: likewise.
+    """
 
     backend: str
     precision: str
     reason: str
     engine: Engine | None = None
+    threads: int | None = None
+    batch: int | None = None
 
 
 def this_host() -> Host:
@@ -78,8 +89,11 @@ def choose(
     device: str = "auto",
     precision: str = "auto",
     ort_provider: str | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
     grid: GridChoice = "window",
     host: Host | None = None,
+    tuned: Tuned | None = None,
 ) -> BackendChoice:
     """Settle `auto` and `fast`; what is named stays as it is, for the backend to take or refuse.
 
@@ -89,8 +103,11 @@ def choose(
         device: `cpu`, `cuda:N` or `auto`.
         precision: a name, `auto` (see the module) or `fast`.
         ort_provider: ONNX Runtime's provider or None; naming one names the backend.
+        threads: of one inference; None may be any.
+        batch: most windows at once; None may be any.
         grid: `window` or `whole`.
         host: default: the machine we run on.
+        tuned: what was measured; default: what is remembered of this machine, and nothing of another host.
 
     Raises:
         BackendError: whole images are wanted and the bundle has no encoder for them.
@@ -105,13 +122,41 @@ def choose(
         engine, reason = fitting_engine(bundle, device=device, precision=precision, grid=grid)
         if engine is not None:
             return _take(engine, reason)
+    held = cpu_precisions(bundle, grid)
+    if tuned is None:
+        tuned = read_tuned(bundle) if host is None else Tuned()
     host = host or this_host()
     if backend == "auto" and ort_provider is not None:
         backend = "onnxruntime"
-    held: set[str] = {spec.precision for spec in grid_encoders(bundle, grid) if "cpu" in spec.runs_on}
     chosen, why_precision = _cpu_precision(precision, backend, held, host)
+    best = tuned.best(
+        grid=grid,
+        precision=None if precision == "fast" else chosen,
+        backend=None if backend == "auto" else backend,
+        threads=threads,
+        batch=batch,
+    )
+    if best is not None:
+        why = f"{best.precision} is the fastest" if precision == "fast" else why_precision
+        return BackendChoice(
+            backend=best.backend,
+            precision=best.precision,
+            reason=f"{why}; {best.backend}, as scclip tune measured: {best}",
+            threads=best.threads,
+            batch=best.batch,
+        )
     name, why_backend = _cpu_backend(backend, chosen, host)
-    return BackendChoice(backend=name, precision=chosen, reason=f"{why_precision}; {why_backend}")
+    reasons = [why_precision, why_backend, *([tuned.stale] if tuned.stale else [])]
+    return BackendChoice(backend=name, precision=chosen, reason="; ".join(reasons))
+
+
+def cpu_precisions(bundle: Bundle, grid: GridChoice) -> set[str]:
+    """The precisions that the bundle has for a CPU.
+
+    Raises:
+        BackendError: whole images are wanted and the bundle has no encoder for them.
+    """
+    return {spec.precision for spec in grid_encoders(bundle, grid) if "cpu" in spec.runs_on}
 
 
 def _ort_precision(precision: str) -> str:

@@ -12,12 +12,29 @@ INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 @functools.cache
 def processor_flags() -> frozenset[str]:
     """The kernel's names of the instruction sets (`avx2`, `avx512_vnni`, `amx_bf16`, …); empty where unknown."""
+    fields = _cpuinfo()
+    return frozenset(fields.get("flags", fields.get("Features", "")).split())
+
+
+def processor_identity() -> str:
+    """Text that is another for another kind of processor: its names and its instruction sets.
+
+    libscclip makes the same text (cpp/src/backends/processor.cpp).
+    """
+    fields = _cpuinfo()
+    names = [fields.get(key, "") for key in ("model name", "cpu family", "model", "CPU part")]
+    return "\n".join([*names, *sorted(processor_flags())])
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    """What the kernel says of the first processor; empty where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:
-        return frozenset()
+        return {}
+    fields: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            return frozenset(value.split())
-    return frozenset()
+        fields.setdefault(key.strip(), value.strip())
+    return fields

@@ -27,6 +27,7 @@ COMMANDS = (
     "eval",
     "compare-methods",
     "bench",
+    "tune",
     "cache",
     "convert-coco-object",
 )

@@ -12,8 +12,8 @@ from scclip_rt.files import cache_directory
 
 _DESCRIPTION = """\
 Show what is kept between runs, and how large it is: embeddings of class names, hashes of bundles'
-files, engines that libraries built. Nothing in it is more than time saved: what is cleared is
-made again when it is needed.
+files, engines that libraries built, and what `scclip tune` measured. Nothing in it is more than
+time saved: what is cleared is made again when it is needed, and `scclip tune` when you run it.
 """
 
 _EPILOG = """\
