@@ -23,31 +23,30 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
     Returns:
         int8 (K, N) in [−127, 127], and the scales, float32 (N,): weight ≈ int8 · scale.
     """
-    largest = np.maximum(np.abs(weight).max(axis=0) / _Q_MAX, _pair_sums(weight).max(axis=0) / PAIR_LIMIT)
+    largest = np.maximum(_largest(weight) / _Q_MAX, _largest(_pair_sums(weight)) / PAIR_LIMIT)
     scale = np.where(largest > 0, largest, 1.0).astype(np.float32)
     exact = weight / scale
-    rounded = np.clip(np.rint(exact), -_Q_MAX, _Q_MAX)
+    rounded = np.rint(exact)
     # Rounding may carry a pair to 129: the member that was rounded away from 0 by more gives one back.
-    over = np.flatnonzero((_pair_sums(rounded) > PAIR_LIMIT).any(axis=1))
-    for pair in over:
+    sums = _pair_sums(rounded)
+    for pair in np.flatnonzero((sums.max(axis=1) > PAIR_LIMIT) | (sums.min(axis=1) < -PAIR_LIMIT)):
         _mend(rounded[2 * pair : 2 * pair + 2], exact[2 * pair : 2 * pair + 2])
     return rounded.astype(np.int8), scale
 
 
 def _pair_sums(weight: NDArray[np.floating]) -> NDArray[np.floating]:
-    """|sum| of the positive and of the negative members of every pair, the larger: (K / 2 rounded up, N)."""
-    padded = np.concatenate([weight, np.zeros_like(weight[:1])]) if len(weight) % 2 else weight
-    first, second = padded[0::2], padded[1::2]
-    up = np.maximum(first, 0) + np.maximum(second, 0)
-    down = np.maximum(-first, 0) + np.maximum(-second, 0)
-    return np.maximum(up, down)
+    """The sum of every pair, (K / 2, N): beyond the limit only where both have the same sign. An odd row has none."""
+    return weight[0 : len(weight) - 1 : 2] + weight[1::2]
+
+
+def _largest(weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The largest absolute value of every column, (N,)."""
+    return np.maximum(weight.max(axis=0, initial=0.0), -weight.min(axis=0, initial=0.0))
 
 
 def _mend(pair: NDArray[np.floating], exact: NDArray[np.floating]) -> None:
     """Bring the columns of a rounded pair (2, N) that sum beyond the limit back to it, in place."""
     sign = np.sign(pair)
-    excess = sign * (pair - exact)
-    over = (_pair_sums(pair)[0] > PAIR_LIMIT) & (sign[0] * sign[1] > 0)
-    give = np.argmax(excess, axis=0)
-    columns = np.flatnonzero(over)
+    give = np.argmax(sign * (pair - exact), axis=0)
+    columns = np.flatnonzero(np.abs(pair.sum(axis=0)) > PAIR_LIMIT)
     pair[give[columns], columns] -= sign[give[columns], columns]
