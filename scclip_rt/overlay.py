@@ -107,6 +107,26 @@ def shown_colours(
     return out
 
 
+def shrink(
+    image: NDArray[np.uint8], labels: Labels, long_side: int | None
+) -> tuple[NDArray[np.uint8], Labels]:
+    """Shrink a picture and its labels by a whole number, to at most `long_side` pixels; None keeps them as they are.
+
+    The image's pixels are averaged; labels can't be, so that one in the middle stands for its neighbours.
+    """
+    factor = 1 if long_side is None else -(-max(labels.shape) // long_side)
+    if factor == 1:
+        return image, labels
+    from PIL import Image
+
+    smaller = np.asarray(Image.fromarray(image).reduce(factor))
+    rows, columns = (
+        np.minimum(np.arange(length) * factor + factor // 2, source - 1)
+        for length, source in zip(smaller.shape[:2], labels.shape, strict=True)
+    )
+    return smaller, labels.take(rows, axis=0).take(columns, axis=1)
+
+
 def paint(
     image: NDArray[np.uint8],
     labels: Labels,
@@ -126,20 +146,20 @@ def paint(
     Returns:
         (H, W, 3) uint8.
     """
-    import cv2
-
     # uint8 tables, one look-up a pixel: mixed[c][pixel] = image·(1 − α) + colour·α, without float images.
     lut = np.zeros((max(256, int(max(present)) + 1), 3), np.uint8)
     lut[list(present)] = np.round(colours * alpha)
     keep = np.round(np.arange(256) * (1 - alpha)).astype(np.uint8)
-    # OpenCV's tables take a tenth of numpy's time; they know 256 colours.
-    colour = cv2.applyColorMap(labels, lut[:, None]) if labels.dtype == np.uint8 else lut[labels]
-    out = np.asarray(cv2.add(cv2.LUT(image, keep), colour), np.uint8)
+    out, colour = keep.take(image), lut.take(labels, axis=0)
+    if int(keep.max()) + int(lut.max()) > 255:  # both halves were rounded up
+        np.minimum(colour, 255 - out, out=colour)
+    out += colour
     if min(labels.shape) >= 48 and alpha > 0:
         edges = np.zeros(labels.shape, bool)
         edges[1:] |= labels[1:] != labels[:-1]
         edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-        out[edges] = (out[edges].astype(np.uint16) + 2 * 255) // 3
+        pixels, at = out.reshape(-1, 3), np.flatnonzero(edges)
+        pixels[at] = (pixels[at].astype(np.uint16) + 2 * 255) // 3
     return out
 
 

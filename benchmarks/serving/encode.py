@@ -21,6 +21,7 @@ from benchmarks.harness import Row, parser, take_turns, write_report
 from scclip_rt import Segmenter
 from scclip_rt.demo.scenes import test_scene
 from scclip_rt.formats.rle import coco_masks
+from scclip_rt.image.png import encode_indexed_png
 from scclip_rt.segmentation import Segmentation
 from scclip_rt.serving.render import json_bytes, labels_png, segments
 
@@ -43,6 +44,7 @@ def writers(result: Segmentation) -> dict[str, Callable[[], bytes]]:
     labels = result.labels
     return {
         "served PNG": lambda: labels_png(result),
+        "written PNG": lambda: encode_indexed_png(labels, np.zeros((256, 3), np.uint8)),
         "Pillow, level 6 (its default)": lambda: pillow(labels, 6, zlib.Z_DEFAULT_STRATEGY),
         "Pillow, level 1": lambda: pillow(labels, 1, zlib.Z_DEFAULT_STRATEGY),
         "Pillow, level 1, run lengths": lambda: pillow(labels, 1, zlib.Z_RLE),

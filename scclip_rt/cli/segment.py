@@ -43,7 +43,8 @@ Segment images: every pixel gets the class whose name fits it best.
 For each image this writes into the output folder
   STEM.labels.png      class numbers, from 0 in the order of the classes; the highest value
                        (255, or 65535 above 254 classes) means unlabelled
-  STEM.overlay.png     the image under the classes' colours, with a legend (not with --no-overlay)
+  STEM.overlay.png     the image under the classes' colours, with a legend, at most 1600 pixels
+                       on the long side (not with --no-overlay)
   STEM.confidence.png  with --confidence: the probability of each pixel's class, 0..255
 Folders are searched through, and their sub-folders are kept in the output. Two images of one name
 keep their suffix (STEM.jpg.labels.png). Outputs that exist stop the command before any work, unless

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +61,8 @@ class Canvas:
 
     def noise(self, across: float, along: float | None = None) -> Field:
         """Smooth value noise in [0, 1], mean 0.5, with features of `across` by `along` texture pixels."""
+        import cv2  # the names of the materials don't need it
+
         tile = self.rng.random((NOISE_TILE, NOISE_TILE), dtype=np.float32)
         along = across if along is None else along
         # Two linear samples half a cell apart hide the lattice that one linear sample shows.
@@ -123,6 +124,8 @@ class Canvas:
 
 def blend(low: Colour, high: Colour, amount: Field) -> Field:
     """Low + (high − low)·amount for colours (3,) or images (H, W, 3) and amounts (H, W)."""
+    import cv2
+
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     if low.ndim == high.ndim == 1:
         image: Field = cv2.merge([amount * (b - a) + a for a, b in zip(low, high, strict=True)])
@@ -133,6 +136,8 @@ def blend(low: Colour, high: Colour, amount: Field) -> Field:
 
 def planes(amount: Field) -> Field:
     """(H, W) repeated to (H, W, 3); a broadcast over three channels is several times slower."""
+    import cv2
+
     return cv2.merge([amount, amount, amount])
 
 

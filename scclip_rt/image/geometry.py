@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,12 +66,7 @@ def resize(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8
     _check_image(image)
     if image.shape[:2] == shape:
         return image
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return resize_by_taps(image, shape)  # OpenCV's bytes differ there
-    import cv2  # 60 ms, needed only here
-
-    resized = cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, dtype=np.uint8)
+    return resize_by_taps(image, shape)
 
 
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]"
 )
 _MEMORY_ERRORS = ("out of memory", "cannot allocate", "not enough memory", "bad_alloc")
+_COMMON = frozenset({"JPEG", "PNG", "GIF", "BMP", "DIB", "PPM"})  # what Image.preinit imports
 
 
 def load_image(
@@ -127,17 +128,21 @@ def _stream(source: Any) -> IO[bytes]:
 
 
 @functools.cache
-def _decoders() -> tuple[tuple[Any, Any], ...]:
-    """The constructor and the test of the first bytes of each of `FORMATS` that this Pillow has."""
+def _decoders(*, common: bool) -> tuple[tuple[Any, Any], ...]:
+    """The constructor and the test of the first bytes of each of `FORMATS` that this Pillow has.
+
+    Those that Pillow counts as common, or the others, whose modules take longer to import than a photo to decode.
+    """
     from PIL import Image
 
     Image.preinit()
-    for plugin in ("WebP", "Tiff", "Jpeg2K", "Avif"):
+    for plugin in () if common else ("WebP", "Tiff", "Jpeg2K", "Avif"):
         try:
             importlib.import_module(f"PIL.{plugin}ImagePlugin")
         except ImportError:  # AVIF came with Pillow 11.3
             continue
-    return tuple(Image.OPEN[name] for name in FORMATS if name in Image.OPEN)
+    wanted = (name for name in FORMATS if (name in _COMMON) == common)
+    return tuple(Image.OPEN[name] for name in wanted if name in Image.OPEN)
 
 
 def _open_stream(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
@@ -149,11 +154,12 @@ def _open_stream(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
             raise ImageError("a file object with an image must be opened in binary mode", field="image")
         if not prefix:
             raise ImageError(f"can't read the image {name}: the file is empty", field="image")
-        for construct, accepts in _decoders():
-            if accepts is None or accepts(prefix) is True:
-                stream.seek(0)
-                image: ImageFile.ImageFile = construct(stream, "")
-                return image
+        for common in (True, False):
+            for construct, accepts in _decoders(common=common):
+                if accepts is None or accepts(prefix) is True:
+                    stream.seek(0)
+                    image: ImageFile.ImageFile = construct(stream, "")
+                    return image
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise many kinds on damaged headers
@@ -227,11 +233,13 @@ def _raise_if_memory(error: Exception, name: str) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ExifTags, ImageOps
+    from PIL import ExifTags
 
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image  # exif_transpose would copy it
+        from PIL import ImageOps
+
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block: viewers show such images as stored
         return image

@@ -1,12 +1,16 @@
-"""PNG files, quickly: of 12 megapixels in colour in 0.4 s, where Pillow takes 5 s for a file 13 % smaller."""
+"""PNG files, quickly: zlib's run lengths on differences to the row above, a tenth of what Pillow's settings take."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_GREY, _RGB, _INDEXED = 0, 2, 3
+_UP = 2  # the filter: what differs from the row above
 
 
 def encode_png(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -18,13 +22,7 @@ def encode_png(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     Returns:
         The file.
     """
-    import cv2  # 60 ms, needed only here
-
-    pixels = array if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", pixels)
-    if not done:
-        raise ValueError(f"OpenCV made no PNG of {array.dtype} {array.shape}")
-    return bytes(data)
+    return _encode(array, _RGB if array.ndim == 3 else _GREY)
 
 
 def encode_indexed_png(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
@@ -37,10 +35,29 @@ def encode_indexed_png(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -
     Returns:
         The file.
     """
-    grey = encode_png(indices)
-    header, end = bytearray(grey[16:29]), 33  # signature, length, "IHDR", 13 bytes, checksum
-    header[9] = 3  # the same bits a pixel, looked up
-    return grey[:8] + _chunk(b"IHDR", bytes(header)) + _chunk(b"PLTE", colours.tobytes()) + grey[end:]
+    return _encode(indices, _INDEXED, _chunk(b"PLTE", colours.tobytes()))
+
+
+def _encode(array: NDArray[Any], kind: int, palette: bytes = b"") -> bytes:
+    height, width = array.shape[:2]
+    big_endian = np.ascontiguousarray(array, array.dtype.newbyteorder(">"))
+    values = big_endian.view(np.uint8).reshape(height, -1)
+    rows = np.empty((height, 1 + values.shape[1]), np.uint8)
+    rows[:, 0] = _UP
+    rows[0, 1:] = values[0]
+    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8 * array.dtype.itemsize, kind, 0, 0, 0)
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    data = packer.compress(rows.data) + packer.flush()
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", header),
+            palette,
+            _chunk(b"IDAT", data),
+            _chunk(b"IEND", b""),
+        )
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

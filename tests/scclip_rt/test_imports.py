@@ -25,6 +25,12 @@ def test_import_is_light(code: str, needed: set[str]) -> None:
     assert loaded_modules(code) & heavy == needed
 
 
+def test_segmenting_an_image_needs_neither_opencv_nor_jsonschema(tmp_path: Path) -> None:
+    words = ["segment", "demo", "scclip_rt/demo/scene.png", "--output", str(tmp_path)]
+    loaded = loaded_modules(f"from scclip_rt.cli import run; assert run({words}) == 0")
+    assert not loaded & {"cv2", "jsonschema", "tokenizers", "xml", "tqdm"}
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -113,6 +113,19 @@ def test_files_hold_the_labels_and_the_picture(tmp_path):
     assert seg.save(tmp_path, "b", overlay=False) == [tmp_path / "b.labels.png"]
 
 
+@pytest.mark.parametrize(("size", "shown"), [((30, 4001), (10, 1334)), ((1600, 20), (1600, 20))])
+def test_overlay_of_a_large_image_is_for_people(tmp_path, size, shown):
+    seg = result(*size)
+    labels, picture = seg.save(tmp_path, "large")
+    assert Image.open(labels).size == size[::-1]
+    painted = seg.overlay(legend=False, long_side=1600)
+    assert painted.shape == (*shown, 3)
+    assert np.array_equal(painted[-1, -1], seg.overlay(legend=False)[-1, -1])
+    assert np.array_equal(painted, seg.overlay(legend=False)) == (shown == size)
+    with Image.open(picture) as written:
+        assert max(written.size[0], shown[1]) == written.size[0] < 2 * 1600
+
+
 def test_16_bit_labels_survive_the_file(tmp_path):
     labels = np.array([[0, 300], [65535, 1]], np.uint16)
     seg = Segmentation(labels=labels, classes=tuple(map(str, range(400))), unlabelled=65535)
