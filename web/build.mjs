@@ -38,7 +38,7 @@ function files(folder) {
 }
 
 async function library() {
-  await build({ ...node, entryPoints: ["src/index.ts", "src/node.ts", "src/cli.ts"], outdir: "dist/lib", splitting: true });
+  await build({ ...node, entryPoints: ["src/index.ts", "src/node.ts", "src/node_worker.ts", "src/cli.ts"], outdir: "dist/lib", splitting: true });
   const types = spawnSync("node_modules/.bin/tsc", ["-p", "tsconfig.types.json"], { stdio: "inherit" });
   if (types.status !== 0) process.exit(1);
 }
@@ -87,12 +87,14 @@ async function tests() {
   for (const folder of ["unit", "browser"]) {
     const entryPoints = readdirSync(`tests/${folder}`).map((name) => `tests/${folder}/${name}`);
     await build({ ...node, entryPoints, outdir: `build/${folder}` });
+    await build({ ...node, entryPoints: ["src/node_worker.ts"], outdir: `build/${folder}` });
   }
 }
 
 /** The scripts that measure and draw, and what one of them runs in a browser. */
 async function tools() {
   await build({ ...node, entryPoints: ["tools/bench.ts", "tools/pictures.ts"], outdir: "build/tools" });
+  await build({ ...node, entryPoints: ["src/node_worker.ts"], outdir: "build/tools" });
   await build({ ...browser, entryPoints: ["tools/bench_worker.ts"], outdir: "build/bench" });
 }
 

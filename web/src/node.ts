@@ -5,7 +5,9 @@ import { readFile } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
 import type { BundleSource } from "./bundle.js";
+import type { Reply, Workers } from "./encoder.js";
 import { ScclipError, reasonOf } from "./errors.js";
 import { MAX_PIXELS } from "./geometry.js";
 import type { Pixels } from "./resize.js";
@@ -42,13 +44,37 @@ async function optional<Module>(name: string, load: () => Promise<Module>): Prom
   }
 }
 
+/** Threads that encode windows, each in a worker: in Node a session holds up the thread that calls it. */
+function nodeWorkers(count: number): Workers {
+  return {
+    count,
+    start: () => {
+      const worker = new Worker(new URL("./node_worker.js", import.meta.url));
+      worker.unref(); // an open segmenter does not keep the process, an answer that is waited for does
+      return {
+        post: (order, transfer) => {
+          worker.ref();
+          worker.postMessage(order, transfer);
+        },
+        listen: (heard, failed) => {
+          worker.on("error", failed).on("message", (reply: Reply) => {
+            worker.unref();
+            heard(reply);
+          });
+        },
+        end: () => void worker.terminate(),
+      };
+    },
+  };
+}
+
 /** Open a bundle with onnxruntime-node, on every CPU unless `threads` says otherwise. */
 export async function openSegmenter(
-  bundle: string, options: Omit<SegmenterOptions, "ort" | "provider"> = {},
+  bundle: string, options: Omit<SegmenterOptions, "ort" | "provider" | "workers"> = {},
 ): Promise<Segmenter> {
   const ort = await optional("onnxruntime-node", () => import("onnxruntime-node"));
   const threads = options.threads ?? availableParallelism();
-  return Segmenter.open(folderBundle(bundle), { ...options, ort, provider: "cpu", threads });
+  return Segmenter.open(folderBundle(bundle), { ...options, ort, provider: "cpu", threads, workers: nodeWorkers(threads) });
 }
 
 /**

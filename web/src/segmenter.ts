@@ -3,6 +3,7 @@
 import { Bundle, type BundleSource, type Graph, type OnProgress } from "./bundle.js";
 import { findBackground, parseClasses, type ClassSource } from "./classes.js";
 import { decode, type Decoded, type Encoded } from "./decode.js";
+import { loadEncoder, type Encoder, type Windows, type Workers } from "./encoder.js";
 import { ScclipError } from "./errors.js";
 import { gridOf, MAX_PIXELS, MAX_WINDOWS, tilingOf, type Size, type Tiling, type TilingOptions } from "./geometry.js";
 import type { BenchmarkSpec, EncoderSpec } from "./manifest.js";
@@ -38,6 +39,8 @@ export interface SegmenterOptions extends RuntimeOptions {
   readonly maxWindows?: number;
   /** Prompt templates: `imagenet`, `surgery`, `photo`, `none`, or one's own patterns; default: the bundle's. */
   readonly templates?: string | readonly string[];
+  /** Encode windows in these, each on a thread of its own, where the weights are small enough to be held by each (`openSegmenter` of Node). */
+  readonly workers?: Workers;
   /** Called while files of the bundle come. */
   readonly onProgress?: OnProgress;
 }
@@ -94,10 +97,10 @@ export class Segmenter {
   private embedder: Embedder | null = null;
   private textEncoder: Session | null = null;
   /** For windows of another size than the bundle's, where the method pads; loaded when one comes. */
-  private anySize: Promise<Session> | null = null;
+  private anySize: Promise<Encoder> | null = null;
 
   private constructor(
-    readonly bundle: Bundle, private readonly spec: EncoderSpec, private readonly encoder: Session,
+    readonly bundle: Bundle, private readonly spec: EncoderSpec, private readonly encoder: Encoder,
     private readonly geometry: TilingOptions, private readonly options: SegmenterOptions, private readonly preset: BenchmarkSpec,
   ) {}
 
@@ -113,7 +116,7 @@ export class Segmenter {
     const geometry = tilingOptions(bundle, spec, { ...preset, ...given(options) });
     const templates = loadTemplates(options.templates ?? bundle.manifest.decoding.templates);
     const graph = await bundle.graph(spec.file);
-    const encoder = await Session.load(graph, spec, options);
+    const encoder = await loadEncoder(graph, spec, options, spec.grid.kind === "window" ? options.workers : undefined);
     if (options.provider === "webgpu") await compareWithProcessor(encoder, graph, spec, geometry, options);
     const segmenter = new Segmenter(bundle, spec, encoder, geometry, { ...options, templates }, preset);
     const [ready] = bundle.manifest.vocabularies;
@@ -206,29 +209,33 @@ export class Segmenter {
     const values = new Float32Array(starts.length * length);
     const classFeatures = new Float32Array(starts.length * classLength);
     const batch = Math.max(1, Math.floor(BATCH_PATCHES / (grid[0] * grid[1])));
-    const text = encoder.tensor("float32", embeddings, [queries.length, embedDim]);
-    for (let from = 0; from < starts.length; from += batch) {
-      const part = starts.slice(from, from + batch);
+    const encode = async (first: number, end: number): Promise<void> => {
+      const part = starts.slice(first, end);
       const pixels = cutWindows(resized, part, tiling.input);
-      const windows = encoder.tensor("uint8", pixels, [part.length, ...tiling.input, 3]);
-      const rows = await encoder.run({ windows, text }, output);
+      const rows = await encoder.encode({ pixels, shape: [part.length, ...tiling.input], text: embeddings, queries: queries.length, output });
       part.forEach((_, index) => {
         const start = index * (classLength + length);
-        classFeatures.set(rows.subarray(start, start + classLength), (from + index) * classLength);
-        values.set(rows.subarray(start + classLength, start + classLength + length), (from + index) * length);
+        classFeatures.set(rows.subarray(start, start + classLength), (first + index) * classLength);
+        values.set(rows.subarray(start + classLength, start + classLength + length), (first + index) * length);
       });
-      await onWindow?.(from + part.length, starts.length);
+    };
+    for (let from = 0; from < starts.length; from += batch) {
+      const count = Math.min(batch, starts.length - from);
+      const parts = Math.min(encoder.parts, count);
+      const edge = (part: number): number => from + Math.floor((count * part) / parts);
+      await Promise.all(Array.from({ length: parts }, (_, part) => encode(edge(part), edge(part + 1))));
+      await onWindow?.(from + count, starts.length);
     }
     return { kind, values, width, grid, tiling, shape, resized, classFeatures: classLength > 0 ? classFeatures : null };
   }
 
   /** The encoder that takes a tiling's windows: of the bundle's size, or where the method pads any smaller one. */
-  private async encoderFor({ input: [height, width] }: Tiling): Promise<Session> {
+  private async encoderFor({ input: [height, width] }: Tiling): Promise<Encoder> {
     const { grid, padding, window } = this.geometry;
     if (grid.kind !== "window" || padding === "none" || (height === window && width === window)) return this.encoder;
     this.anySize ??= (async () => {
       const spec = chooseEncoder(this.bundle, this.spec.precision, true);
-      return Session.load(await this.bundle.graph(spec.file), spec, this.options);
+      return loadEncoder(await this.bundle.graph(spec.file), spec, this.options, undefined);
     })();
     try {
       return await this.anySize;
@@ -296,19 +303,15 @@ export class Segmenter {
  * @throws ScclipError BackendError: they don't agree.
  */
 async function compareWithProcessor(
-  encoder: Session, graph: Graph, spec: EncoderSpec, { window, patch }: TilingOptions, options: SegmenterOptions,
+  encoder: Encoder, graph: Graph, spec: EncoderSpec, { window, patch }: TilingOptions, options: SegmenterOptions,
 ): Promise<void> {
   const width = spec.inputs.find((tensor) => tensor.name === "text")?.shape[1] as number;
   const side = spec.grid.kind === "dynamic" ? Math.ceil(window / patch) * patch : window;
   const [rows, columns] = spec.grid.kind === "fixed" ? [spec.grid.rows * patch, spec.grid.columns * patch] : [side, side];
   const pixels = Uint8Array.from({ length: rows * columns * 3 }, (_, at) => 128 + 90 * Math.sin(at / 7) + 30 * Math.sin(at / 997));
-  const features = (session: Session): Promise<Float32Array> =>
-    session.run({
-      windows: session.tensor("uint8", pixels, [1, rows, columns, 3]),
-      text: session.tensor("float32", new Float32Array(width), [1, width]),
-    }, "features");
-  const processor = await Session.load(graph, spec, { ...options, provider: "wasm" });
-  const [found, wanted] = [await features(encoder), await features(processor)];
+  const probe = (): Windows => ({ pixels: pixels.slice(), shape: [1, rows, columns], text: new Float32Array(width), queries: 1, output: "features" });
+  const processor = await loadEncoder(graph, spec, { ...options, provider: "wasm" }, undefined);
+  const [found, wanted] = [await encoder.encode(probe()), await processor.encode(probe())];
   await processor.release();
   const product = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, at) => sum + value * b[at], 0);
   const cosine = product(found, wanted) / Math.sqrt(product(found, found) * product(wanted, wanted));
