@@ -1,6 +1,6 @@
 /** What make_method_fixtures.py wrote: a small bundle by every method, made again here, and the labels Python gives with it. */
 
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 import type { Vocabulary } from "../src/vocabulary.js";
@@ -49,17 +49,18 @@ export const methods = JSON.parse(
 
 const TEXT_FILES = ["text_encoder.onnx", "text_encoder.onnx.data", "tokenizer.json"];
 
-/** Write the bundle FOLDER/METHOD.scclip; its weights are noise, its text encoder the demo's unless it has its own. */
-export function writeMethodBundle(folder: string, method: string): string {
+/** Write the bundle FOLDER/NAME.scclip; its weights are noise, its text encoder the demo's unless it has its own. */
+export function writeMethodBundle(folder: string, method: string, name = method): string {
   const { manifest, graphs, weights } = methods.bundles[method];
-  const path = join(folder, `${method}.scclip`);
+  const path = join(folder, `${name}.scclip`);
+  rmSync(path, { recursive: true, force: true });
   mkdirSync(path);
   writeFileSync(join(path, "bundle.json"), JSON.stringify(manifest));
-  for (const [name, graph] of Object.entries(graphs)) writeFileSync(join(path, name), bytesOf(graph));
+  for (const [file, graph] of Object.entries(graphs)) writeFileSync(join(path, file), bytesOf(graph));
   const data = weights.map(({ count, mean, std }, seed) =>
     Buffer.from(Float32Array.from(numbers(seed, count), (value) => mean + std * (value / 2 ** 32 - 0.5)).buffer));
   writeFileSync(join(path, "weights.data"), Buffer.concat(data));
-  for (const name of TEXT_FILES.filter((one) => !(one in graphs))) cpSync(join(DEMO, name), join(path, name));
+  for (const file of TEXT_FILES.filter((one) => !(one in graphs))) cpSync(join(DEMO, file), join(path, file));
   return path;
 }
 

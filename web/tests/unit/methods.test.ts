@@ -3,8 +3,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { loadImage, openSegmenter } from "../../src/node.js";
-import type { DecodeOptions, SegmenterOptions } from "../../src/segmenter.js";
+import * as web from "onnxruntime-web/wasm";
+import { folderBundle, loadImage, openSegmenter } from "../../src/node.js";
+import { Segmenter, type DecodeOptions, type SegmenterOptions } from "../../src/segmenter.js";
 import { agreement, bytesOf, crop, DEMO, floatsOf, SCENE } from "../fixtures.js";
 import { methods, methodVocabulary, writeMethodBundle, type DemoCase, type MethodCase } from "../methods.js";
 
@@ -12,6 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), "scclip-web-"));
 after(() => rmSync(folder, { recursive: true }));
 
 const scene = await loadImage(SCENE);
+web.env.wasm.numThreads = 1;
 
 function openingOf(wanted: MethodCase | DemoCase): Omit<SegmenterOptions, "ort" | "provider"> {
   return {
@@ -28,7 +30,24 @@ function decodingOf(wanted: MethodCase | DemoCase): DecodeOptions {
   };
 }
 
+/** As a browser opens a bundle: on WebAssembly, with the files as bytes. */
+async function openOnWeb(bundle: string, options: Omit<SegmenterOptions, "ort" | "provider">): Promise<Segmenter> {
+  const { name, read } = folderBundle(bundle);
+  return Segmenter.open({ name, read }, { ...options, ort: web, provider: "wasm" });
+}
+
 for (const method of Object.keys(methods.bundles)) {
+  test(`on WebAssembly labels of ${method} are Python's: windows, smaller ones, whole images`, async () => {
+    const bundle = writeMethodBundle(folder, method, "web");
+    for (const wanted of methods.cases.filter((one) => one.method === method).slice(0, 4)) {
+      const segmenter = await openOnWeb(bundle, openingOf(wanted));
+      segmenter.vocabulary = methodVocabulary(method);
+      const { labels } = await segmenter.segment(crop(scene, wanted.part), decodingOf(wanted));
+      assert.ok(agreement(labels, bytesOf(wanted.labels)) >= 0.999, `${agreement(labels, bytesOf(wanted.labels))}`);
+      await segmenter.close();
+    }
+  });
+
   test(`labels of ${method} are Python's: windows, smaller ones, whole images, settings of a benchmark`, async () => {
     const bundle = writeMethodBundle(folder, method);
     for (const wanted of methods.cases.filter((one) => one.method === method)) {
