@@ -59,8 +59,8 @@ class Segmenter:
             a class called "background" is added at the end where there is none. Goes with class names.
         backend: `onnxruntime`, `openvino`, `tensorrt`, `tensorrt-rtx`, or `auto` (docs/backends.md).
         device: `auto`, `cpu` or `cuda:N`.
-        precision: `fp32`, `bf16`, `int8`, …; `auto` for the most accurate that suits the device, `fast` for the
-            fastest that the bundle and the processor have.
+        precision: `fp32`, `bf16`, `int8`, …; `auto` for the preset's, else the most accurate that suits the device,
+            `fast` for the fastest that the bundle and the processor have.
         ort_provider: ONNX Runtime's `cpu`, `cuda`, `cuda-graphs` or `tensorrt`; None follows `device`.
         threads: CPU threads; None takes the cores this process may use.
         batch: most windows encoded at once; None takes the backend's own number.
@@ -68,7 +68,8 @@ class Segmenter:
         stride: distance between windows, pixels; None takes the bundle's.
         whole_image: encode the image in one pass instead of windows, with an encoder exported for that; None: as the
             preset says, else windows.
-        preset: name of a benchmark of the bundle, whose settings hold where none are given here.
+        preset: a benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of each ("voc21,fast"); their
+            settings hold where none are given here (docs/performance.md).
         logit_scale: factor on cosines before the softmax; None takes the bundle's.
         prob_threshold: probability under which a pixel becomes background or unlabelled; None takes the
             bundle's.
@@ -186,7 +187,7 @@ class Segmenter:
             tower=TextTower(opened, threads=threads, keep=keep_text),
         )
         self._threads = threads
-        own = opened.benchmark(preset)
+        own = opened.preset(preset)
 
         def first(given: _Option | None, default: _Option | None) -> _Option | None:
             return default if given is None else given
@@ -208,7 +209,7 @@ class Segmenter:
                 opened,
                 backend=backend,
                 device=device,
-                precision=precision,
+                precision=own.precision if precision == "auto" and own.precision else precision,
                 ort_provider=ort_provider,
                 threads=threads,
                 batch=batch,

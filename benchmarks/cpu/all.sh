@@ -30,7 +30,7 @@ for task in "${tasks[@]}"; do
         done
         ;;
     calibration) measure calibration 9 calibration --model "$model" ;;
-    pareto) measure pareto-latency 30 pareto latency --targets fp32 fp32@whole int8 int8@whole int8@openvino ;;
+    pareto) python -m benchmarks.cpu.pareto --json "$results/pareto.json" ;;
     int8) measure int8-latency 7 int8 latency --model "$model" ;;
     profiles)
         bundle=$(python -c "import sys; from benchmarks import models; print(models.bundle(sys.argv[1], models.work_folder()))" "$model")

@@ -1,81 +1,113 @@
-"""mIoU of the demo model against latency, for every precision, backend and grid.
+"""The dial between speed and quality: mIoU of the demo model against the processor's time for a scene.
 
-    python -m benchmarks.cpu.pareto miou    [--targets fp32 int8 …] --json benchmarks/results/pareto-miou.json
-    python -m benchmarks.cpu.pareto latency [--targets fp32 int8 …] --json benchmarks/results/pareto-latency.json
+    python -m benchmarks.cpu.pareto [--targets int8 int8@stride=224 …] [--json benchmarks/results/pareto.json]
 
-Both take the same targets; summary.py joins the rows by target. mIoU is over held-out demo scenes with the demo
-classes, and labels are compared with those of the first target, pixel by pixel.
+A target is what `scclip bench` takes behind a bundle's name: a precision, a library, `whole`, `stride=PIXELS`,
+`short_side=PIXELS`, `preset=NAME`; and `window=PIXELS`, for which the model is exported again. Every target labels each
+held-out scene, in turn, on one thread: seconds are the processor's, from pixels in memory to labels, and ratios are of
+the same scene. Labels are compared with those of the first target, pixel by pixel.
 """
 
 import argparse
+import statistics
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Row, measure, parser, write_report
-from benchmarks.models import add_model_options, bundle
-from scclip_rt.bench import Case, Entry, parse_target
+from benchmarks.harness import Row, parser, ratios, write_report
+from benchmarks.models import DEMO_CLASSES, add_model_options, bundle, exported
+from scclip_rt import Segmenter
+from scclip_rt.bench import Case, parse_target
+from scclip_rt.evaluation import open_dataset, open_segmenter
+from scclip_rt.evaluation.evaluate import count, new_matrix
 
-TARGETS = ("fp32", "fp32@whole", "int8", "int8@whole")
+TARGETS = (
+    "fp32",
+    "bf16",
+    "int8",
+    "int8@stride=56",
+    "int8@stride=224",
+    "fp32@stride=224",
+    "int8@short_side=224",
+    "int8@short_side=448@window=448",
+    "int8@whole",
+    "fp32@whole",
+    "int8@whole@short_side=448",
+)
 
 
-def cases(path: Path, targets: list[str]) -> dict[str, Case]:
-    """Target → case."""
-    return {target: parse_target(f"{path}@{target}", Case(bundle=str(path))) for target in targets}
+def case(target: str, args: argparse.Namespace) -> Case:
+    """The bundle and the options of a target."""
+    parts = [part for part in target.split("@") if not part.startswith("window=")]
+    windows = [part.removeprefix("window=") for part in target.split("@") if part not in parts]
+    path = bundle(args.model, args.work)
+    for window in windows:
+        stride = str(int(window) // 2)
+        options = ["--int8", "--vocabulary", str(DEMO_CLASSES), "--window", window, "--stride", stride]
+        path = exported(args.model, args.work, f"{args.model}-{window}", options)
+    return parse_target("@".join([str(path), *parts]), Case(bundle=str(path), threads=1))
 
 
-def accuracy(path: Path, args: argparse.Namespace) -> list[Row]:
-    """Label every scene with every target, and compare with the truth and with the first target's labels."""
-    from scclip_rt.evaluation import open_dataset, open_segmenter
-    from scclip_rt.evaluation.evaluate import count, new_matrix
-
+def measure(segmenters: dict[str, Segmenter], scenes: int) -> list[Row]:
+    """Label every scene with every target; compare with the truth and with the first target's labels."""
     dataset = open_dataset("demo")
-    named = cases(path, args.targets)
-    segmenters = [open_segmenter(path, dataset, **_options(case)) for case in named.values()]
-    matrices, same = [new_matrix(dataset) for _ in named], np.zeros((len(named), args.scenes))
-    for index in range(args.scenes):
+    matrices = {target: new_matrix(dataset) for target in segmenters}
+    same: dict[str, list[float]] = {target: [] for target in segmenters}
+    seconds: dict[str, list[float]] = {target: [] for target in segmenters}
+    for segmenter in segmenters.values():
+        segmenter(dataset.samples[0].image)  # the first run is not timed
+    for index in range(scenes):
         sample = dataset.samples[index]
-        results = [segmenter(sample.image) for segmenter in segmenters]
-        truth = sample.truth_for(results[0].labels.shape)
-        for number, (matrix, result) in enumerate(zip(matrices, results, strict=True)):
-            matrix.counts += count(matrix, sample, result, truth)
-            same[number, index] = 100 * (result.labels == results[0].labels).mean()
+        labels = {}
+        for target, segmenter in segmenters.items():
+            start = time.process_time()
+            result = segmenter(sample.image)
+            seconds[target].append(time.process_time() - start)
+            labels[target] = result.labels
+            matrices[target].counts += count(
+                matrices[target], sample, result, sample.truth_for(result.labels.shape)
+            )
+        first = next(iter(labels.values()))
+        for target, found in labels.items():
+            same[target].append(100 * (found == first).mean())
+        if index % 25 == 24:
+            print(f"{index + 1} scenes", file=sys.stderr, flush=True)
+    base = next(iter(seconds.values()))
     return [
         {
             "name": target.replace("@", " "),
-            "miou": matrix.scores().miou,
-            "agreement": agreement.mean(),
-            "least_agreement": agreement.min(),
-            "scenes": args.scenes,
+            "backend": segmenter.backend.describe()["backend"],
+            "windows": len(segmenter.preparation(dataset.samples[0].image).windows),
+            "miou": matrices[target].scores().miou,
+            "agreement": np.mean(same[target]),
+            "least_agreement": min(same[target]),
+            "scenes": scenes,
+            "processor_seconds": statistics.median(seconds[target]),
+            "ratio": statistics.median(ratios(base, seconds[target])),
         }
-        for target, matrix, agreement in zip(named, matrices, same, strict=True)
+        for target, segmenter in segmenters.items()
     ]
-
-
-def _options(case: Case) -> dict[str, Any]:
-    return {name: value for name, value in case.options().items() if name != "short_side"}
 
 
 def main() -> None:
     """Parse, measure, print, write."""
-    arguments = parser(__doc__, iterations=30)
-    arguments.add_argument("figure", choices=("miou", "latency"))
-    add_model_options(arguments)
-    arguments.set_defaults(model="demo")
-    arguments.add_argument("--targets", nargs="+", default=list(TARGETS), help="(%(default)s)")
-    arguments.add_argument("--scenes", type=int, default=300, help="held-out scenes (300)")
-    args = arguments.parse_args()
-    path = bundle(args.model, args.work)
-    if args.figure == "latency":
-        named = [Entry(name=t.replace("@", " "), case=case) for t, case in cases(path, args.targets).items()]
-        measure("demo model: latency", [named], args, limit=False)
-        return
-    rows = accuracy(path, args)
+    options = parser(__doc__)
+    add_model_options(options)
+    options.set_defaults(model="demo")
+    options.add_argument("--targets", nargs="+", default=list(TARGETS), help="(%(default)s)")
+    options.add_argument("--scenes", type=int, default=300, help="held-out scenes (%(default)s)")
+    args = options.parse_args()
+    dataset = open_dataset("demo")
+    segmenters = {}
+    for target in args.targets:
+        made = case(target, args)
+        segmenters[target] = open_segmenter(Path(made.bundle), dataset, **made.options())
+    rows = measure(segmenters, args.scenes)
     print(*rows, sep="\n")
-    write_report(args.json, "demo model: mIoU", rows=rows)
+    write_report(args.json, "demo model: quality against the processor's time", rows=rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

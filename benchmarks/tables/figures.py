@@ -30,14 +30,8 @@ def draw(results: Path, images: Path) -> list[Path]:
     growth = {name: load_rows(results, f"{name}.json") for name in ("queries", "images", "windows")}
     if all(growth.values()):
         written.append(_save(_growth(growth), images / "bench-growth.png"))
-    miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
-    if miou and latency:
-        written.append(
-            _save(
-                _pareto([p for p in pareto_points(miou, latency) if p["seconds"] is not None]),
-                images / "bench-pareto.png",
-            )
-        )
+    if rows := load_rows(results, "pareto.json"):
+        written.append(_save(_pareto(pareto_points(rows)), images / "bench-pareto.png"))
     if reports := load_reports(results):
         written.append(_save(gpu_figure(reports), images / "bench-gpu.png"))
     return written
@@ -91,9 +85,11 @@ def _growth(rows: dict[str, list[Row]]) -> Figure:
 def _pareto(points: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    front = sorted((point for point in points if point["front"]), key=lambda point: point["seconds"])
+    front = sorted(
+        (point for point in points if point["front"]), key=lambda point: point["processor_seconds"]
+    )
     axes.step(
-        [1000 * point["seconds"] for point in front],
+        [1000 * point["processor_seconds"] for point in front],
         [point["miou"] for point in front],
         where="post",
         color="#2f6690",
@@ -102,16 +98,16 @@ def _pareto(points: Sequence[Row]) -> Figure:
     )
     for point in points:
         colour = "#2f6690" if point["front"] else "#a9a9a9"
-        axes.scatter(1000 * point["seconds"], point["miou"], color=colour, zorder=3)
+        axes.scatter(1000 * point["processor_seconds"], point["miou"], color=colour, zorder=3)
         axes.annotate(
             point["name"],
-            (1000 * point["seconds"], point["miou"]),
+            (1000 * point["processor_seconds"], point["miou"]),
             xytext=(6, 4),
             textcoords="offset points",
             fontsize=8,
         )
     axes.margins(x=0.2, y=0.15)
-    axes.set_xlabel("milliseconds for one scene, median")
+    axes.set_xlabel("milliseconds of the processor for one scene, median")
     axes.set_ylabel("mIoU of the demo model, percent")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)

@@ -184,28 +184,13 @@ def calibration_table(rows: Sequence[Row]) -> str:
     return markdown(("", "plain encoder", "calibrated", "cost, median (range of pairs)"), lines)
 
 
-def pareto_points(miou: Sequence[Row], latency: Sequence[Row]) -> list[Row]:
-    """Rows joined by name: `name`, `seconds`, `miou`, `agreement`, and whether each is on the `front`.
+LIBRARY_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
-    A target whose latency was not measured has `seconds` None and is on no front.
-    """
-    times = {row["name"]: row["seconds"]["total"]["p50"] for row in latency}
-    if missing := set(times) - {row["name"] for row in miou}:
-        raise ValueError(f"latency without mIoU: {', '.join(sorted(missing))}")
-    points = [
-        {
-            "name": r["name"],
-            "seconds": times.get(r["name"]),
-            "miou": r["miou"],
-            "agreement": r["agreement"],
-            "scenes": r["scenes"],
-        }
-        for r in miou
-    ]
-    timed = [index for index, point in enumerate(points) if point["seconds"] is not None]
-    front = pareto_front([(points[i]["seconds"], points[i]["miou"]) for i in timed])
-    on_front = {timed[i] for i in front}
-    return [point | {"front": index in on_front} for index, point in enumerate(points)]
+
+def pareto_points(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the dial, and whether each is on the `front`."""
+    front = pareto_front([(row["processor_seconds"], row["miou"]) for row in rows])
+    return [row | {"front": index in front} for index, row in enumerate(rows)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -219,22 +204,26 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
 
 
 def pareto_table(points: Sequence[Row]) -> str:
-    """MIoU against latency, fastest first."""
+    """MIoU against the processor's time, fastest first."""
     first = points[0]
     lines = [
         [
-            point["name"],
-            "–" if point["seconds"] is None else ms(point["seconds"]),
+            f"{point['name']} ({LIBRARY_NAMES[point['backend']]})",
+            str(point["windows"]),
+            ms(point["processor_seconds"]),
+            f"**{point['ratio']:.2f}×**",
             f"{point['miou']:.2f}",
             f"{point['miou'] - first['miou']:+.2f}" if point is not first else "",
             f"{point['agreement']:.2f} %",
             "yes" if point["front"] else "",
         ]
-        for point in sorted(points, key=lambda point: point["seconds"] or float("inf"))
+        for point in sorted(points, key=lambda point: point["processor_seconds"])
     ]
     header = (
         "",
-        "one scene",
+        "windows",
+        "processor's time, one scene",
+        f"times as fast as {first['name']}",
         f"mIoU, {first['scenes']} scenes",
         f"against {first['name']}",
         f"labels as {first['name']}",
@@ -314,9 +303,8 @@ def tables(results: Path) -> dict[str, str]:
         made[path.stem] = profile_table(load_rows(results, path.name))
     if narrow := [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("narrow-*.json"))]:
         made["narrow"] = narrow_table(narrow)
-    miou, latency = (load_rows(results, f"pareto-{figure}.json") for figure in ("miou", "latency"))
-    if miou and latency:
-        made["pareto"] = pareto_table(pareto_points(miou, latency))
+    if rows := load_rows(results, "pareto.json"):
+        made["pareto"] = pareto_table(pareto_points(rows))
     int8 = load_rows(results, "int8*.json")
     from benchmarks.tables.int8 import int8_table
 
@@ -342,7 +330,7 @@ SECTIONS = (
     ("ViT-B/16: what calibration costs, the encoder against the plain one, in pairs", "calibration", None),
     ("ViT-B/16: what each method's encoder costs over the plain one, in pairs", "methods-encoder", None),
     ("ViT-B/16: one photo with 150 classes, each method beside its naive form", "methods-photo", None),
-    ("Demo model: quality against time, on held-out scenes", "pareto", "bench-pareto.png"),
+    ("Demo model: quality against the processor's time, on held-out scenes", "pareto", "bench-pareto.png"),
     ("Demo model and ViT-B/16: int8 methods compared", "int8", None),
     ("ViT-B/16: growth with queries", "queries", "bench-growth.png"),
     ("ViT-B/16: growth with the image", "images", None),

@@ -41,7 +41,8 @@ void Bind(CLI::App* app, Arguments* a) {
     app->add_flag_function(
         "--whole-image,!--no-whole-image", [a](std::int64_t given) { a->open.whole_image = given > 0; },
         "encode the image in one pass; the bundle must have an encoder for that");
-    app->add_option("--preset", a->open.preset, "a benchmark of the bundle, whose settings hold where none are given");
+    app->add_option("--preset", a->open.preset,
+                    "a benchmark of the bundle, exact, balanced or fast, or one of each: voc21,fast");
     const std::map<std::string, scclip::Refinement> refinements = {{"pamr", scclip::Refinement::kPamr},
                                                                    {"none", scclip::Refinement::kNone}};
     app->add_option("--refine", a->segment.refine,

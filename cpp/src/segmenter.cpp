@@ -15,6 +15,7 @@
 #include "image/preparation.hpp"
 #include "options.hpp"
 #include "vocabulary/classes.hpp"
+#include "vocabulary/embedding.hpp"
 #include "vocabulary/file.hpp"
 #include "words.hpp"
 
@@ -53,8 +54,9 @@ DecodingSpec Over(DecodingSpec decoding, const BenchmarkSpec& preset) {
     return decoding;
 }
 
-/// A benchmark's sizes, and over them what is given.
-OpenOptions Over(OpenOptions options, const BenchmarkSpec& preset) {
+/// A preset's precision and sizes, and over them what is given.
+OpenOptions Over(OpenOptions options, const PresetSpec& preset) {
+    if (options.precision == "auto" && !preset.precision.empty()) options.precision = preset.precision;
     if (options.short_side == 0) options.short_side = preset.short_side.value_or(0);
     if (options.stride == 0) options.stride = preset.stride.value_or(0);
     if (!options.whole_image) options.whole_image = preset.whole_image;
@@ -93,15 +95,20 @@ struct Segmenter::Impl {
             Tokenizer::Parse({std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()});
         const TextEncoderSpec& spec = bundle.manifest().text_encoder;
         const std::string& templates = options.templates.empty() ? decoding.templates : options.templates;
-        EncodeText loaded;  // after the names have been checked
-        const EncodeText encode = [&](const std::vector<std::int64_t>& tokens, std::size_t rows) {
-            if (!loaded) loaded = OpenTextEncoder(bundle, threads);
-            return loaded(tokens, rows);
+        const auto embed_dim = static_cast<std::size_t>(bundle.manifest().embed_dim);
+        std::unique_ptr<TextEncoder> text;  // after the names have been checked
+        std::optional<PromptEncoder> encoder_of_prompts;
+        const EncodePrompts encode = [&](const std::vector<Prompt>& prompts) {
+            if (!text) {
+                text = OpenTextEncoder(bundle, threads);
+                encoder_of_prompts.emplace(*text, embed_dim);
+            }
+            return (*encoder_of_prompts)(prompts);
         };
-        Use(EmbedClasses(CheckedClasses(names),
-                         {tokenizer, encode, static_cast<std::size_t>(bundle.manifest().embed_dim),
-                          static_cast<std::size_t>(spec.context_length), spec.model_sha256},
-                         templates, options.background, decoding.class_weights));
+        Use(EmbedClasses(
+            CheckedClasses(names),
+            {tokenizer, encode, embed_dim, static_cast<std::size_t>(spec.context_length), spec.model_sha256}, templates,
+            options.background, decoding.class_weights));
     }
 
     void Use(Vocabulary vocabulary) {
@@ -339,7 +346,7 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
         auto impl = std::make_unique<Impl>();
         impl->bundle = Bundle::Open(bundle, options.remember_hashes);
         const Manifest& manifest = impl->bundle.manifest();
-        const BenchmarkSpec preset = manifest.Benchmark(options.preset);
+        const PresetSpec preset = manifest.Preset(options.preset);
         impl->decoding = Over(manifest.decoding, preset);
         const OpenOptions settled = Over(options, preset);
         impl->encoder = OpenEncoder(impl->bundle, settled);

@@ -26,6 +26,7 @@ from python_engines import (  # noqa: E402
     engine_cases,
     engine_choice_cases,
     kernel_bundle,
+    tuned_case,
 )
 from python_images import image_claims, image_file_cases, image_refusals  # noqa: E402
 from python_results import (  # noqa: E402
@@ -115,6 +116,7 @@ def main() -> None:
         "methods": method_cases(out, arguments.methods.resolve()),
         "alone": alone_case(out, arguments.methods.resolve()),
     }
+    document["tuned"] = tuned_case(bundle)
     (folder / "fixtures.json").write_text(json.dumps(document))
 
 

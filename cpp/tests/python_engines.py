@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +16,11 @@ from unittest import mock
 from scclip_kernels.aot.variants import runtime_variants
 from scclip_rt.backends import choose as choose_module
 from scclip_rt.backends.choose import Host, choose
+from scclip_rt.backends.tuned import Measured, library_versions, write_tuned
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import Machine, Wanted, choose_engine, supports
 from scclip_rt.bundle.manifest import GridSpec
+from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError
 from stand_ins.engine_files import add_engine, list_engines
 from tiny_bundle import build_bundle, relist
@@ -173,6 +176,22 @@ def engine_cases(folder: Path) -> list[dict[str, Any]]:
                 case["file"] = chosen[0] if chosen else ""
                 cases.append(case)
     return cases
+
+
+def tuned_case(bundle: Path) -> dict[str, Any]:
+    """What `scclip tune` would remember of a bundle, in the cache folder; the last case, as Python reads it too."""
+    rows = (
+        Measured(
+            grid="window", precision="fp32", backend="onnxruntime", threads=1, batch=3, milliseconds=20.5
+        ),
+        Measured(grid="window", precision="fp32", backend="openvino", threads=2, batch=4, milliseconds=10.0),
+    )
+    path = write_tuned(Bundle.open(bundle), rows)
+    return {
+        "file": str(path.relative_to(os.environ["XDG_CACHE_HOME"])),
+        "versions": library_versions(),
+        "cores": default_threads(),
+    }
 
 
 def capability_cases() -> list[list[Any]]:

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bundle/bundle.hpp"
 #include "bundle/manifest.hpp"
 #include "features.hpp"
 #include "fixtures.hpp"
@@ -120,8 +121,29 @@ TEST_CASE("a preset gives way to what is said") {
     const auto cut = plain.Segment(image, segment);
     segment.prob_threshold.reset();
     CHECK(segmenter.Segment(image, segment)->labels == cut->labels);
-    options.preset = "nowhere";
-    CHECK(Segmenter::Open(item["bundle"], options).status().field() == "preset");
+    for (const std::string none : {"nowhere", "fast,exact", "voc21,voc20", "fast,", ",", " "}) {
+        CAPTURE(none);
+        options.preset = none;
+        const Status status = Segmenter::Open(item["bundle"], options).status();
+        CHECK(status.field() == "preset");
+        CHECK(status.message().find("exact, balanced") != std::string::npos);
+    }
+}
+
+TEST_CASE("a point of the dial goes over a benchmark's settings") {
+    const Manifest manifest = Bundle::Open(Case("naclip")["bundle"].get<std::string>(), false).manifest();
+    CHECK(manifest.Preset("").precision.empty());
+    CHECK_FALSE(manifest.Preset("").stride.has_value());
+    CHECK(manifest.Preset("exact").precision == "auto");
+    CHECK_FALSE(manifest.Preset("balanced").stride.has_value());
+    const PresetSpec fast = manifest.Preset(" voc21 , fast ");
+    CHECK(fast.precision == "fast");
+    CHECK(fast.stride == manifest.window);
+    CHECK(fast.prob_threshold == manifest.Preset("voc21").prob_threshold);
+    OpenOptions options;
+    options.precision = "fp32";
+    options.preset = "fast";
+    CHECK(Opened(Case("naclip"), options).Describe().precision == "fp32");
 }
 
 TEST_CASE("class names get the bundle's templates unless others are named") {

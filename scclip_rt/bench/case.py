@@ -13,13 +13,14 @@ from scclip_rt.backends import BACKENDS
 from scclip_rt.bundle.manifest import Precision
 from scclip_rt.errors import OptionError
 from scclip_rt.image.geometry import MAX_PIXELS
-from scclip_rt.limits import in_range, parse_size
+from scclip_rt.limits import in_range, parse_number, parse_size
 
 DEFAULT_SIZE = (375, 500)
 """Height and width of a PASCAL VOC photo."""
 DEFAULT_QUERIES = 20
 MAX_QUERIES = 65_000
 _WHOLE = "whole"
+_SIZES = ("stride", "short_side")
 _PRECISIONS = (*get_args(Precision), "fast")
 
 
@@ -72,6 +73,8 @@ class Case:
     batch: int | None = None
     whole_image: bool = False
     short_side: int | None = None
+    stride: int | None = None
+    preset: str | None = None
     refine: Literal["pamr", "none"] | None = None
     workload: Workload = field(default_factory=Workload)
 
@@ -81,8 +84,8 @@ class Case:
                 _at_least(option, value, 1)
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `Segmenter`."""
-        return {name: getattr(self, name) for name in OPTIONS}
+        """Keyword arguments of `Segmenter`; a preset may say that images are encoded whole."""
+        return {name: getattr(self, name) for name in OPTIONS} | {"whole_image": self.whole_image or None}
 
 
 OPTIONS = tuple(option.name for option in fields(Case) if option.name not in ("bundle", "workload"))
@@ -91,10 +94,11 @@ OPTIONS = tuple(option.name for option in fields(Case) if option.name not in ("b
 def parse_target(target: str, base: Case) -> Case:
     """`BUNDLE@PRECISION@BACKEND@whole`, each part after the bundle optional and in any order, over common options.
 
-    A path that exists is a bundle as it stands, whatever it contains.
+    Further parts are `preset=NAME`, `stride=PIXELS` and `short_side=PIXELS`. A path that exists is a bundle as it
+    stands, whatever it contains.
 
     Raises:
-        OptionError: an empty bundle, or a part that is no precision, no backend and not `whole`.
+        OptionError: an empty bundle, or a part that is none of these.
     """
     name, *parts = [target] if Path(target).exists() else target.split("@")
     if not name:
@@ -109,8 +113,13 @@ def parse_target(target: str, base: Case) -> Case:
             case = replace(case, backend=part)
         elif part == _WHOLE:
             case = replace(case, whole_image=True)
+        elif part.startswith("preset="):
+            case = replace(case, preset=part.removeprefix("preset="))
+        elif part.partition("=")[0] in _SIZES and "=" in part:
+            option, _, value = part.partition("=")
+            case = replace(case, **{option: parse_number(option, value)})  # type: ignore[arg-type]
         else:
-            known = ", ".join([*_PRECISIONS, *BACKENDS, _WHOLE])
+            known = ", ".join([*_PRECISIONS, *BACKENDS, _WHOLE, "preset=NAME", *(f"{s}=N" for s in _SIZES)])
             raise OptionError(f"{target}: {part!r} after @ is none of {known}, and there is no such file")
     return case
 
@@ -190,7 +199,7 @@ def _words(case: Case, varying: Sequence[str]) -> list[str]:
             continue
         if name == "whole_image":
             words.append(_WHOLE if value else "windows")
-        elif name in ("batch", "threads", "short_side"):
+        elif name in ("batch", "threads", "short_side", "stride", "preset"):
             words.append(f"{name.replace('_', ' ')} {value or 'auto'}")
         else:
             words.append(str(value))

@@ -138,14 +138,16 @@ class Reference:
 
     def __init__(self, case: Case) -> None:
         self._bundle = case.bundle
+        bundle = Bundle.open(case.bundle)
+        whole = case.whole_image or bundle.preset(case.preset).whole_image
         self._encoder = open_backend(
-            Bundle.open(case.bundle),
+            bundle,
             backend="onnxruntime",
             device="cpu",
             precision="fp32",
             ort_provider="cpu",
             batch=1,
-            grid="whole" if case.whole_image else "window",
+            grid="whole" if whole else "window",
         )
 
     def features(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from scclip_rt.bundle.hashes import forget, remembered_sha256
 from scclip_rt.bundle.hub import HUB_SCHEME, hub_folder
 from scclip_rt.bundle.manifest import (
-    BenchmarkSpec,
     DecodingSpec,
     EncoderSpec,
     FileSpec,
@@ -24,6 +23,7 @@ from scclip_rt.bundle.manifest import (
     parse_manifest,
 )
 from scclip_rt.bundle.onnx_weights import external_locations
+from scclip_rt.bundle.presets import PresetSpec, preset
 from scclip_rt.errors import BundleError, OptionError, did_you_mean
 from scclip_rt.files import check_regular, sha256_file
 from scclip_rt.strict_json import parse_json
@@ -96,19 +96,20 @@ class Bundle:
             height, width = height + patch - 1, width + patch - 1
         return (height // patch) * (width // patch) + (self.decoding.class_weighting == "surgery")
 
-    def benchmark(self, name: str | None) -> BenchmarkSpec:
-        """The settings for a benchmark; of None, none.
+    def preset(self, names: str | None) -> PresetSpec:
+        """The settings that a preset stands for; of None, none.
+
+        Args:
+            names: the name of a benchmark of the bundle, a point of `scclip_rt.bundle.presets.DIAL`, or one of each
+                with a comma between.
 
         Raises:
-            OptionError: the bundle has none of that name.
+            OptionError: no such name, or two of a kind.
         """
-        if name is None:
-            return BenchmarkSpec()
-        known = self.manifest.benchmarks
-        if name not in known:
-            offered = ", ".join(sorted(known)) or "none: its method has no settings of its own"
-            raise OptionError(f"no preset {name!r} in {self.path}; there are {offered}", field="preset")
-        return known[name]
+        try:
+            return preset(names, self.manifest)
+        except OptionError as error:
+            raise OptionError(f"{self.path}: {error}", field="preset") from error
 
     @property
     def decoding(self) -> DecodingSpec:

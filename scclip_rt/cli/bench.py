@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scclip_rt.cli.options import add_output_options, check_json_target, tell
+from scclip_rt.cli.options import PRESET_HELP, add_output_options, check_json_target, tell
 from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError, install
 from scclip_rt.files import atomic_path, check_replaceable
@@ -22,7 +22,8 @@ single windows, and the reference (the fp32 file on ONNX Runtime, one window at 
 Nothing that fails it is timed. Then the targets take turns, round by round, and ratios are of the same
 round. The image is in memory: reading its file is not timed.
 
-A target is BUNDLE@PART@PART: after the bundle a precision, a backend, or `whole` for whole-image encoding.
+A target is BUNDLE@PART@PART: after the bundle a precision, a backend, `whole` for whole-image encoding,
+preset=NAME, stride=PIXELS or short_side=PIXELS.
 """
 
 _EPILOG = """\
@@ -30,6 +31,7 @@ examples:
   scclip bench demo
   scclip bench vitb16.scclip@fp32 vitb16.scclip@int8 vitb16.scclip@int8@openvino --queries 20,150
   scclip bench vitb16.scclip vitb16.scclip@whole --image photo.jpg --plot whole.png
+  scclip bench vitb16.scclip@preset=exact vitb16.scclip@preset=balanced vitb16.scclip@preset=fast
   scclip bench vitb16.scclip --batch 1,2,6 --json=batch.json --samples
 """
 
@@ -66,6 +68,8 @@ def _add_workload_options(parser: argparse.ArgumentParser) -> None:
     group.text("--queries", "N,…", "random unit queries, a class each (default: 20)")
     group.text("--vocabulary", "FILE", "instead of --queries, what `scclip embed` wrote")
     group.number("--short-side", "PIXELS", "as for scclip segment")
+    group.number("--stride", "PIXELS", "as for scclip segment")
+    group.text("--preset", "NAME", PRESET_HELP)
     group.choice("--refine", ["pamr", "none"], "as for scclip segment (default: the bundle's)")
     group.flag("--whole-image", "for all targets: encode the image in one pass")
 
@@ -161,6 +165,8 @@ def _targets(args: argparse.Namespace) -> "list[Case]":
         ort_provider=args.ort_provider,
         whole_image=args.whole_image,
         short_side=args.short_side,
+        stride=args.stride,
+        preset=args.preset,
         refine=args.refine,
         workload=Workload(image=args.image, vocabulary=args.vocabulary, stream=args.stream),
     )

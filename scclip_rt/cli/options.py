@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 CLASS_FILE_SUFFIXES = (".txt", ".csv", ".names", ".list")
 TEMPLATE_SETS = ("imagenet", "surgery", "photo", "none")
+PRESET_HELP = (
+    "exact, balanced or fast: points between quality and speed (docs/performance.md); or a benchmark that the bundle's "
+    "method has settings for (`scclip inspect` lists them); or one of each: voc21,fast. What is given beside it goes "
+    "first"
+)
 
 
 def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> None:
@@ -85,11 +90,7 @@ def add_image_options(parser: argparse.ArgumentParser, *, default: str = "the bu
 def add_label_options(parser: argparse.ArgumentParser, *, default: str = "the bundle's") -> Options:
     """From features to labels; `default` as for `add_image_options`."""
     group = Options(parser, "labels")
-    group.text(
-        "--preset",
-        "NAME",
-        "the settings that the bundle's method has for a benchmark; `scclip inspect` lists them",
-    )
+    group.text("--preset", "NAME", PRESET_HELP)
     group.number("--logit-scale", "X", f"factor on cosines before the softmax (default: {default})")
     group.number(
         "--prob-threshold",

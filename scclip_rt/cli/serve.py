@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scclip_rt.cli.options import add_backend_options, backend_settings, class_source, template_source
+from scclip_rt.cli.options import (
+    PRESET_HELP,
+    add_backend_options,
+    backend_settings,
+    class_source,
+    template_source,
+)
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError, install
 
@@ -65,6 +71,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.text("--background", "NAME", "the background among --classes, or none")
     group.number("--short-side", "PIXELS", "resize the short side to this")
     group.number("--stride", "PIXELS", "distance between windows")
+    group.text("--preset", "NAME", PRESET_HELP)
     group.number(
         "--watch",
         "SECONDS",
@@ -156,6 +163,7 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
         **backend_settings(args),
         short_side=args.short_side,
         stride=args.stride,
+        preset=args.preset,
         limits=Limits(
             queue=args.max_queue,
             timeout=args.timeout,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.presets import split
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.datasets.masks import IGNORED
@@ -85,12 +86,11 @@ def open_segmenter(
     opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
     preset = dataset.preset.settings(opened.model)
     # A method's own numbers for this benchmark, where it has some, else those that SC-CLIP was published with.
-    own = (
-        dataset.name if options.get("preset") is None and dataset.name in opened.manifest.benchmarks else None
-    )
+    benchmark, point = split(options.get("preset"))
+    own = dataset.name if dataset.name in opened.manifest.benchmarks else None
     if opened.manifest.format_version > 1:
         preset = Settings()
-    options["preset"] = options.get("preset") or own
+    options["preset"] = ",".join(name for name in (benchmark or own, point) if name) or None
 
     def first(given: Any, default: Any) -> Any:
         return default if given is None else given

@@ -95,6 +95,7 @@ class LoadedModel:
             batch=settings.batch,
             short_side=settings.short_side,
             stride=settings.stride,
+            preset=settings.preset,
             templates=settings.templates,
             max_pixels=settings.limits.max_pixels,
         )

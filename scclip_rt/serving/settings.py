@@ -66,7 +66,7 @@ class ServeSettings:
         vocabularies: name → file that `scclip embed` wrote; a request asks for them by name.
         templates: prompts around names.
         background: of `classes`, as for `Segmenter`.
-        backend, device, precision, ort_provider, threads, batch, short_side, stride: as for `Segmenter`.
+        backend, device, precision, ort_provider, threads, batch, short_side, stride, preset: as for `Segmenter`.
         limits: of requests.
         api_key: what clients must send, or None.
         cors: origins whose pages may call the service; none by default.
@@ -89,6 +89,7 @@ class ServeSettings:
     batch: int | None = None
     short_side: int | None = None
     stride: int | None = None
+    preset: str | None = None
     limits: Limits = Limits()
     api_key: str | None = None
     cors: tuple[str, ...] = ()

@@ -60,13 +60,20 @@ def results(tmp_path: Path) -> Path:
     write(folder, "photo-150.json", slow)
     plain = row("plain fp32", [1.0, 2.0], bundle={"calibration": "none"})
     write(folder, "calibration.json", [plain, row("calibrated fp32", [1.05, 2.06])])
-    latency = [row(name, [seconds]) for name, seconds in (("fp32", 2.0), ("int8", 1.0), ("odd", 3.0))]
-    write(folder, "pareto-latency.json", latency)
-    miou = [
-        {"name": name, "miou": value, "agreement": 99.5, "scenes": 300}
-        for name, value in (("fp32", 82.9), ("int8", 82.1), ("odd", 80.0))
+    dial = [
+        {
+            "name": name,
+            "backend": "onnxruntime",
+            "windows": 6,
+            "processor_seconds": seconds,
+            "ratio": 2.0 / seconds,
+            "miou": value,
+            "agreement": 99.5,
+            "scenes": 300,
+        }
+        for name, seconds, value in (("fp32", 2.0, 82.9), ("int8", 1.0, 82.1), ("odd", 3.0, 80.0))
     ]
-    write(folder, "pareto-miou.json", miou)
+    write(folder, "pareto.json", dial)
     for name, axis in (("queries", "queries"), ("images", "image"), ("windows", "windows")):
         values = [[224, 224], [2160, 3840]] if axis == "image" else [1, 1000]
         write(folder, f"{name}.json", [row("fp32", [1.0], **{axis: value}) for value in values])
@@ -153,27 +160,11 @@ def test_the_pareto_front(points: list[tuple[float, float]], front: set[int]) ->
 
 def test_the_pareto_table_is_sorted_by_time_and_marks_the_front(results: Path) -> None:
     table = cells(summary.tables(results)["pareto"])[2:]
-    assert [(line[0], line[2], line[3], line[5]) for line in table] == [
-        ("int8", "82.10", "-0.80", "yes"),
-        ("fp32", "82.90", "", "yes"),
-        ("odd", "80.00", "-2.90", ""),
+    assert [(line[0], line[3], line[4], line[5], line[7]) for line in table] == [
+        ("int8 (ONNX Runtime)", "**2.00×**", "82.10", "-0.80", "yes"),
+        ("fp32 (ONNX Runtime)", "**1.00×**", "82.90", "", "yes"),
+        ("odd (ONNX Runtime)", "**0.67×**", "80.00", "-2.90", ""),
     ]
-
-
-def test_a_target_without_a_latency_is_told_and_on_no_front(results: Path) -> None:
-    write(results, "pareto-latency.json", [row("fp32", [1.0])])
-    table = cells(summary.tables(results)["pareto"])[2:]
-    assert [(line[0], line[1], line[5]) for line in table] == [
-        ("fp32", "1,000 ms", "yes"),
-        ("int8", "–", ""),
-        ("odd", "–", ""),
-    ]
-
-
-def test_a_latency_without_its_miou_is_an_error(results: Path) -> None:
-    write(results, "pareto-latency.json", [row("bf16", [1.0])])
-    with pytest.raises(ValueError, match="latency without mIoU: bf16"):
-        summary.tables(results)
 
 
 def test_int8_methods_get_the_time_of_their_graph(results: Path) -> None:

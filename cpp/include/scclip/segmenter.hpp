@@ -49,7 +49,9 @@ struct OpenOptions {
     int stride = 0;                  ///< pixels between windows; 0: the bundle's
     /// One pass over the whole image, with an encoder exported for that; not given: as the preset says, else windows.
     std::optional<bool> whole_image;
-    std::string preset;  ///< a benchmark of the bundle, whose settings hold where none are given; empty: none
+    /// A benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of each ("voc21,fast"); their settings hold
+    /// where none are given. Empty: none.
+    std::string preset;
     std::int64_t max_pixels = 128000000;  ///< largest image taken
     std::int64_t max_windows = 1024;      ///< most windows of an image
     std::int64_t max_memory = 0;          ///< most bytes that one image may take; 0: half of what is free

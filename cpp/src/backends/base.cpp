@@ -1,12 +1,14 @@
 #include "backends/base.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <stdexcept>
 
 #include "backends/any_size.hpp"
 #include "backends/processor.hpp"
 #include "backends/text.hpp"
+#include "backends/tuned.hpp"
 #include "decode/threads.hpp"
 #include "errors.hpp"
 
@@ -18,19 +20,20 @@ using Opener = std::unique_ptr<Encoder> (*)(const Bundle&, const EncoderRequest&
 struct Backend {
     const char* name;
     Opener open;
+    std::string (*version)();  // of the library; null where nothing is measured
 };
 
 /// Those compiled in.
 const std::vector<Backend>& Backends() {
     static const std::vector<Backend> backends = {
 #if defined(SCCLIP_ONNXRUNTIME)
-        {"onnxruntime", OpenOnnxRuntime},
+        {"onnxruntime", OpenOnnxRuntime, OnnxRuntimeVersion},
 #endif
 #if defined(SCCLIP_OPENVINO)
-        {"openvino", OpenOpenVino},
+        {"openvino", OpenOpenVino, OpenVinoVersion},
 #endif
 #if defined(SCCLIP_TENSORRT)
-        {"tensorrt", OpenTensorRt},
+        {"tensorrt", OpenTensorRt, nullptr},
 #endif
     };
     return backends;
@@ -42,6 +45,15 @@ HostFinder TensorRt() {
 #else
     return nullptr;
 #endif
+}
+
+/// What times depend on: this library's version, and those of the libraries that it runs.
+std::map<std::string, std::string> Versions() {
+    std::map<std::string, std::string> versions = {{"scclip", SCCLIP_VERSION}};
+    for (const Backend& backend : Backends()) {
+        if (backend.version != nullptr) versions[backend.name] = backend.version();
+    }
+    return versions;
 }
 
 /// The encoder for windows, or for whole images.
@@ -58,9 +70,12 @@ std::unique_ptr<Encoder> OpenOne(const Bundle& bundle, const OpenOptions& option
         if (std::find(devices.begin(), devices.end(), "cpu") != devices.end()) held.insert(spec->precision);
     }
     const auto engine = [&] { return FittingEngine(bundle, options, TensorRt()); };
-    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()}, engine);
+    const Tuned tuned = ReadTuned(bundle, Versions());
+    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()}, engine, tuned);
     EncoderRequest request{options, choice.reason};
     request.options.precision = choice.precision;
+    if (options.threads == 0) request.options.threads = choice.threads;
+    if (options.batch == 0) request.options.batch = choice.batch;
     for (const Backend& backend : Backends()) {
         if (choice.backend == backend.name) return backend.open(bundle, request);
     }
@@ -112,7 +127,7 @@ std::string HostDecodeReason(const Manifest& manifest, const GridSpec& grid) {
 }
 
 #if !defined(SCCLIP_ONNXRUNTIME)
-EncodeText OpenTextEncoder(const Bundle&, int) {
+std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle&, int) {
     ThrowBackend("class names are embedded with ONNX Runtime, which this build lacks: give a file of `scclip embed`",
                  "backend");
 }

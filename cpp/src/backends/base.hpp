@@ -76,6 +76,10 @@ std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequ
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request);
 std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest& request);
 
+/// Versions of the libraries, as their Python packages tell them.
+std::string OnnxRuntimeVersion();
+std::string OpenVinoVersion();
+
 /// TensorRT on GPU number `device`, for the choice between backends. Throws Error(kBackend).
 EngineHost TensorRtHost(int device);
 

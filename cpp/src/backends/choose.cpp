@@ -128,7 +128,7 @@ int BatchSize(const EncoderSpec& spec, int asked, DeviceKind kind) {
 }
 
 Choice Choose(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
-              const std::set<std::string>& compiled, const EngineFinder& engine) {
+              const std::set<std::string>& compiled, const EngineFinder& engine, const Tuned& tuned) {
     const std::string& provider = options.ort_provider;
     if (options.device.compare(0, 4, "cuda") == 0 || provider == "cuda" || provider == "tensorrt" ||
         options.backend == "tensorrt") {
@@ -141,8 +141,15 @@ Choice Choose(const OpenOptions& options, const std::set<std::string>& held, con
     OpenOptions settled = options;
     if (options.backend == "auto" && !provider.empty()) settled.backend = "onnxruntime";
     const Words precision = CpuPrecision(settled, held, Bf16Flag(flags), compiled.count("openvino") != 0);
+    const bool fast = options.precision == "fast";
+    if (const Measured* best = tuned.Best(settled, fast ? "" : precision.first)) {
+        const std::string why = fast ? best->precision + " is the fastest" : precision.second;
+        const std::string reason = why + "; " + best->backend + ", as scclip tune measured: " + best->ToString();
+        return {best->backend, best->precision, reason, best->threads, best->batch};
+    }
     const Words backend = CpuBackend(settled.backend, precision.first, Int8Flag(flags), compiled);
-    return {backend.first, precision.first, precision.second + "; " + backend.second};
+    const std::string stale = tuned.stale.empty() ? "" : "; " + tuned.stale;
+    return {backend.first, precision.first, precision.second + "; " + backend.second + stale};
 }
 
 EngineChoice FittingEngine(const Bundle& bundle, const OpenOptions& options, const HostFinder& tensorrt) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/tuned.hpp"
 #include "bundle/engine_fit.hpp"
 #include "scclip/segmenter.hpp"
 
@@ -30,6 +31,7 @@ int BatchSize(const EncoderSpec& spec, int asked, DeviceKind kind);
 
 struct Choice {
     std::string backend, precision, reason;
+    int threads = 0, batch = 0;  ///< what `scclip tune` found best; 0: nothing was measured
 };
 
 /// A backend with a fitting engine and that engine's precision, or an empty name, and the reason in words.
@@ -43,9 +45,10 @@ using EngineFinder = std::function<EngineChoice()>;
 /// Settle `auto` and `fast`; what is named stays as it is, for the backend to take or refuse.
 ///
 /// held: the precisions that the bundle has for a CPU and this grid; flags: the kernel's names of instruction sets;
-/// compiled: the names of the backends; engine: called where `auto` may mean a GPU.
+/// compiled: the names of the backends; engine: called where `auto` may mean a GPU; tuned: what was measured here: of
+/// its rows that agree with what is asked for, the fastest goes before the rules for CPUs.
 Choice Choose(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
-              const std::set<std::string>& compiled, const EngineFinder& engine);
+              const std::set<std::string>& compiled, const EngineFinder& engine, const Tuned& tuned = {});
 
 /// What would load an engine on a GPU, and the GPU in words.
 struct EngineHost {

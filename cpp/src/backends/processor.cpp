@@ -2,6 +2,8 @@
 
 #include <fstream>
 #include <initializer_list>
+#include <iterator>
+#include <map>
 #include <sstream>
 
 namespace scclip {
@@ -14,18 +16,45 @@ std::string FirstOf(std::initializer_list<const char*> wanted, const std::set<st
     return "";
 }
 
+std::string Stripped(const std::string& text) {
+    const char* spaces = " \t\r\n";
+    const std::size_t first = text.find_first_not_of(spaces);
+    return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(spaces) - first + 1);
+}
+
+/// What the kernel says of the first processor.
+std::map<std::string, std::string> CpuInfo() {
+    std::map<std::string, std::string> fields;
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+        const std::size_t colon = line.find(':');
+        const std::string value = colon == std::string::npos ? "" : line.substr(colon + 1);
+        fields.emplace(Stripped(line.substr(0, colon)), Stripped(value));
+    }
+    return fields;
+}
+
 }  // namespace
 
 std::set<std::string> ProcessorFlags() {
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        if (line.compare(0, 5, "flags") != 0 && line.compare(0, 8, "Features") != 0) continue;
-        std::istringstream words(line.substr(line.find(':') + 1));
-        std::set<std::string> flags;
-        for (std::string word; words >> word;) flags.insert(word);
-        return flags;
+    const auto fields = CpuInfo();
+    auto found = fields.find("flags");
+    if (found == fields.end()) found = fields.find("Features");
+    if (found == fields.end()) return {};
+    std::istringstream words(found->second);
+    return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+}
+
+std::string ProcessorIdentity() {
+    const auto fields = CpuInfo();
+    std::string identity;
+    for (const char* name : {"model name", "cpu family", "model", "CPU part"}) {
+        const auto found = fields.find(name);
+        identity += (found == fields.end() ? "" : found->second) + "\n";
     }
-    return {};
+    for (const std::string& flag : ProcessorFlags()) identity += flag + "\n";
+    identity.pop_back();
+    return identity;
 }
 
 std::string Bf16Flag(const std::set<std::string>& flags) {

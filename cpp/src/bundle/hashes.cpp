@@ -26,11 +26,8 @@ constexpr std::size_t kMaxEntries = 2000;
 std::mutex memory_mutex;
 
 fs::path MemoryFile() {
-    const char* root = std::getenv("XDG_CACHE_HOME");
-    // The XDG specification says that a relative value is to be ignored.
-    if (root != nullptr && root[0] == '/') return fs::path(root) / "scclip-rt" / "hashes.json";
-    const char* home = std::getenv("HOME");
-    return home == nullptr ? fs::path() : fs::path(home) / ".cache" / "scclip-rt" / "hashes.json";
+    const std::string folder = CacheFolder();
+    return folder.empty() ? fs::path() : fs::path(folder) / "hashes.json";
 }
 
 Json ReadMemory() {
@@ -94,6 +91,14 @@ class Descriptor {
 };
 
 }  // namespace
+
+std::string CacheFolder() {
+    const char* root = std::getenv("XDG_CACHE_HOME");
+    // The XDG specification says that a relative value is to be ignored.
+    if (root != nullptr && root[0] == '/') return (fs::path(root) / "scclip-rt").string();
+    const char* home = std::getenv("HOME");
+    return home == nullptr ? "" : (fs::path(home) / ".cache" / "scclip-rt").string();
+}
 
 struct Sha256::Context {
     EVP_MD_CTX* md = EVP_MD_CTX_new();

@@ -22,6 +22,10 @@ class Sha256 {
     std::unique_ptr<Context> context_;
 };
 
+/// The folder for what may be lost, shared with the Python runtime: `$XDG_CACHE_HOME/scclip-rt`, else
+/// `~/.cache/scclip-rt`; empty where there is no home.
+std::string CacheFolder();
+
 /// Of a whole file; one that is no regular file is not opened. Throws std::system_error if it can't be read.
 std::string Sha256OfFile(const std::string& path);
 

@@ -1,7 +1,10 @@
 #include "bundle/manifest.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "bundle/json.hpp"
 #include "bundle/schema.hpp"
@@ -189,6 +192,9 @@ Manifest Fill(const Json& document) {
     }
     for (const Json& item : document["encoders"]) manifest.encoders.push_back(Encoder(item));
     FillGraph(document["text_encoder"], &manifest.text_encoder);
+    if (document["text_encoder"].contains("resumed")) {
+        FillGraph(document["text_encoder"]["resumed"], &manifest.text_encoder.resumed.emplace());
+    }
     manifest.text_encoder.model_sha256 = document["text_encoder"]["model_sha256"];
     manifest.text_encoder.context_length =
         Whole(document["text_encoder"]["context_length"], "text_encoder.context_length");
@@ -259,6 +265,27 @@ void CheckEncoder(const EncoderSpec& encoder, const Manifest& manifest) {
     CheckShape(encoder, Tensor(encoder, false, "logits", "float32"), {kAny, patches, kAny});
 }
 
+/// The text encoder that goes on from known beginnings: what it takes is shaped as what it gives.
+void CheckResumed(const GraphSpec& graph, std::int64_t embed_dim) {
+    const TensorSpec& past = Tensor(graph, true, "past", "float32");
+    const auto size = [&](std::size_t axis) {
+        const auto* number = axis < past.shape.size() ? std::get_if<std::int64_t>(&past.shape[axis]) : nullptr;
+        return number == nullptr ? 0 : *number;
+    };
+    const std::int64_t layers = size(0), heads = size(3), width = size(5);
+    CheckShape(graph, past, {layers, 2, kAny, heads, kAny, width});
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+        for (const char* part : {"key", "value"}) {
+            const std::string name = "present." + std::to_string(layer) + "." + part;
+            CheckShape(graph, Tensor(graph, false, name, "float32"), {kAny, heads, kAny, width});
+        }
+    }
+    CheckShape(graph, Tensor(graph, true, "tokens", "int64"), {kAny, kAny});
+    CheckShape(graph, Tensor(graph, true, "past_lengths", "int64"), {kAny});
+    CheckShape(graph, Tensor(graph, true, "beginnings", "int64"), {kAny});
+    CheckShape(graph, Tensor(graph, false, "embeddings", "float32"), {kAny, embed_dim});
+}
+
 }  // namespace
 
 std::string TensorSpec::ToString() const { return name + ": " + dtype + " " + ShapeText(shape); }
@@ -278,20 +305,55 @@ std::vector<std::string> Manifest::References() const {
     std::vector<std::string> names;
     for (const EncoderSpec& encoder : encoders) names.push_back(encoder.file);
     names.push_back(text_encoder.file);
+    if (text_encoder.resumed) names.push_back(text_encoder.resumed->file);
     names.push_back(tokenizer);
     names.insert(names.end(), vocabularies.begin(), vocabularies.end());
     names.insert(names.end(), engines.begin(), engines.end());
     return names;
 }
 
-BenchmarkSpec Manifest::Benchmark(const std::string& benchmark) const {
-    if (benchmark.empty()) return {};
-    const auto found = benchmarks.find(benchmark);
-    if (found != benchmarks.end()) return found->second;
-    std::vector<std::string> names;
-    for (const auto& known : benchmarks) names.push_back(known.first);
-    ThrowOption("preset", Quote(benchmark) + " is not in the bundle; there are " +
-                              (names.empty() ? "none: its method has no settings of its own" : Join(names)));
+PresetSpec Manifest::Preset(const std::string& names) const {
+    struct Point {
+        const char *name, *precision;
+        bool overlap;  // of windows, as the bundle says; else they stand side by side
+    };
+    static constexpr Point kDial[] = {{"exact", "auto", true}, {"balanced", "fast", true}, {"fast", "fast", false}};
+    PresetSpec preset;
+    const Point* dial = nullptr;
+    std::string benchmark;
+    std::istringstream words(names + (names.empty() ? "" : ","));  // so that a comma at the end is an empty word
+    for (std::string word; std::getline(words, word, ',');) {
+        word.erase(0, word.find_first_not_of(' '));
+        word.erase(word.find_last_not_of(' ') + 1);
+        const auto* point =
+            std::find_if(std::begin(kDial), std::end(kDial), [&](const Point& p) { return p.name == word; });
+        const bool on_dial = point != std::end(kDial);
+        if (word.empty() || (on_dial ? dial != nullptr : !benchmark.empty())) {
+            ThrowOption("preset", Quote(names) + ": name at most one benchmark and at most one of exact, balanced, " +
+                                      "fast, with a comma between");
+        }
+        if (on_dial) {
+            dial = point;
+        } else {
+            benchmark = word;
+        }
+    }
+    if (!benchmark.empty()) {
+        const auto found = benchmarks.find(benchmark);
+        if (found == benchmarks.end()) {
+            std::vector<std::string> known;
+            for (const auto& entry : benchmarks) known.push_back(entry.first);
+            ThrowOption("preset",
+                        Quote(benchmark) + " is none; there are exact, balanced, fast, and in this bundle " +
+                            (known.empty() ? "no benchmark, as its method has none" : "benchmarks " + Join(known)));
+        }
+        static_cast<BenchmarkSpec&>(preset) = found->second;
+    }
+    if (dial != nullptr) {
+        preset.precision = dial->precision;
+        if (!dial->overlap) preset.stride = window;
+    }
+    return preset;
 }
 
 FeatureSizes FeatureSizes::Of(const Manifest& manifest) {
@@ -314,6 +376,7 @@ Manifest ParseManifest(const std::string& text) {
     const TextEncoderSpec& encoder = manifest.text_encoder;
     CheckShape(encoder, Tensor(encoder, true, "tokens", "int64"), {kAny, kAny});
     CheckShape(encoder, Tensor(encoder, false, "embeddings", "float32"), {kAny, manifest.embed_dim});
+    if (encoder.resumed) CheckResumed(*encoder.resumed, manifest.embed_dim);
     return manifest;
 }
 

@@ -46,7 +46,8 @@ struct EncoderSpec : GraphSpec {
 
 struct TextEncoderSpec : GraphSpec {
     std::string model_sha256;
-    int context_length = 0;  ///< tokens
+    int context_length = 0;            ///< tokens
+    std::optional<GraphSpec> resumed;  ///< the same tower from known beginnings of texts; older bundles lack it
 };
 
 struct FileSpec {
@@ -72,6 +73,11 @@ struct BenchmarkSpec {
     std::optional<bool> whole_image;
 };
 
+/// A benchmark's settings with a point of the dial over them.
+struct PresetSpec : BenchmarkSpec {
+    std::string precision;  ///< `auto` or `fast`; empty: nothing
+};
+
 struct Manifest {
     std::string name;
     int patch_size = 0, embed_dim = 0, heads = 0, width = 0;
@@ -91,8 +97,9 @@ struct Manifest {
     /// Every file that the manifest names outside its `files` table.
     std::vector<std::string> References() const;
 
-    /// The settings for a benchmark; of "", none. Throws Error(kOption): the bundle has none of that name.
-    BenchmarkSpec Benchmark(const std::string& benchmark) const;
+    /// The settings of a preset; of "", none. A benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of
+    /// each with a comma between. Throws Error(kOption): no such name, or two of a kind.
+    PresetSpec Preset(const std::string& names) const;
 };
 
 /// How many values the features of a window have.

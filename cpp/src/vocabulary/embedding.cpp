@@ -9,7 +9,6 @@
 namespace scclip {
 namespace {
 
-constexpr std::size_t kBatch = 64;           // prompts encoded at once, as in Python
 constexpr std::size_t kLongestName = 1000;   // bytes: more is no name, and is not worth tokenising
 constexpr std::size_t kGroupPrompts = 1024;  // sorted by length together
 
@@ -20,13 +19,28 @@ double Norm(const Number* values, std::size_t count) {
     return std::sqrt(sum);
 }
 
-struct Prompt {
+/// A pattern, and the tokens of what stands before the name, without the end token.
+struct Template {
+    const std::string& pattern;
+    std::vector<std::int64_t> head;
+};
+
+std::vector<Template> Heads(const std::vector<std::string>& patterns, const Tokenizer& tokenizer) {
+    std::vector<Template> made;
+    for (const std::string& pattern : patterns) {
+        made.push_back({pattern, tokenizer.Encode(pattern.substr(0, pattern.find("{}")))});
+        made.back().head.pop_back();
+    }
+    return made;
+}
+
+struct NamedPrompt {
     std::size_t query = 0;
-    std::vector<std::int64_t> tokens;
+    Prompt prompt;
 };
 
 void AppendPrompts(const std::string& name, std::size_t query, const TextModel& model,
-                   const std::vector<std::string>& patterns, std::vector<Prompt>* prompts) {
+                   const std::vector<Template>& templates, std::vector<NamedPrompt>* prompts) {
     if (name.size() > kLongestName) {
         ThrowVocabulary("the class name " + Quote(name) + " has " + std::to_string(name.size()) + " bytes: shorten it",
                         "classes");
@@ -34,35 +48,31 @@ void AppendPrompts(const std::string& name, std::size_t query, const TextModel& 
     if (!name.empty() && model.tokenizer.Encode(name).size() <= 2) {
         ThrowVocabulary("the class name " + Quote(name) + " has nothing that CLIP's tokenizer knows", "classes");
     }
-    for (const std::string& pattern : patterns) {
-        prompts->push_back({query, model.tokenizer.Encode(Filled(pattern, name))});
-        if (prompts->back().tokens.size() <= model.context_length) continue;
-        ThrowVocabulary(
-            "the class name " + Quote(name) + " is too long: " + std::to_string(prompts->back().tokens.size()) +
-                " tokens in a prompt; the model takes " + std::to_string(model.context_length) + ". Shorten it",
-            "classes");
+    for (const Template& made : templates) {
+        std::vector<std::int64_t> ids = model.tokenizer.Encode(Filled(made.pattern, name));
+        // A name may join with what stands before it.
+        const auto end = std::mismatch(ids.begin(), ids.end(), made.head.begin(), made.head.end()).first;
+        const auto beginning = static_cast<std::size_t>(end - ids.begin());
+        prompts->push_back({query, {std::move(ids), beginning}});
+        const std::size_t count = prompts->back().prompt.ids.size();
+        if (count <= model.context_length) continue;
+        ThrowVocabulary("the class name " + Quote(name) + " is too long: " + std::to_string(count) +
+                            " tokens in a prompt; the model takes " + std::to_string(model.context_length) +
+                            ". Shorten it",
+                        "classes");
     }
 }
 
 /// Add each prompt's unit embedding to its query's sum, in float64.
-void AddGroup(std::vector<Prompt> prompts, const TextModel& model, std::vector<double>* sums) {
-    std::stable_sort(prompts.begin(), prompts.end(),
-                     [](const Prompt& a, const Prompt& b) { return a.tokens.size() < b.tokens.size(); });
-    for (std::size_t first = 0; first < prompts.size(); first += kBatch) {
-        const std::size_t rows = std::min(kBatch, prompts.size() - first);
-        const std::size_t length = prompts[first + rows - 1].tokens.size();
-        std::vector<std::int64_t> tokens(rows * length);
-        for (std::size_t row = 0; row < rows; ++row) {
-            const std::vector<std::int64_t>& own = prompts[first + row].tokens;
-            std::copy(own.begin(), own.end(), tokens.begin() + static_cast<std::ptrdiff_t>(row * length));
-        }
-        const std::vector<float> vectors = model.encode(tokens, rows);
-        for (std::size_t row = 0; row < rows; ++row) {
-            const float* vector = vectors.data() + row * model.embed_dim;
-            double* sum = sums->data() + prompts[first + row].query * model.embed_dim;
-            const double norm = Norm(vector, model.embed_dim);
-            for (std::size_t i = 0; i < model.embed_dim; ++i) sum[i] += static_cast<double>(vector[i]) / norm;
-        }
+void AddGroup(const std::vector<NamedPrompt>& group, const TextModel& model, std::vector<double>* sums) {
+    std::vector<Prompt> prompts;
+    for (const NamedPrompt& named : group) prompts.push_back(named.prompt);
+    const std::vector<float> vectors = model.encode(prompts);
+    for (std::size_t row = 0; row < group.size(); ++row) {
+        const float* vector = vectors.data() + row * model.embed_dim;
+        double* sum = sums->data() + group[row].query * model.embed_dim;
+        const double norm = Norm(vector, model.embed_dim);
+        for (std::size_t i = 0; i < model.embed_dim; ++i) sum[i] += static_cast<double>(vector[i]) / norm;
     }
 }
 
@@ -91,8 +101,8 @@ Vocabulary EmbedClasses(const ClassNames& classes, const TextModel& model, const
         vocabulary.query_class.push_back(1);
         vocabulary.background = 1;
     }
-    const std::vector<std::string>& patterns = Templates(templates);
-    std::vector<Prompt> prompts;
+    const std::vector<Template> patterns = Heads(Templates(templates), model.tokenizer);
+    std::vector<NamedPrompt> prompts;
     for (std::size_t query = 0; query < vocabulary.queries.size(); ++query) {
         AppendPrompts(vocabulary.queries[query], query, model, patterns, &prompts);
     }

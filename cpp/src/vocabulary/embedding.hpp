@@ -9,16 +9,17 @@
 
 #include "vocabulary/classes.hpp"
 #include "vocabulary/file.hpp"
+#include "vocabulary/prompts.hpp"
 #include "vocabulary/tokenizer.hpp"
 
 namespace scclip {
 
-/// Token ids (rows, length), zeros after the end, to `embed_dim` floats a row.
-using EncodeText = std::function<std::vector<float>(const std::vector<std::int64_t>& tokens, std::size_t rows)>;
+/// `embed_dim` floats for each prompt.
+using EncodePrompts = std::function<std::vector<float>(const std::vector<Prompt>& prompts)>;
 
 struct TextModel {
     const Tokenizer& tokenizer;
-    EncodeText encode;
+    EncodePrompts encode;
     std::size_t embed_dim = 0, context_length = 0;
     std::string model_sha256;
 };

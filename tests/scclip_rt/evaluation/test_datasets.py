@@ -171,7 +171,7 @@ def test_a_method_s_own_settings_of_a_benchmark_replace_those_of_sc_clip(bundle_
     assert other.preparation.short_side == bundle.preprocessing.short_side
     asked = open_segmenter(bundle, open_dataset("voc20", root=voc.data), templates="none", preset="voc21")
     assert asked.options.logit_scale == 65.0
-    with pytest.raises(OptionError, match="there are voc21"):
+    with pytest.raises(OptionError, match="in this bundle benchmarks voc21"):
         open_segmenter(bundle, open_dataset("voc20", root=voc.data), templates="none", preset="potsdam")
 
 

@@ -50,6 +50,8 @@ class OnnxRuntimeEncoder final : public Encoder {
 
 }  // namespace
 
+std::string OnnxRuntimeVersion() { return OrtGetApiBase()->GetVersionString(); }
+
 std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequest& request) {
     const OpenOptions& options = request.options;
     const Provider provider = ChooseProvider(options.ort_provider, options.device);
@@ -68,7 +70,7 @@ std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequ
     Owned<OrtSession> session = LoadSession(bundle, spec, provider, threads);
     BackendInfo info;
     info.backend = "onnxruntime";
-    info.version = OrtGetApiBase()->GetVersionString();
+    info.version = OnnxRuntimeVersion();
     info.provider = FullName(provider.name);
     info.device = kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(provider.device);
     info.precision = spec.precision;

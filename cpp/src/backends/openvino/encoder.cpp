@@ -266,6 +266,11 @@ std::string CheckRequest(const OpenOptions& options) {
 
 }  // namespace
 
+std::string OpenVinoVersion() {
+    const std::string version = ov::get_openvino_version().buildNumber;
+    return version.substr(0, version.find('-'));
+}
+
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request) {
     const OpenOptions& options = request.options;
     const std::string precision = CheckRequest(options);
@@ -274,8 +279,7 @@ std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest
     const int threads = options.threads > 0 ? options.threads : DefaultThreads();
     BackendInfo info;
     info.backend = "openvino";
-    const std::string version = ov::get_openvino_version().buildNumber;
-    info.version = version.substr(0, version.find('-'));
+    info.version = OpenVinoVersion();
     info.provider = "CPU";
     info.device = "cpu";
     info.precision = precision;
