@@ -25,3 +25,10 @@ try openvino openvino==2026.4.1
 try tract tract==0.23.9 numpy
 try opencv opencv-python-headless==5.0.0.93
 try reference onnx==1.23.2
+
+# geoai's own processing, without the packages that it needs elsewhere (torch, leafmap, …).
+"$python" -m venv "$folder/geoai"
+pip=("$folder/geoai/bin/pip" install --quiet --disable-pip-version-check)
+"${pip[@]}" geopandas==1.2.0 rasterio==1.4.4 pillow tqdm onnx==1.23.2 onnxruntime==1.32.0 opencv-python-headless==5.0.0.93
+"${pip[@]}" --no-deps geoai-py==0.40.1
+"$folder/geoai/bin/python" tests/runtimes/labels.py geoai "$folder/demo.onnx" "$folder/image.npz"

@@ -15,8 +15,7 @@ from scclip_rt import Segmenter
 from scclip_rt.baking.bake import bake
 from scclip_rt.baking.converters import mnn
 from scclip_rt.baking.converters.convert import BakedFile
-
-_INT8 = "DequantizeLinear"
+from scclip_rt.baking.converters.noise import output_to
 
 
 def ncnn(source: Path, _segmenter: Segmenter) -> Row:
@@ -35,7 +34,9 @@ def ncnn(source: Path, _segmenter: Segmenter) -> Row:
         for kind in sorted({line.split()[0] for line in lines}):
             single = Path(folder) / "single.param"
             single.write_text(f"7767517\n1 1\n{kind} layer 0 1 a\n", "utf-8")
-            if library.Net().load_param(str(single)) != 0:
+            with output_to(Path(folder) / "said") as said:
+                library.Net().load_param(str(single))
+            if "not exists or registered" in said.read_text("utf-8", "replace"):
                 unknown.append(kind)
     told = {
         line.strip(" !") for line in (child.stdout + child.stderr).splitlines() if "not supported" in line
@@ -81,11 +82,8 @@ def mnn_int8(source: Path, segmenter: Segmenter) -> Row:
             text=True,
             check=False,
         )
-        said = [
-            line for line in (child.stdout + child.stderr).splitlines() if _INT8 in line or "rror" in line
-        ]
         row["converts"] = target.exists() and child.returncode == 0
-    return row | {"blocked": f"its converter ends with exit code {child.returncode}: {' '.join(said)[:160]}"}
+    return row | {"blocked": f"its converter ends with exit code {child.returncode}"}
 
 
 def _shape(source: Path) -> list[int]:

@@ -52,12 +52,33 @@ def reference(path: str, image: Any) -> tuple[str, Any]:
     return library.__version__, evaluator.run(None, {"image": image})[0]
 
 
+def geoai(path: str, image: Any) -> tuple[str, Any]:
+    """Its own reading, scaling and arg-max, of a GeoTIFF; the task comes from the sidecar FILE.onnx.json."""
+    import importlib.metadata
+    from pathlib import Path
+
+    import rasterio
+    from geoai.onnx import ONNXGeoModel
+
+    planes = np.rint(image[0] * 255).astype(np.uint8)
+    raster = Path(path).with_suffix(".tif")
+    shape = {"count": 3, "height": planes.shape[1], "width": planes.shape[2], "dtype": "uint8"}
+    with rasterio.open(raster, "w", driver="GTiff", **shape) as file:
+        file.write(planes)
+    model = ONNXGeoModel(path)
+    mask = model.predict(str(raster))["mask"]
+    return importlib.metadata.version("geoai-py"), (mask == np.arange(len(model.id2label))[:, None, None])[
+        None
+    ]
+
+
 LIBRARIES = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "tract": tract,
     "opencv": opencv,
     "reference": reference,
+    "geoai": geoai,
 }
 
 if __name__ == "__main__":
