@@ -22,7 +22,12 @@ from scclip_rt.errors import BackendError
 from synthetic import scene
 from tiny_bundle import build_bundle
 
-OF_FOUR_BLOCKS = {"scclip": ("--fusion-layers", "1:3"), "sfp": ("--fusion-layers", "1:3")}
+OF_FOUR_BLOCKS = {
+    "scclip": ("--fusion-layers", "1:3"),
+    "sfp": ("--fusion-layers", "1:3"),
+    "surgery": ("--blocks", "2"),
+    "gem": ("--blocks", "2"),
+}
 """A method's options for the test's small model."""
 
 
