@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <fstream>
-#include <iterator>
 #include <mutex>
 
 #include "backends/base.hpp"
@@ -40,6 +38,17 @@ template <typename Function>
 auto Guard(Function function) noexcept -> Result<decltype(function())> {
     try {
         return function();
+    } catch (...) {
+        return CurrentStatus();
+    }
+}
+
+/// The same for what returns nothing.
+template <typename Function>
+Status StatusOf(Function function) noexcept {
+    try {
+        function();
+        return {};
     } catch (...) {
         return CurrentStatus();
     }
@@ -90,9 +99,7 @@ struct Segmenter::Impl {
     }
 
     void SetClasses(const ClassNames& names, const EmbedOptions& options) {
-        std::ifstream stream(bundle.CheckedPath(bundle.manifest().tokenizer), std::ios::binary);
-        const Tokenizer tokenizer =
-            Tokenizer::Parse({std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()});
+        const Tokenizer tokenizer = Tokenizer::Parse(bundle.Read(bundle.manifest().tokenizer));
         const TextEncoderSpec& spec = bundle.manifest().text_encoder;
         const std::string& templates = options.templates.empty() ? decoding.templates : options.templates;
         const auto embed_dim = static_cast<std::size_t>(bundle.manifest().embed_dim);
@@ -317,12 +324,9 @@ struct Segmenter::Impl {
             if (image) sound.push_back(&*image);
         }
         std::vector<WindowFeatures> features;
-        Status problem;
-        try {
+        const Status problem = StatusOf([&] {
             if (!sound.empty()) EncodeTogether(sound, &features);
-        } catch (...) {
-            problem = CurrentStatus();
-        }
+        });
         std::size_t next = 0;
         for (const auto& image : *group) {
             if (!image || !problem.ok()) {
@@ -358,30 +362,15 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
 }
 
 Status Segmenter::SetVocabulary(const std::string& file, const std::optional<std::string>& background) {
-    try {
-        impl_->SetVocabulary(file, background);
-        return {};
-    } catch (...) {
-        return CurrentStatus();
-    }
+    return StatusOf([&] { impl_->SetVocabulary(file, background); });
 }
 
 Status Segmenter::SetClasses(const std::vector<std::vector<std::string>>& classes, const EmbedOptions& options) {
-    try {
-        impl_->SetClasses(classes, options);
-        return {};
-    } catch (...) {
-        return CurrentStatus();
-    }
+    return StatusOf([&] { impl_->SetClasses(classes, options); });
 }
 
 Status Segmenter::SetClasses(const std::string& classes, const EmbedOptions& options) {
-    try {
-        impl_->SetClasses(ParseClasses(classes), options);
-        return {};
-    } catch (...) {
-        return CurrentStatus();
-    }
+    return StatusOf([&] { impl_->SetClasses(ParseClasses(classes), options); });
 }
 
 Result<Segmentation> Segmenter::Segment(const ImageView& image, const SegmentOptions& options) const {

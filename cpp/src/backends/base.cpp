@@ -118,6 +118,18 @@ std::unique_ptr<Encoder> OpenEncoder(const Bundle& bundle, const OpenOptions& op
                                             [bundle, same] { return OpenOne(bundle, same); });
 }
 
+BackendInfo InfoOf(const EncoderSpec& spec, const EncoderRequest& request, DeviceKind kind) {
+    BackendInfo info;
+    info.device = "cpu";
+    info.precision = spec.precision;
+    info.grid = spec.grid.ToString();
+    info.encoder = spec.file;
+    info.threads = request.options.threads > 0 ? request.options.threads : DefaultThreads();
+    info.batch = BatchSize(spec, request.options.batch, kind);
+    info.reason = request.reason;
+    return info;
+}
+
 std::string HostDecodeReason(const Manifest& manifest, const GridSpec& grid) {
     if (manifest.decoding.stretched) return "the method stretches each class's map over the image";
     if (manifest.decoding.class_weights) return "the method weighs classes by the image";

@@ -71,6 +71,9 @@ struct EncoderRequest {
     std::string reason = "asked for";  ///< why this backend, for Describe
 };
 
+/// What Describe says of an encoder of `spec`; backends add what they alone know.
+BackendInfo InfoOf(const EncoderSpec& spec, const EncoderRequest& request, DeviceKind kind);
+
 // Backends. Each is compiled in by a CMake option.
 std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequest& request);
 std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest& request);

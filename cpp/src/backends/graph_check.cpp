@@ -51,11 +51,12 @@ void CheckGraph(const GraphSpec& spec, const std::vector<TensorSpec>& inputs, co
 void CheckFeatures(const float* values, std::size_t count, const std::string& file) {
     float sum = 0;  // only NaN and infinity survive a factor of zero
     for (std::size_t i = 0; i < count; ++i) sum += values[i] * 0.0F;
-    if (sum == 0) return;
-    ThrowBackend(file +
-                     ": features holds NaN or infinity; the weights are damaged or this precision overflows (try "
-                     "precision fp32)",
-                 file);
+    if (sum != 0) ThrowNotFinite(file + ": features", file);
+}
+
+void ThrowNotFinite(const std::string& what, const std::string& file) {
+    ThrowBackend(
+        what + " hold NaN or infinity; the weights are damaged or this precision overflows (try precision fp32)", file);
 }
 
 void ThrowInference(const std::string& library, const std::string& file, const RunShapes& shapes,

@@ -16,6 +16,9 @@ void CheckGraph(const GraphSpec& spec, const std::vector<TensorSpec>& inputs, co
 /// Refuse features that hold NaN or infinity. Throws Error(kBackend).
 void CheckFeatures(const float* values, std::size_t count, const std::string& file);
 
+/// The error for an encoder's output that holds NaN or infinity. Throws Error(kBackend).
+[[noreturn]] void ThrowNotFinite(const std::string& what, const std::string& file);
+
 /// One line for a library's failure while it ran `file`; out of memory comes with what to lower.
 struct RunShapes {
     int count, height, width, embed_dim;

@@ -10,7 +10,6 @@
 
 #include "backends/choose.hpp"
 #include "backends/cuda/encoder.hpp"
-#include "decode/threads.hpp"
 #include "errors.hpp"
 #include "words.hpp"
 
@@ -239,7 +238,7 @@ std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest
     };
     std::unique_ptr<DeviceGraph> first = make();
     auto kernels = std::make_unique<KernelSet>(bundle, *gpu);
-    BackendInfo info;
+    BackendInfo info = InfoOf(spec, request, DeviceKind::kCuda);
     info.backend = "tensorrt";
     info.version = machine.version;
     info.provider = "TensorRT";
@@ -247,9 +246,7 @@ std::unique_ptr<Encoder> OpenTensorRt(const Bundle& bundle, const EncoderRequest
     info.precision = engine.precision;
     info.grid = engine.grid.ToString();
     info.encoder = engine.file;
-    info.threads = options.threads > 0 ? options.threads : DefaultThreads();
-    info.batch = std::min(BatchSize(spec, options.batch, DeviceKind::kCuda), first->max_batch);
-    info.reason = request.reason;
+    info.batch = std::min(info.batch, first->max_batch);
     const std::string unlike = HostDecodeReason(bundle.manifest(), spec.grid);
     const std::string missing = unlike.empty() ? kernels->Missing(1) : unlike;
     info.decode = missing.empty() ? "device" : "host: " + missing;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <system_error>
 
 #include "bundle/hashes.hpp"
@@ -133,6 +134,11 @@ std::string Bundle::CheckedPath(const std::string& name) const {
         ThrowWrongHash(path, name, spec->second, found);
     }
     return path;
+}
+
+std::string Bundle::Read(const std::string& name) const {
+    std::ifstream stream(CheckedPath(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
 std::string Bundle::CheckedGraph(const std::string& name) const {

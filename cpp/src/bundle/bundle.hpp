@@ -20,6 +20,9 @@ class Bundle {
     /// The path of a listed file whose content has its SHA-256. Throws Error(kBundle).
     std::string CheckedPath(const std::string& name) const;
 
+    /// The content of such a file. Throws Error(kBundle).
+    std::string Read(const std::string& name) const;
+
     /// The path of an ONNX file, with the weight files it refers to checked as well. Throws Error(kBundle).
     std::string CheckedGraph(const std::string& name) const;
 

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <set>
 
+#include "backends/graph_check.hpp"
 #include "errors.hpp"
 
 namespace scclip {
@@ -24,11 +23,6 @@ void Fill(const Gpu& gpu, const DeviceBuffer& buffer, const std::vector<T>& valu
     const Stream stream(gpu, nullptr);
     stream.Upload(buffer.at(), values.data(), values.size() * sizeof(T));
     stream.Wait();
-}
-
-std::string ReadFile(const std::string& path) {
-    std::ifstream stream(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
 BandAxis Rows(const DecodePlan& plan, unsigned block) {
@@ -57,7 +51,7 @@ KernelSet::KernelSet(const Bundle& bundle, const Gpu& gpu) {
         for (const KernelSpec& spec : choice_.kernels) {
             static const std::set<std::string> used = {"decode_columns", "decode_rows", "count", "keep", "finite"};
             if (used.count(spec.name) == 0) continue;
-            loaded_[&spec] = std::make_unique<Kernel>(gpu, spec, ReadFile(bundle.CheckedPath(spec.file)));
+            loaded_[&spec] = std::make_unique<Kernel>(gpu, spec, bundle.Read(spec.file));
             if (spec.name == "decode_columns") (void)spec.Constant("BLOCK_X");
             if (spec.name == "decode_rows") (void)spec.Constant("BLOCK_Y");
         }
@@ -222,11 +216,7 @@ void DeviceDecode::MarkKeptQueries(const Stream& stream) const {
 Decoded DeviceDecode::Read(const std::uint8_t* block) const {
     std::uint32_t flag = 0;
     std::memcpy(&flag, block, sizeof flag);
-    if (flag != 0) {
-        ThrowBackend(
-            "the encoder's logits hold NaN or infinity; the weights are damaged or this precision overflows (try "
-            "--precision fp32)");
-    }
+    if (flag != 0) ThrowNotFinite("the encoder's logits", "");
     Decoded decoded;
     decoded.unlabelled = static_cast<std::uint16_t>(unlabelled());
     const std::size_t pixels = static_cast<std::size_t>(height_) * static_cast<std::size_t>(width_);

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <tuple>
 
@@ -114,11 +112,9 @@ KernelChoice ChooseKernels(const Bundle& bundle, int gpu_major, int gpu_minor) {
         choice.reason = "the bundle holds no compiled kernels";
         return choice;
     }
-    std::ifstream stream(bundle.CheckedPath(kList), std::ios::binary);
-    const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
     std::map<std::string, std::pair<int, int>> newest;
     std::set<std::string> have;
-    const std::vector<KernelSpec> specs = ParseKernelList(text);
+    const std::vector<KernelSpec> specs = ParseKernelList(bundle.Read(kList));
     for (const KernelSpec& spec : specs) {
         if (bundle.manifest().files.count(spec.file) == 0) {
             ThrowBundle(bundle.path() + "/" + kList + ": '" + spec.file + "' is not listed in bundle.json");
@@ -131,8 +127,7 @@ KernelChoice ChooseKernels(const Bundle& bundle, int gpu_major, int gpu_minor) {
         if (newest[spec.name] == std::pair{spec.major, spec.minor}) choice.kernels.push_back(spec);
     }
     if (choice.kernels.empty()) {
-        std::string list;
-        for (const std::string& name : have) list += (list.empty() ? "" : ", ") + name;
+        const std::string list = Join({have.begin(), have.end()});
         choice.reason = "the bundle's kernels are for " + (list.empty() ? "nothing" : list) + ", this GPU is sm_" +
                         std::to_string(gpu_major) + std::to_string(gpu_minor);
     }

@@ -2,7 +2,6 @@
 #include "backends/base.hpp"
 #include "backends/graph_check.hpp"
 #include "backends/onnxruntime/session.hpp"
-#include "decode/threads.hpp"
 #include "errors.hpp"
 
 namespace scclip {
@@ -66,19 +65,12 @@ std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequ
     if (options.precision == "auto" && kind == DeviceKind::kCpu) precisions = {"fp32"};
     if (options.precision == "auto" && kind == DeviceKind::kCuda) precisions = {"fp16", "fp32"};
     const EncoderSpec& spec = ChooseEncoder(bundle, precisions, kind, options.whole_image.value_or(false));
-    const int threads = options.threads > 0 ? options.threads : DefaultThreads();
-    Owned<OrtSession> session = LoadSession(bundle, spec, provider, threads);
-    BackendInfo info;
+    BackendInfo info = InfoOf(spec, request, kind);
+    Owned<OrtSession> session = LoadSession(bundle, spec, provider, info.threads);
     info.backend = "onnxruntime";
     info.version = OnnxRuntimeVersion();
     info.provider = FullName(provider.name);
-    info.device = kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(provider.device);
-    info.precision = spec.precision;
-    info.grid = spec.grid.ToString();
-    info.encoder = spec.file;
-    info.threads = threads;
-    info.batch = BatchSize(spec, options.batch, kind);
-    info.reason = request.reason;
+    if (kind == DeviceKind::kCuda) info.device = "cuda:" + std::to_string(provider.device);
     return std::make_unique<OnnxRuntimeEncoder>(std::move(session), spec, info, FeatureSizes::Of(bundle.manifest()));
 }
 

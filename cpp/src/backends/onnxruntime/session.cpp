@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "backends/choose.hpp"
 #include "backends/graph_check.hpp"
 #include "errors.hpp"
 
@@ -181,12 +182,9 @@ const char* FullName(const std::string& name) {
 }
 
 Provider ChooseProvider(const std::string& asked, const std::string& device) {
-    const bool on_gpu = device.compare(0, 4, "cuda") == 0;
-    std::string number = on_gpu && device.size() > 4 ? device.substr(5) : "0";
-    const bool known = device == "auto" || device == "cpu" || device == "cuda" ||
-                       (on_gpu && device[4] == ':' && !number.empty() && number.size() < 5 &&
-                        number.find_first_not_of("0123456789") == std::string::npos);
-    if (!known) {
+    const std::optional<int> number = GpuNumber(device);
+    const bool on_gpu = number && device != "auto";
+    if (!number && device != "cpu") {
         ThrowBackend("unknown device " + Quote(device) + "; known: auto, cpu, cuda:N (cuda:0 is the first GPU)",
                      "device");
     }
@@ -200,7 +198,7 @@ Provider ChooseProvider(const std::string& asked, const std::string& device) {
                      "ort_provider");
     }
     CheckInstalled(name);
-    return {name, std::stoi(number)};
+    return {name, number.value_or(0)};
 }
 
 Owned<OrtSession> LoadSession(const Bundle& bundle, const GraphSpec& spec, const Provider& provider, int threads) {

@@ -11,7 +11,6 @@
 #include "backends/openvino/split.hpp"
 #include "backends/processor.hpp"
 #include "bundle/resolved_graph.hpp"
-#include "decode/threads.hpp"
 #include "errors.hpp"
 #include "words.hpp"
 
@@ -276,23 +275,16 @@ std::unique_ptr<Encoder> OpenOpenVino(const Bundle& bundle, const EncoderRequest
     const std::string precision = CheckRequest(options);
     const EncoderSpec& spec = ChooseEncoder(bundle, {precision == "int8" ? "int8" : "fp32"}, DeviceKind::kCpu,
                                             options.whole_image.value_or(false));
-    const int threads = options.threads > 0 ? options.threads : DefaultThreads();
-    BackendInfo info;
+    BackendInfo info = InfoOf(spec, request, DeviceKind::kCpu);
     info.backend = "openvino";
     info.version = OpenVinoVersion();
     info.provider = "CPU";
-    info.device = "cpu";
     info.precision = precision;
-    info.grid = spec.grid.ToString();
-    info.encoder = spec.file;
-    info.threads = threads;
-    info.batch = BatchSize(spec, options.batch, DeviceKind::kCpu);
-    info.reason = request.reason;
     // Operators on int8 are so short that waiting for the other threads is a fifth of the time. Wider ones gain
     // nothing.
-    const bool halves = precision == "int8" && spec.grid.kind == "window" && threads % 2 == 0;
-    return std::make_unique<OpenVinoEncoder>(ReadEncoder(bundle, spec, precision, threads), halves ? 2 : 1, spec, info,
-                                             FeatureSizes::Of(bundle.manifest()));
+    const bool halves = precision == "int8" && spec.grid.kind == "window" && info.threads % 2 == 0;
+    return std::make_unique<OpenVinoEncoder>(ReadEncoder(bundle, spec, precision, info.threads), halves ? 2 : 1, spec,
+                                             info, FeatureSizes::Of(bundle.manifest()));
 }
 
 }  // namespace scclip
