@@ -1,7 +1,7 @@
 """Parity: an ONNX graph against the float32 torch model it was traced from, on every axis that is dynamic.
 
 How far two sound float32 computations of one model lie apart is a property of its weights: it is measured, as torch's
-own distance from float64, and a float32 graph may be four times as far. The method's hard decisions can flip within
+own distance from float64, and a float32 graph may be eight times as far. The method's hard decisions can flip within
 that distance and then move features by more (ties.py): such a window is held to what float64 gives after the graph's
 own decisions, and every value that was decided on to the same budget. No window and no patch is left out.
 """
@@ -25,7 +25,8 @@ from scclip_export.ties import Decisions, Distance, Outcome, outcome, unexplaine
 from scclip_rt.precisions import PRECISIONS
 
 # Of float32: how often torch's own distance from float64, and what is added, for models whose distance is next to none.
-_TIMES, _FLOOR = 4.0, 1e-6
+# On Zen 4 a sound graph of massive tokens was 4.4 times as far; graphs that are damaged are hundreds of times.
+_TIMES, _FLOOR = 8.0, 1e-6
 _QUERIES = (1, 8, 150)
 # Batch and queries of the runs before the last, which takes all windows with the fewest queries.
 _RUNS = ((1, 150), (2, 8))
