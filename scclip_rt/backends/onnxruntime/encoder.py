@@ -30,16 +30,9 @@ class OnnxRuntimeEncoder(BatchedEncoder):
     """An image encoder on ONNX Runtime; see `EncoderBackend` for the methods' contract."""
 
     def __init__(
-        self,
-        session: Any,
-        bundle: Bundle,
-        spec: EncoderSpec,
-        info: BackendInfo,
-        batch: int,
-        *,
-        parts: int = 1,
+        self, session: Any, bundle: Bundle, spec: EncoderSpec, info: BackendInfo, batch: int
     ) -> None:
-        super().__init__(bundle, spec, info, batch, parts=parts)
+        super().__init__(bundle, spec, info, batch)
         self._session = session
 
     def infer(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
@@ -159,7 +152,7 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         create_session, bundle, spec, provider=provider, device=number, threads=request.threads
     )
     if kind == "cpu":
-        return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch, parts=info["threads"])
+        return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch)
     from scclip_rt.backends.onnxruntime.device import open_on_device
 
     on_device = open_on_device(

@@ -149,7 +149,7 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> OpenVinoEncoder:
         batch=batch,
         reason=request.reason,
     )
-    # Operators on int8 are so short that waiting for the other threads is a fifth of the time. Wider ones gain nothing.
+    # Operators on int8 are short, and each waits for the other threads. Wider ones gain nothing.
     halves = precision == "int8" and spec.grid.kind == "window" and threads % 2 == 0
     return OpenVinoEncoder(compile_for, bundle, spec, info, batch, parts=2 if halves else 1)
 

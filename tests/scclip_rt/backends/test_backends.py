@@ -59,12 +59,14 @@ def test_a_batch_equals_its_singles(bundle: Bundle, batch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "parts"), [(1, [8, 3]), (2, [4, 4, 1, 2]), (3, [2, 3, 3, 1, 1, 1]), (16, [1] * 11)]
+    ("parts", "runs"), [(1, [8, 3]), (2, [4, 4, 1, 2]), (3, [2, 3, 3, 1, 1, 1]), (16, [1] * 11)]
 )
-def test_a_batch_is_cut_into_a_part_for_each_thread(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, threads: int, parts: list[int]
+def test_a_batch_is_cut_into_parts(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, parts: int, runs: list[int]
 ) -> None:
-    backend, windows, seen = open_backend(bundle, threads=threads, batch=8), some_windows(11), []
+    backend, windows, seen = open_backend(bundle, batch=8), some_windows(11), []
+    assert isinstance(backend, OnnxRuntimeEncoder)
+    backend.parts = parts
     real = OnnxRuntimeEncoder.infer
 
     def infer(self: OnnxRuntimeEncoder, names: Sequence[str], feeds: Feeds) -> list[Any]:
@@ -73,14 +75,16 @@ def test_a_batch_is_cut_into_a_part_for_each_thread(
 
     monkeypatch.setattr(OnnxRuntimeEncoder, "infer", infer)
     features = backend.features(windows)
-    assert sorted(seen) == sorted(parts)
+    assert sorted(seen) == sorted(runs)
     np.testing.assert_allclose(features, expected_features(windows), atol=1e-5)
 
 
 def test_parts_of_a_batch_run_at_the_same_time_and_one_error_ends_them(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, together = open_backend(bundle, threads=2), threading.Barrier(2, timeout=60)
+    backend, together = open_backend(bundle), threading.Barrier(2, timeout=60)
+    assert isinstance(backend, OnnxRuntimeEncoder)
+    backend.parts = 2
     real = OnnxRuntimeEncoder.infer
 
     def infer(self: OnnxRuntimeEncoder, names: Sequence[str], feeds: Feeds) -> list[Any]:

@@ -39,8 +39,6 @@ class OnnxRuntimeEncoder final : public Encoder {
         CheckFeatures(out, static_cast<std::size_t>(count * rows * embed), spec().file);
     }
 
-    int parts() const override { return info().device == "cpu" ? info().threads : 1; }
-
   private:
     Owned<OrtSession> session_;
     HostTensors tensors_;
