@@ -25,7 +25,7 @@ from scclip_export.ties import Decisions, Distance, Outcome, outcome, unexplaine
 from scclip_rt.precisions import PRECISIONS
 
 # Of float32: how often torch's own distance from float64, and what is added, for models whose distance is next to none.
-# On Zen 4 a sound graph of massive tokens was 4.4 times as far; graphs that are damaged are hundreds of times.
+# On Zen 4 a sound graph of massive tokens was 4.4 times as far; benchmarks.cpu.parity_margins tries damaged ones.
 _TIMES, _FLOOR = 8.0, 1e-6
 _QUERIES = (1, 8, 150)
 # Batch and queries of the runs before the last, which takes all windows with the fewest queries.
