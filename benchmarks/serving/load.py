@@ -7,7 +7,7 @@ In each round every contender gets the same images in turn: `Segmenter` called f
 `scclip serve`, the same with `--workers` processes, an endpoint that handles one request at a time
 (benchmarks/serving/naive.py), and LitServe if it is installed (benchmarks/serving/lit.py). Caches are off.
 Before the clock, every label map that comes over the wire is compared with Python's.
-Ratios are of medians over rounds; on a busy machine only they mean something.
+Ratios are medians of pairs of one round, so that a machine that slows down in between does not count.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import operator
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -183,8 +184,8 @@ def one_call(segment: Segmenter, file: bytes) -> bytes:
 
 def rates(
     args: argparse.Namespace, segment: Segmenter, servers: Sequence[Server], files: Sequence[bytes]
-) -> dict[str, Any]:
-    """Latency of one client, and images a second at 4 and 16; contenders in turn, round by round."""
+) -> dict[str, list[float]]:
+    """Seconds of one client's requests, and images a second at 4 and 16; contenders in turn, round by round."""
     samples: dict[str, list[float]] = {}
     many = [file for file in files for _ in range(args.repeat)]
 
@@ -205,11 +206,11 @@ def rates(
                 )
         for clients in (4, 16):
             opened = (Image.open(io.BytesIO(file)) for file in many)
-            note("stream", len(many) / timed(partial(list, segment.stream(opened)))[0])
+            note(f"stream {clients}", len(many) / timed(partial(list, segment.stream(opened)))[0])
             for each in order:
                 note(f"{each.name} {clients}", throughput(each, clients))
-        print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
-    return {name: statistics.median(values) for name, values in samples.items()}
+        print(f"round {turn + 1} of {args.rounds}:", last_of(samples), file=sys.stderr)
+    return samples
 
 
 def overload(to: Server, file: bytes, *, rate: float, seconds: float) -> dict[str, Any]:
@@ -229,18 +230,27 @@ def overload(to: Server, file: bytes, *, rate: float, seconds: float) -> dict[st
     }
 
 
-def ratios(found: dict[str, float]) -> dict[str, float]:
+def last_of(samples: dict[str, list[float]]) -> dict[str, float]:
+    """The latest value of each contender."""
+    return {name: round(values[-1], 4) for name, values in samples.items()}
+
+
+def pairs(samples: dict[str, list[float]], one: str, other: str, compare: Callable[..., float]) -> float:
+    """The median over pairs of one round (and, for one client, one image)."""
+    return round(statistics.median(map(compare, samples[one], samples[other])), 3)
+
+
+def ratios(samples: dict[str, list[float]]) -> dict[str, float]:
     """What the question is about."""
-    made = {"serve_1_minus_call_ms": 1000 * (found["serve 1"] - found["call"])}
+    made = {"serve_1_minus_call_ms": 1000 * pairs(samples, "serve 1", "call", operator.sub)}
     for clients in (4, 16):
         for name in ("serve", "workers"):
-            if (rate := found.get(f"{name} {clients}")) is None:
-                continue
-            made[f"{name}_{clients}_over_stream"] = rate / found["stream"]
-            for other in ("fastapi", "litserve"):
-                if f"{other} {clients}" in found:
-                    made[f"{name}_{clients}_over_{other}"] = rate / found[f"{other} {clients}"]
-    return {name: round(value, 3) for name, value in made.items()}
+            for other in ("stream", "fastapi", "litserve"):
+                if f"{name} {clients}" in samples and f"{other} {clients}" in samples:
+                    made[f"{name}_{clients}_over_{other}"] = pairs(
+                        samples, f"{name} {clients}", f"{other} {clients}", operator.truediv
+                    )
+    return made
 
 
 def main() -> None:
@@ -273,8 +283,9 @@ def main() -> None:
             line = [*command, str(port), *(classes[1:] if name in ("fastapi", "litserve") else [])]
             servers.append(stack.enter_context(server(name, line, port, files[0])))
             check(segment, servers[-1], files)
-        found = rates(args, segment, servers, files)
-        report = {"backend": segment.backend.describe(), "medians": found, "ratios": ratios(found)}
+        samples = rates(args, segment, servers, files)
+        found = {name: statistics.median(values) for name, values in samples.items()}
+        report = {"backend": segment.backend.describe(), "medians": found, "ratios": ratios(samples)}
         if args.overload:
             rate = 4 * found["serve 16"]
             report["overload"] = overload(servers[0], files[0], rate=rate, seconds=args.overload)
