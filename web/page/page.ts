@@ -10,7 +10,9 @@ const classes = element<HTMLTextAreaElement>("classes");
 const run = element<HTMLButtonElement>("run");
 
 const state = {
+  /** Set once the files that it needs are kept; a new one takes the place of one that has failed. */
   worker: null as Worker | null,
+  failed: false,
   image: null as Blob | null,
   name: "picture",
   /** The bundle's own classes, as they were put into the text field. */
@@ -34,6 +36,7 @@ function setup(): Setup {
 
 /** Ask the worker: to open the model, and to segment the picture if there is one. */
 function ask(): void {
+  if (state.failed) state.worker = startWorker();
   if (!state.worker) return;
   const own = classes.value.trim() === state.own.trim();
   const request: Request = { id: ++state.id, setup: setup(), image: state.image, classes: own ? null : classes.value };
@@ -138,13 +141,21 @@ async function start(): Promise<void> {
   const gpu = await (navigator as { gpu?: { requestAdapter(): Promise<unknown> } }).gpu?.requestAdapter().catch(() => null);
   element("provider-row").hidden = !gpu;
   await keepOffline();
-  state.worker = new Worker("worker.js", { type: "module" });
-  state.worker.addEventListener("message", hear);
-  state.worker.addEventListener("error", () => {
-    finish();
-    tell("The worker failed to load: this browser may be too old, or a file is missing.", true);
-  });
+  state.worker = startWorker();
   ask();
+}
+
+function startWorker(): Worker {
+  const worker = new Worker("worker.js", { type: "module" });
+  state.failed = false;
+  worker.addEventListener("message", hear);
+  worker.addEventListener("error", () => {
+    worker.terminate();
+    state.failed = true; // the button starts another one
+    finish();
+    tell("The worker failed: this browser may be too old, a file may be missing, or memory ran out.", true);
+  });
+  return worker;
 }
 
 listen((image, name) => {

@@ -1,7 +1,7 @@
 /** What encodes windows: one session, or in Node workers that each have one and a thread of their own. */
 
 import type { Graph } from "./bundle.js";
-import { ScclipError, reasonOf, type ErrorCode } from "./errors.js";
+import { closedError, ScclipError, reasonOf, type ErrorCode } from "./errors.js";
 import type { GraphSpec } from "./manifest.js";
 import { Session, type OrtModule, type RuntimeOptions } from "./runtime.js";
 
@@ -24,6 +24,7 @@ export interface Encoder {
   readonly parts: number;
   /** Rows of the output, window by window. */
   encode(windows: Windows): Promise<Float32Array>;
+  /** Give the memory back; what is being encoded, and what comes later, is refused. */
   release(): Promise<void>;
 }
 
@@ -108,11 +109,14 @@ class Remote {
         if (reply.kind === "done") this.settle?.(reply.rows);
         else this.refuse?.(new ScclipError(reply.code, reply.message, reply.field));
       },
-      (reason) => {
-        this.broken = new ScclipError("BackendError", `a worker that encodes has failed: ${reasonOf(reason)}`, "workers");
-        this.refuse?.(this.broken);
-      },
+      (reason) => this.fail(new ScclipError("BackendError", `a worker that encodes has failed: ${reasonOf(reason)}`, "workers")),
     );
+  }
+
+  /** Refuse the question that is open, and all later ones. */
+  private fail(error: ScclipError): void {
+    this.broken ??= error;
+    this.refuse?.(this.broken);
   }
 
   ask(order: Order, transfer: ArrayBuffer[] = []): Promise<Float32Array> {
@@ -124,6 +128,7 @@ class Remote {
   }
 
   end(): void {
+    this.fail(closedError());
     this.worker.end();
   }
 }
@@ -169,7 +174,8 @@ export function answerEncoding(
       if (order.kind === "load") {
         encoder = new SessionEncoder(await Session.load(order.graph, order.spec, { ort: await load(), ...order.runtime }));
         reply({ kind: "done", rows: new Float32Array() }, []);
-      } else if (encoder) {
+      } else {
+        if (!encoder) throw new ScclipError("BackendError", "windows came before the graph that encodes them", "workers");
         const rows = await encoder.encode(order.windows);
         reply({ kind: "done", rows }, [rows.buffer as ArrayBuffer]);
       }

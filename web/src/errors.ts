@@ -16,6 +16,11 @@ export class ScclipError extends Error {
   }
 }
 
+/** What a call gets that comes after `close`, or that `close` has overtaken. */
+export function closedError(): ScclipError {
+  return new ScclipError("BackendError", "the segmenter is closed; open another one", "segmenter");
+}
+
 const CONTROLS = /[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu;
 
 /** Text without characters that clear a screen, forge a line or turn the direction of writing. */

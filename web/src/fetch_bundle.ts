@@ -4,6 +4,9 @@ import type { BundleSource, OnBytes } from "./bundle.js";
 import { ScclipError, reasonOf } from "./errors.js";
 import type { FileSpec } from "./manifest.js";
 
+/** A download of which nothing comes for so long is given up, milliseconds. */
+const PATIENCE = 60_000;
+
 /**
  * A bundle under a web address.
  *
@@ -26,18 +29,30 @@ async function download(
 ): Promise<Uint8Array> {
   const address = new URL(file, base);
   if (spec) address.search = spec.sha256.slice(0, 16);
+  const stalled = new AbortController();
+  const wait = (): ReturnType<typeof setTimeout> =>
+    setTimeout(() => stalled.abort(new Error(`nothing came for ${PATIENCE / 1000} seconds`)), PATIENCE);
+  let timer = wait();
   let response: Response;
   try {
-    response = await fetch(address, { cache });
-    if (response.ok && response.body) return await collect(response.body, spec?.bytes ?? 0, onBytes);
+    response = await fetch(address, { cache, signal: stalled.signal });
+    if (response.ok && response.body) {
+      return await collect(response.body, spec?.bytes ?? 0, (bytes) => {
+        clearTimeout(timer);
+        timer = wait();
+        onBytes?.(bytes);
+      });
+    }
   } catch (error) {
     throw new ScclipError("BundleError", `can't get ${address.href}: ${reasonOf(error)}. Is there a connection?`, file);
+  } finally {
+    clearTimeout(timer);
   }
   throw new ScclipError(
     "BundleError", `can't get ${address.href}: the server answered ${response.status}. Is this the address of a bundle?`, file);
 }
 
-async function collect(body: ReadableStream<Uint8Array>, expected: number, onBytes?: OnBytes): Promise<Uint8Array> {
+async function collect(body: ReadableStream<Uint8Array>, expected: number, onBytes: OnBytes): Promise<Uint8Array> {
   let out = new Uint8Array(expected);
   let length = 0;
   const reader = body.getReader();
@@ -49,7 +64,7 @@ async function collect(body: ReadableStream<Uint8Array>, expected: number, onByt
     }
     out.set(part.value, length);
     length += part.value.length;
-    onBytes?.(length);
+    onBytes(length);
   }
   return out.subarray(0, length);
 }

@@ -57,7 +57,8 @@ function nodeWorkers(count: number): Workers {
           worker.postMessage(order, transfer);
         },
         listen: (heard, failed) => {
-          worker.on("error", failed).on("message", (reply: Reply) => {
+          worker.on("error", failed).on("messageerror", failed).on("exit", () => failed("it ended"));
+          worker.on("message", (reply: Reply) => {
             worker.unref();
             heard(reply);
           });

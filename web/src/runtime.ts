@@ -2,7 +2,7 @@
 
 import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
 import type { Graph } from "./bundle.js";
-import { ScclipError, reasonOf } from "./errors.js";
+import { closedError, ScclipError, reasonOf } from "./errors.js";
 import type { GraphSpec } from "./manifest.js";
 
 /** What this package needs of onnxruntime-web or onnxruntime-node: the imported module itself. */
@@ -22,6 +22,9 @@ export interface RuntimeOptions {
 
 /** A loaded graph. */
 export class Session {
+  private readonly runs = new Set<Promise<unknown>>();
+  private released = false;
+
   private constructor(private readonly session: InferenceSession, private readonly graph: GraphSpec, private readonly options: RuntimeOptions) {}
 
   /**
@@ -58,14 +61,25 @@ export class Session {
     return values;
   }
 
-  /** Run it for some outputs of float32. */
+  /**
+   * Run it for some outputs of float32.
+   *
+   * @throws ScclipError BackendError: ONNX Runtime fails, or the session is released before the run ends.
+   */
   async runFor(inputs: Readonly<Record<string, Tensor>>, names: readonly string[]): Promise<Float32Array[]> {
+    if (this.released) throw closedError();
+    const run = this.session.run(inputs, names);
+    this.runs.add(run);
+    let outputs: Awaited<typeof run>;
     try {
-      const outputs = await this.session.run(inputs, names);
-      return names.map((name) => outputs[name].data as Float32Array);
+      outputs = await run;
     } catch (error) {
       throw new ScclipError("BackendError", `${this.graph.file} failed to run: ${reasonOf(error)}`, this.graph.file);
+    } finally {
+      this.runs.delete(run);
     }
+    if (this.released) throw closedError();
+    return names.map((name) => outputs[name].data as Float32Array);
   }
 
   tensor(type: "uint8", data: Uint8Array, dims: readonly number[]): Tensor;
@@ -75,7 +89,10 @@ export class Session {
     return new this.options.ort.Tensor(type as "uint8", data as Uint8Array, dims);
   }
 
+  /** Give the memory back, once nothing runs in it. */
   async release(): Promise<void> {
+    this.released = true;
+    await Promise.allSettled(this.runs);
     await this.session.release();
   }
 }

@@ -4,7 +4,7 @@ import { Bundle, type BundleSource, type Graph, type OnProgress } from "./bundle
 import { findBackground, parseClasses, type ClassSource } from "./classes.js";
 import { decode, type Decoded, type Encoded } from "./decode.js";
 import { loadEncoder, type Encoder, type Windows, type Workers } from "./encoder.js";
-import { ScclipError } from "./errors.js";
+import { closedError, ScclipError } from "./errors.js";
 import { gridOf, MAX_PIXELS, MAX_WINDOWS, tilingOf, type Size, type Tiling, type TilingOptions } from "./geometry.js";
 import type { BenchmarkSpec, EncoderSpec } from "./manifest.js";
 import { inRange, type NumericOption } from "./options.js";
@@ -94,10 +94,11 @@ export function sharesOf({ labels, classes }: Segmentation): Share[] {
  */
 export class Segmenter {
   private chosen: Vocabulary | null = null;
-  private embedder: Embedder | null = null;
-  private textEncoder: Session | null = null;
+  /** Loaded when the first names come. */
+  private text: Promise<{ readonly embedder: Embedder; readonly session: Session }> | null = null;
   /** For windows of another size than the bundle's, where the method pads; loaded when one comes. */
   private anySize: Promise<Encoder> | null = null;
+  private closing: Promise<void> | null = null;
 
   private constructor(
     readonly bundle: Bundle, private readonly spec: EncoderSpec, private readonly encoder: Encoder,
@@ -152,17 +153,22 @@ export class Segmenter {
    * Look for these classes from now on; names that were embedded before cost nothing.
    *
    * @param background Name of the class that takes what no class claims, `none` for no such class.
-   * @throws ScclipError VocabularyError: empty, ambiguous, or no such background class.
+   * @throws ScclipError VocabularyError: empty, ambiguous, or no such background class; BackendError: closed.
    */
   async setClasses(classes: ClassSource, background?: string, onName?: OnStep): Promise<void> {
+    this.checkOpen();
     const parsed = parseClasses(classes);
     // A misspelt name shows before the text encoder loads.
     const index = findBackground(parsed.map((names) => names[0]), background);
-    this.embedder ??= await this.openEmbedder();
+    this.text ??= this.openEmbedder();
+    const { embedder } = await this.text.catch((error: unknown) => {
+      this.text = null; // a lost connection may come back
+      throw error;
+    });
     if (parsed.length === 1 && index === null && background === undefined && this.bundle.manifest.decoding.classWeighting === "surgery") {
-      this.chosen = await this.embedder.alone(parsed[0], onName);
+      this.chosen = await embedder.alone(parsed[0], onName);
     } else {
-      this.chosen = await this.embedder.embed(parsed, background, onName);
+      this.chosen = await embedder.embed(parsed, background, onName);
     }
   }
 
@@ -180,7 +186,7 @@ export class Segmenter {
    * Segment one picture.
    *
    * @param image RGB, or RGBA whose alpha is not looked at; a browser's `ImageData` is one.
-   * @throws ScclipError ImageError: too large.
+   * @throws ScclipError ImageError: too large; BackendError: closed, also while it runs.
    */
   async segment(image: Pixels, options: DecodeOptions = {}, onWindow?: OnStep): Promise<Segmentation> {
     // The graph's own products with the vocabulary are faster than any here; class weights need the features.
@@ -196,6 +202,7 @@ export class Segmenter {
   private async run(
     image: Pixels, output: "features" | "logits", { embeddings, queries }: Pick<Vocabulary, "embeddings" | "queries">, onWindow?: OnStep,
   ): Promise<Encoded> {
+    this.checkOpen();
     const shape: Size = [image.height, image.width];
     const tiling = tilingOf(shape, this.geometry);
     const grid = gridOf(tiling, this.geometry);
@@ -237,12 +244,10 @@ export class Segmenter {
       const spec = chooseEncoder(this.bundle, this.spec.precision, true);
       return loadEncoder(await this.bundle.graph(spec.file), spec, this.options, undefined);
     })();
-    try {
-      return await this.anySize;
-    } catch (error) {
+    return this.anySize.catch((error: unknown) => {
       this.anySize = null; // a lost connection may come back
       throw error;
-    }
+    });
   }
 
   /** Label an encoded picture with the vocabulary in use. */
@@ -274,26 +279,35 @@ export class Segmenter {
     return { ...decoded, height: encoded.shape[0], width: encoded.shape[1], classes, background };
   }
 
-  /** Give the memory of the encoders back; `decode` alone still works. */
-  async close(): Promise<void> {
-    await this.encoder.release();
-    await (await this.anySize?.catch(() => null))?.release();
-    await this.textEncoder?.release();
-    this.textEncoder = this.embedder = this.anySize = null;
+  /** Give the memory of the encoders back; `decode` alone still works. What is under way is refused. */
+  close(): Promise<void> {
+    this.closing ??= this.release();
+    return this.closing;
   }
 
-  private async openEmbedder(): Promise<Embedder> {
+  private async release(): Promise<void> {
+    await Promise.all([
+      this.encoder.release(),
+      this.anySize?.then((encoder) => encoder.release(), () => {}), // one that failed to load holds nothing
+      this.text?.then(({ session }) => session.release(), () => {}),
+    ]);
+  }
+
+  private checkOpen(): void {
+    if (this.closing) throw closedError();
+  }
+
+  private async openEmbedder(): Promise<{ embedder: Embedder; session: Session }> {
     const { textEncoder, tokenizer } = this.bundle.manifest;
     const words = Tokenizer.parse(new TextDecoder().decode(await this.bundle.read(tokenizer)));
     // Not on a GPU: prompts are short, and int64 is not for all of its kernels.
     const runtime = this.options.provider === "webgpu" ? { ...this.options, provider: "wasm" as const } : this.options;
     const graph = textEncoder.resumed ?? textEncoder;
     const session = await Session.load(await this.bundle.graph(graph.file), graph, runtime);
-    this.textEncoder = session;
     const encode = textEncoder.resumed
       ? resumedPrompts(session, textEncoder.resumed)
       : wholePrompts((tokens, rows, length) => session.run({ tokens: session.tensor("int64", tokens, [rows, length]) }, "embeddings"));
-    return new Embedder(encode, words, this.options.templates as readonly string[], textEncoder.contextLength);
+    return { embedder: new Embedder(encode, words, this.options.templates as readonly string[], textEncoder.contextLength), session };
   }
 }
 

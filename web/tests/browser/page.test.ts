@@ -193,6 +193,17 @@ test("a connection that breaks half-way is told, and the button tries again", { 
   assert.ok((await equalTo(page, sampleAt)) >= 0.999);
 });
 
+test("a worker that fails is told, and the button starts another one", { skip }, async (t) => {
+  let missing = true;
+  const served = await serve(SITE, ISOLATED, (name) => missing && name.endsWith("worker.js"));
+  t.after(() => served.close());
+  const page = await open(t, served.url, { serviceWorkers: "block" }, /ERR_|Failed to load/);
+  await page.locator("#status.error", { hasText: "The worker failed" }).waitFor();
+  missing = false;
+  await page.getByRole("button", { name: "Segment" }).click();
+  await ready(page);
+});
+
 test("a damaged copy among the files that are kept is replaced", { skip }, async (t) => {
   const served = await serve(SITE, ISOLATED);
   t.after(() => served.close());

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Bundle, type BundleSource, type Progress } from "../../src/bundle.js";
+import { fetchBundle } from "../../src/fetch_bundle.js";
 import { parseManifest } from "../../src/manifest.js";
 import { externalLocations } from "../../src/onnx_weights.js";
 import { DEMO } from "../fixtures.js";
@@ -103,4 +104,37 @@ test("bytes that are no graph are told from one", () => {
   for (const bytes of [[0xff, 0xff], [0x3a, 0x7f, 0x00], [0x00, 0x01], new Array<number>(12).fill(0xff)]) {
     assert.throws(() => externalLocations(Uint8Array.from(bytes)));
   }
+});
+
+test("a download of which nothing more comes is given up", async ({ mock }) => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  let body!: ReadableStreamDefaultController<Uint8Array>;
+  mock.method(globalThis, "fetch", async (_: URL, { signal }: { signal: AbortSignal }) => {
+    const stream = new ReadableStream<Uint8Array>({ start: (controller) => void (body = controller) });
+    signal.addEventListener("abort", () => body.error(signal.reason));
+    return new Response(stream);
+  });
+  const download = (): { read: Promise<Uint8Array>; piece: () => Promise<void> } => {
+    let heard = (): void => {};
+    const spec = { bytes: 6, sha256: "0".repeat(64) };
+    const read = fetchBundle("https://example.org/x.scclip/").read("a.onnx", spec, () => heard());
+    const piece = async (): Promise<void> => {
+      await new Promise((settle) => setImmediate(settle)); // the body is there
+      const came = new Promise<void>((settle) => void (heard = settle));
+      body.enqueue(new Uint8Array(3));
+      await came;
+      mock.timers.tick(59_000);
+    };
+    return { read, piece };
+  };
+  const whole = download();
+  await whole.piece();
+  await whole.piece(); // each piece is waited for anew
+  body.close();
+  assert.equal((await whole.read).length, 6);
+  const cut = download();
+  const refused = assert.rejects(cut.read, { code: "BundleError", field: "a.onnx", message: /nothing came for 60 seconds/ });
+  await cut.piece();
+  mock.timers.tick(1_000);
+  await refused;
 });

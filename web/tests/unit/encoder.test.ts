@@ -33,11 +33,13 @@ function workers(count: number, ort: () => Promise<OrtModule>) {
 function slow() {
   const runs: (() => void)[] = [];
   const run = () => new Promise((settle) => runs.push(() => settle({ features: { data: Float32Array.of(runs.length) } })));
+  const state = { runs, released: 0 };
+  const release = async (): Promise<void> => void (state.released += 1);
   const ort = {
-    InferenceSession: { create: async () => ({ inputNames: [], outputNames: [], run, release: async () => {} }) },
+    InferenceSession: { create: async () => ({ inputNames: [], outputNames: [], run, release }) },
     Tensor: class {},
   } as unknown as OrtModule;
-  return { runs, ort };
+  return Object.assign(state, { ort });
 }
 
 const soon = (): Promise<void> => new Promise((settle) => setImmediate(settle));
@@ -58,6 +60,40 @@ test("workers encode at the same time, and who comes later waits for a free one"
   assert.equal((await three).length, 3);
   await encoder.release();
   assert.deepEqual([found.started, found.ended], [2, 2]);
+});
+
+const CLOSED = { code: "BackendError", message: /closed/ };
+
+test("closing refuses what workers encode, what waits for one, and what comes later", async () => {
+  const { ort } = slow();
+  const { found, workers: two } = workers(2, async () => ort);
+  const encoder = await loadEncoder(graph, spec, { ort, provider: "cpu" }, two);
+  const refused = [1, 2, 3].map(() => assert.rejects(encoder.encode(windows()), CLOSED));
+  await soon();
+  await encoder.release();
+  await Promise.all(refused);
+  await assert.rejects(encoder.encode(windows()), CLOSED);
+  assert.equal(found.ended, 2);
+});
+
+test("a session is released once nothing runs in it, and refuses what ran", async () => {
+  const state = slow();
+  const encoder = await loadEncoder(graph, spec, { ort: state.ort, provider: "cpu" }, undefined);
+  const refused = assert.rejects(encoder.encode(windows()), CLOSED);
+  const released = encoder.release();
+  await soon();
+  assert.equal(state.released, 0);
+  state.runs[0]();
+  await Promise.all([refused, released]);
+  assert.equal(state.released, 1);
+  await assert.rejects(encoder.encode(windows()), CLOSED);
+});
+
+test("a worker without a graph says so", async () => {
+  const replies: Reply[] = [];
+  const answer = answerEncoding(async () => slow().ort, (reply) => void replies.push(reply));
+  await answer({ kind: "encode", windows: windows() });
+  assert.deepEqual(replies.map(({ kind }) => kind), ["failed"]);
 });
 
 test("large weights are held once", async () => {

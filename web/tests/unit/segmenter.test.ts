@@ -59,6 +59,29 @@ test("another vocabulary needs no second encoding", async () => {
   assert.deepEqual(segmenter.decode(encoded).labels, before);
 });
 
+test("a closed segmenter refuses what is under way and what comes, and still decodes", async () => {
+  const closed = { code: "BackendError", message: /closed/ };
+  for (const threads of [1, 2]) {
+    const own = await openSegmenter(DEMO, { threads });
+    const encoded = await own.encode(scene);
+    const refused = [assert.rejects(own.segment(scene), closed), assert.rejects(own.setClasses("zebra; sand"), closed)];
+    await Promise.all([own.close(), own.close(), ...refused]);
+    await assert.rejects(own.encode(scene), closed);
+    await assert.rejects(own.setClasses("zebra; sand"), closed);
+    assert.equal(own.decode(encoded).labels.length, scene.width * scene.height);
+  }
+});
+
+test("the text encoder is loaded once, also for two lists at a time", async () => {
+  const { read, ...source } = folderBundle(DEMO);
+  const files: string[] = [];
+  const counted = { ...source, read: (file: string) => (files.push(file), read(file)) };
+  const own = await Segmenter.open(counted, { ort: await import("onnxruntime-node") as unknown as OrtModule, provider: "cpu" });
+  await Promise.all([own.setClasses("zebra"), own.setClasses("sand")]);
+  assert.equal(files.filter((file) => file === own.bundle.manifest.textEncoder.file).length, 1);
+  await own.close();
+});
+
 test("windows and names are told as they are done", async () => {
   const seen: number[][] = [];
   await segmenter.encode(scene, (done, total) => void seen.push([done, total]));
