@@ -15,6 +15,8 @@ from scclip_rt.decode.plan import label_type
 _MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 _CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 _BANDS = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
+_DEEPNESS_CLASSES = 255
+"""Deepness 0.6.3 counts classes from 1 in a map of bytes: the 256th would be pixels outside."""
 _WHOLE_EARTH = (-180.0, -90.0, 180.0, 90.0)
 
 
@@ -39,22 +41,30 @@ class Card:
     options: BakeOptions
 
     @property
+    def suits_deepness(self) -> bool:
+        """Whether Deepness gets our labels from the file."""
+        height, width = self.parts.size
+        shares = self.takes_unit_tiles and self.options.result == "probabilities"
+        return shares and height == width and len(self.classes) <= _DEEPNESS_CLASSES
+
+    @property
     def takes_unit_tiles(self) -> bool:
         """Whether tools that feed float tiles of 0..1 and read a map per class can use the file."""
         return self.options.pixels == "unit" and self.options.result != "labels"
 
     def properties(self) -> dict[str, str]:
         """`metadata_props`, each value as JSON: Deepness's keys where it can use the file, and ours."""
-        height, width = self.parts.size
         values: dict[str, Any] = {"class_names": {str(i): name for i, name in enumerate(self.classes)}}
-        if self.takes_unit_tiles and self.options.result == "probabilities" and height == width:
+        if self.suits_deepness:
             values |= {
                 "model_type": "Segmentor",
-                "tile_size": width,
+                "tile_size": self.parts.size[1],
                 "standardization_mean": [0.0, 0.0, 0.0],
                 "standardization_std": [1.0, 1.0, 1.0],
                 # Deepness gives pixels below its threshold to class 0; ours is in the graph.
                 "seg_thresh": 0.0,
+                # Else its window asks for a median of 9 pixels over class numbers, which makes up classes between two.
+                "seg_small_segment": 0,
             }
             if self.options.resolution is not None:
                 values["resolution"] = self.options.resolution

@@ -276,25 +276,40 @@ def test_weights_lie_beside_the_file(demo: Segmenter, tmp_path: Path) -> None:
 
 
 def test_deepness_finds_what_it_reads(tiny: Segmenter, tmp_path: Path) -> None:
-    """Its contract: one input (B, 3, S, S) of 0..1, one output (B, C, S, S), metadata as JSON strings; it scales
-    bytes, standardises, sets values under its threshold to 0 and takes the arg-max."""
+    """What Deepness does with a file, stated anew: which metadata it reads and how, what it feeds, and how it
+    makes a map of bytes of several tiles."""
     path = tmp_path / "a.onnx"
     bake(tiny, path, BakeOptions(size=(160, 160), resolution=10))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (given,), (output,) = session.get_inputs(), session.get_outputs()
-    assert given.shape[1:] == [3, 160, 160]
-    assert output.shape[1:] == [4, 160, 160]
+    assert isinstance(given.shape[0], str), "else the batch is fixed"
+    assert (given.shape[1:], output.shape[1:]) == ([3, 160, 160], [4, 160, 160])
     read = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     assert str(read["model_type"]).capitalize() == "Segmentor"
     assert (int(read["tile_size"]), float(read["resolution"])) == (160, 10.0)
-    names = [read["class_names"][str(index)] for index in range(4)]
-    assert names == ["sky", "grass", "dog", "background"]
-    image = blocks_image(160, 160)
-    tile = np.float32(image[None] * 1.0 / 255.0)
-    tile = (tile - np.float32(read["standardization_mean"])) / np.float32(read["standardization_std"])
-    shares = session.run(None, {given.name: tile.transpose(0, 3, 1, 2)})[0]
-    shares[shares < read["seg_thresh"]] = 0
-    assert np.array_equal(shares.argmax(axis=1)[0], tiny(image).labels)
+    names = sorted(read["class_names"].items(), key=lambda item: int(item[0]))
+    assert names == [("0", "sky"), ("1", "grass"), ("2", "dog"), ("3", "background")]
+    # A box is unticked only where its value is there and 0; the window ticks both: 0.5, and a median of 9 pixels.
+    assert (float(read["seg_thresh"]), int(read["seg_small_segment"])) == (0.0, 0)
+    mean, spread = (np.array(read[f"standardization_{name}"], np.float32) for name in ("mean", "std"))
+    tiles = np.stack([blocks_image(160, 160, seed) for seed in (1, 2)])
+    batch = (np.float32(tiles * 1.0 / 255.0) - mean) / spread
+    shares = session.run(None, {given.name: batch.transpose(0, 3, 1, 2)})[0]
+    bytes_ = np.zeros((160, 320), np.uint8)
+    for at, tile in enumerate(shares.argmax(axis=1)):
+        bytes_[:, 160 * at : 160 * (at + 1)] = tile
+    assert np.array_equal(bytes_, np.concatenate([tiny(tile).labels for tile in tiles], axis=1))
+
+
+@pytest.mark.parametrize(("number", "known"), [(255, True), (256, False)])
+def test_deepness_is_not_offered_more_classes_than_its_bytes_hold(
+    bundle_path: Path, tmp_path: Path, number: int, known: bool
+) -> None:
+    names = [f"thing {index}" for index in range(number)]
+    segmenter = Segmenter(bundle_path, classes=names, backend="onnxruntime", threads=1)
+    bake(segmenter, tmp_path / "a.onnx", BakeOptions(size=(32, 32)))
+    properties = {item.key for item in onnx.load(tmp_path / "a.onnx").metadata_props}
+    assert ("model_type" in properties) is known
 
 
 def test_geoai_and_stac_find_their_sidecars(tiny: Segmenter, tmp_path: Path) -> None:
