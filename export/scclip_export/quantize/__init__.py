@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from scclip_export.quantize.fp8 import Fp8Plan, plan_fp8, write_fp8
 from scclip_export.quantize.images import CALIBRATION_OPTION, calibration_windows
-from scclip_export.quantize.options import METHODS, Int8Options, Progress
+from scclip_export.quantize.options import Int8Options, Progress
 from scclip_export.quantize.plan import Plan, make_plan
 from scclip_export.quantize.rewrite import write_int8
 from scclip_export.quantize.sensitivity import measure_sensitivity, sensitivity_table
 
 __all__ = [
     "CALIBRATION_OPTION",
-    "METHODS",
     "Fp8Plan",
     "Int8Options",
     "Plan",

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from scclip_export.errors import ExportError
 from scclip_export.quantize.layers import Layer, find_layers, joint_weight
 from scclip_export.quantize.observe import Observed, observe
-from scclip_export.quantize.options import METHODS, Int8Options, Progress
+from scclip_export.quantize.options import Int8Options, Progress
 from scclip_export.quantize.tune import Quantized, choose_smoothing, quantize, rescaled
 
 Factors = Mapping[str, NDArray[np.float32] | None]
@@ -43,7 +43,6 @@ class Plan:
     """Every product of an encoder, by name, and what it was calibrated on."""
 
     layers: Mapping[str, PlannedLayer]
-    method: str
     windows: int
     images: str
 
@@ -61,7 +60,7 @@ class Plan:
         """Return `quantization` of bundle.json."""
         errors = [layer.quantized.error for layer in self.layers.values() if not layer.keep_float]
         return {
-            "method": self.method,
+            "method": "tuned",
             "calibration_images": self.images,
             "calibration_windows": self.windows,
             "int8_layers": len(errors),
@@ -78,7 +77,7 @@ def make_plan(
     Args:
         path: the float32 window encoder.
         windows: uint8 (W, H, W, 3).
-        options: method and limits.
+        options: limits, and what stays float32.
         images: where the windows are from, for bundle.json.
         progress: is told of the two long steps.
 
@@ -93,22 +92,18 @@ def make_plan(
     progress(f"calibrating {len(layers)} products on {len(windows)} windows of {images}")
     seen = observe(path, layers, windows)
     progress("choosing rescaling and ranges")
-    planned = _choose(layers, weights, seen, options)
-    return Plan(
-        layers=keep_float(planned, options), method=options.method, windows=len(windows), images=images
-    )
+    planned = _choose(layers, weights, seen)
+    return Plan(layers=keep_float(planned, options), windows=len(windows), images=images)
 
 
 def _choose(
     layers: Sequence[Layer],
     weights: Mapping[str, NDArray[np.float32]],
     seen: Mapping[str, Observed],
-    options: Int8Options,
 ) -> dict[str, PlannedLayer]:
-    smooth, rule = METHODS[options.method]
     factors: dict[str, NDArray[np.float32] | None] = {}
     for layer in layers:
-        can = smooth and (layer.norm is not None or value_producer(layer.name) in weights)
+        can = layer.norm is not None or value_producer(layer.name) in weights
         factors[layer.name] = choose_smoothing(seen[layer.name], weights[layer.name]) if can else None
     work = {layer.name: seen[layer.name].tokens * layer.shape[0] * layer.shape[1] for layer in layers}
     planned = {}
@@ -117,7 +112,7 @@ def _choose(
         planned[name] = PlannedLayer(
             name=name,
             factors=factors[name],
-            quantized=quantize(observed, scaled_weight(name, weight, factors), rule),
+            quantized=quantize(observed, scaled_weight(name, weight, factors)),
             cost=work[name] / sum(work.values()),
         )
     return planned

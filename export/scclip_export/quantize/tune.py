@@ -1,21 +1,21 @@
 """One product's int8 form: rescaling, range and rounding, chosen by the error of its output on sampled tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from scclip_export.quantize.observe import Observed
-from scclip_export.quantize.ranges import RangeRule, activation_range
 from scclip_export.quantize.weights import quantize_weight
 
 # How far the difficulty moves from activations to weights (SmoothQuant's alpha); 0 is no rescaling.
 STRENGTHS = (0.0, 0.5, 0.65, 0.8)
-# Shares of the seen range that are tried; outside of it values are clipped.
+# Shares of the seen range that are tried, beside this percentile at each end; outside of it values are clipped.
 CLIPS = (1.0, 0.85, 0.7, 0.5, 0.3)
+PERCENTILE = 99.99
 # The widest range whose error is not worse than the least by more than this: other images reach further.
 _NEAR = 1.1
 _ROWS = 384
@@ -74,9 +74,9 @@ def choose_smoothing(observed: Observed, weight: NDArray[np.float32]) -> NDArray
         s = smoothing(observed, weight, strength) if strength else None
         seen = rescaled(observed, s)
         rounded = _rounded(columns if s is None else columns * s[:, None])
-        error = min(candidate.error for candidate in _candidates(seen, rounded, exact, "minmax"))
-        if error < best:
-            best, factors = error, s
+        (candidate,) = _candidates(seen, [_seen_range(seen)], rounded, exact)
+        if candidate.error < best:
+            best, factors = candidate.error, s
     return factors
 
 
@@ -92,19 +92,17 @@ def rescaled(observed: Observed, factors: NDArray[np.float32] | None) -> Observe
     )
 
 
-def quantize(
-    observed: Observed, weight: NDArray[np.float32], rule: RangeRule | Literal["error"] = "error"
-) -> Quantized:
-    """Round one product.
+def quantize(observed: Observed, weight: NDArray[np.float32]) -> Quantized:
+    """Round one product, whose input is `observed` and whose weight is (K, N) float32.
 
-    Args:
-        observed: its input.
-        weight: (K, N) float32.
-        rule: how the range is chosen; `error`: the widest of several whose output error is about the least.
+    The range is the widest of several whose output error is about the least.
     """
     weight_q, weight_scale = quantize_weight(weight)
     few = _spread(weight)
-    tried = _candidates(observed, _spread(weight_q) * _spread(weight_scale), _Exact.of(observed, few), rule)
+    low, high = _seen_range(observed)
+    below, above = map(float, np.percentile(observed.rows, [100 - PERCENTILE, PERCENTILE]))
+    ranges = [(min(below, 0.0), max(above, 0.0)), *((clip * low, clip * high) for clip in CLIPS)]
+    tried = _candidates(observed, ranges, _spread(weight_q) * _spread(weight_scale), _Exact.of(observed, few))
     enough = _NEAR * min(candidate.error for candidate in tried)
     widest = max(
         (candidate for candidate in tried if candidate.error <= enough), key=lambda candidate: candidate.scale
@@ -157,13 +155,13 @@ class _Exact:
 
 def _candidates(
     observed: Observed,
+    ranges: Iterable[tuple[float, float]],
     weight: NDArray[np.float32],
     exact: _Exact,
-    rule: RangeRule | Literal["error"],
 ) -> list[_Candidate]:
-    """Try the ranges of a rule on a rounded weight."""
+    """Try ranges on a rounded weight."""
     rows, tried = observed.rows[:_ROWS], []
-    for low, high in _ranges(observed, rule):
+    for low, high in ranges:
         scale, zero_point = affine(low, high)
         error, _ = exact.distance(_product(fake_quantize(rows, scale, zero_point), weight))
         tried.append(_Candidate(scale=scale, zero_point=zero_point, error=error))
@@ -185,14 +183,9 @@ def _product(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[
     return (torch.from_numpy(rows) @ torch.from_numpy(weight)).numpy()
 
 
-def _ranges(observed: Observed, rule: RangeRule | Literal["error"]) -> Iterator[tuple[float, float]]:
-    low, high = float(observed.low.min()), float(observed.high.max())
-    if rule != "error":
-        yield activation_range(rule, observed.rows, low, high)
-        return
-    yield activation_range("percentile", observed.rows, low, high)
-    low, high = activation_range("minmax", observed.rows, low, high)
-    yield from ((clip * low, clip * high) for clip in CLIPS)
+def _seen_range(observed: Observed) -> tuple[float, float]:
+    """All that was seen, with 0 within."""
+    return min(float(observed.low.min()), 0.0), max(float(observed.high.max()), 0.0)
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
