@@ -1,10 +1,8 @@
-"""What benchmarks/gpu found, for people: tables, and the goals beside what was measured."""
+"""What benchmarks/gpu found, for people: tables."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.tables.summary import Row, markdown
 
@@ -33,7 +31,6 @@ def tables(report: Row) -> str:
         asked = [row for row in rows if row["question"] == question]
         if asked:
             parts.append(f"### {title}\n{make(asked)}")
-    parts.append(f"### Goals\n{goal_table(goals(rows))}")
     return "\n\n".join(parts)
 
 
@@ -154,100 +151,6 @@ def _kernel_line(row: Row) -> list[str]:
     return [name, told, *times, _share(row.get("of_copy_ceiling"))]
 
 
-def _p50(rows: Iterable[Row], **wanted: Any) -> list[tuple[float, Row]]:
-    """Medians of the rows that have these values, the lowest first."""
-    found = [
-        (row["milliseconds"]["p50"], row)
-        for row in rows
-        if "milliseconds" in row and all(row.get(key) == value for key, value in wanted.items())
-    ]
-    return sorted(found, key=lambda pair: pair[0])
-
-
-def _best(rows: Iterable[Row], **wanted: Any) -> float | None:
-    found = _p50(rows, **wanted)
-    return found[0][0] if found else None
-
-
-def _over(a: float | None, b: float | None) -> float | None:
-    return a / b if a and b else None
-
-
-def _photo(rows: Sequence[Row], arch: str, **wanted: Any) -> float | None:
-    return _best(rows, question="image", arch=arch, queries=150, **wanted)
-
-
-def _encodes(rows: Sequence[Row], windows: int, method: str = "scclip") -> list[tuple[float, Row]]:
-    return _p50(rows, question="encode", arch="vitb16", windows=windows, method=method, precision="fp16")
-
-
-def _calibration_cost(rows: Sequence[Row]) -> float | None:
-    ratio = _over(*(next((time for time, _ in _encodes(rows, 32, m)), None) for m in ("scclip", "none")))
-    return None if ratio is None else 100 * (ratio - 1)
-
-
-def _over_naive(rows: Sequence[Row]) -> float | None:
-    return _over(_photo(rows, "vitb16", contender="naive eager fp16"), _photo(rows, "vitb16"))
-
-
-def _gemm_share(rows: Sequence[Row]) -> float | None:
-    return next((100 * row["of_gemm_ceiling"] for _, row in _encodes(rows, 64)), None)
-
-
-def _decode(rows: Sequence[Row]) -> float | None:
-    asked = [row for row in rows if row["question"] == "decode" and row["queries"] == 150]
-    keys = ("milliseconds", "graph_milliseconds")
-    return min((row[key]["p50"] for row in asked for key in keys if key in row), default=None)
-
-
-Goal = tuple[str, str, float, str, Callable[[Sequence[Row]], float | None]]
-# What to aim at on one H100; each is judged from the rows, never assumed.
-GOALS: tuple[Goal, ...] = (
-    (
-        "one photo, ViT-B/16, 150 queries, host to host, p50",
-        "ms",
-        1.5,
-        "below",
-        partial(_photo, arch="vitb16"),
-    ),
-    (
-        "one photo, ViT-L/14, 150 queries, host to host, p50",
-        "ms",
-        4.0,
-        "below",
-        partial(_photo, arch="vitl14"),
-    ),
-    ("one photo against naive eager fp16, ViT-B/16, 150 queries", "×", 30.0, "above", _over_naive),
-    ("calibration over the plain encoder, ViT-B/16, 32 windows", "%", 5.0, "below", _calibration_cost),
-    ("encoder against the fp16 GEMM ceiling, ViT-B/16, 64 windows", "%", 60.0, "above", _gemm_share),
-    ("decode, 6 windows, 150 queries", "ms", 0.1, "below", _decode),
-)
-
-
-def goals(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each goal with the best that was measured for it, None where nothing was."""
-    judged = []
-    for name, unit, limit, side, measure in GOALS:
-        found = measure(rows)
-        met = None if found is None else (found <= limit if side == "below" else found >= limit)
-        judged.append({"goal": name, "unit": unit, "limit": limit, "side": side, "found": found, "met": met})
-    return judged
-
-
-def goal_table(judged: Sequence[dict[str, Any]]) -> str:
-    """Goals for one H100, what was found, whether that is enough."""
-    lines = [
-        [
-            goal["goal"],
-            f"{'≤' if goal['side'] == 'below' else '≥'} {goal['limit']:g} {goal['unit']}",
-            "not measured" if goal["found"] is None else f"{goal['found']:.3g} {goal['unit']}",
-            {True: "yes", False: "no", None: "–"}[goal["met"]],
-        ]
-        for goal in judged
-    ]
-    return markdown(("goal, for an H100", "aim", "found", "met"), lines)
-
-
 NO_RUN = "No GPU has run this yet. `python -m benchmarks.gpu` checks and times everything where there is one."
 
 
@@ -284,7 +187,9 @@ def short_table(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if "bundle" in row or row.get("contender") in SHORT]
     lines = []
     for arch in dict.fromkeys(row["arch"] for row in rows if row["question"] == "image"):
-        found = _p50(rows, question="image", arch=arch, queries=150)[::-1]
+        asked = {"question": "image", "arch": arch, "queries": 150}
+        own = (row for row in rows if "milliseconds" in row and row.items() >= asked.items())
+        found = sorted(((row["milliseconds"]["p50"], row) for row in own), key=lambda pair: -pair[0])
         naive = next((time for time, row in found if row["contender"].startswith("naive")), None)
         for time, row in found:
             ratio = "" if naive is None else f"{naive / time:.1f}×"

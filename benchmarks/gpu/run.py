@@ -152,8 +152,6 @@ class Run:
 
     def report(self) -> Row:
         """Everything, for JSON."""
-        from benchmarks.gpu.report import goals
-
         return {
             "question": "everything on one GPU",
             "quick": self.args.quick,
@@ -161,7 +159,6 @@ class Run:
             "environment": self.environment,
             "ceilings": self.ceilings,
             "rows": self.rows,
-            "goals": goals(self.rows),
             "failures": self.failures,
             "under_way": self._under_way,
         }

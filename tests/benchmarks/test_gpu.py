@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.clock import Clock, statistics
 from benchmarks.gpu.kernels import choice_table
 from benchmarks.gpu.models import calibration, encoder, flops, naive, visual
-from benchmarks.gpu.report import goals, tables
+from benchmarks.gpu.report import tables
 from oracles.scclip import NaiveScclip
 from scclip_rt.image.geometry import Tiling, cut_windows
 from synthetic import scene
@@ -59,7 +59,7 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
     } <= names
     assert all("milliseconds" in row for row in rows if row["question"] != "labels")
     assert all(row["sound"] for row in rows if row["question"] == "labels")
-    assert "not measured" in run.stdout  # no goal is judged by a CPU's times
+    assert "### Kernels" in run.stdout
     choices = json.loads((tmp_path / "gpu-kernels-cpu.json").read_text())
     assert {choice["kernel"] for choice in choices["choices"]} == {row["kernel"] for row in kernels}
 
@@ -146,24 +146,6 @@ def row(question: str, p50: float, **more: Any) -> dict[str, Any]:
     return {"question": question, "milliseconds": times, "arch": "vitb16", **more}
 
 
-def test_goals_are_judged_by_the_best_row() -> None:
-    rows = [
-        row("image", 60.0, contender="naive eager fp16", queries=150),
-        row("image", 1.4, contender="TensorRT fp16", queries=150),
-        row("image", 9.0, contender="eager fp16", queries=150),
-        row("image", 0.9, contender="TensorRT fp16", queries=20),
-        row("encode", 10.0, windows=32, method="none", precision="fp16", of_gemm_ceiling=0.7),
-        row("encode", 10.7, windows=32, method="scclip", precision="fp16", of_gemm_ceiling=0.65),
-        row("encode", 21.0, windows=64, method="scclip", precision="fp16", of_gemm_ceiling=0.59),
-        row("decode", 0.05, contender="decode, triton", queries=150),
-    ]
-    judged = goals(rows)
-    assert [goal["met"] for goal in judged] == [True, None, True, False, False, True]
-    assert judged[2]["found"] == pytest.approx(60 / 1.4)
-    assert judged[3]["found"] == pytest.approx(7.0)
-    assert [goal["met"] for goal in goals([])] == [None] * 6
-
-
 def test_tables_say_what_is_missing_and_why() -> None:
     skipped = {
         "question": "image",
@@ -173,8 +155,7 @@ def test_tables_say_what_is_missing_and_why() -> None:
     }
     report = {"environment": {}, "rows": [row("image", 2.0, contender="eager fp16", queries=20), skipped]}
     text = tables(report)
-    assert "- vitb16, TensorRT fp16: not installed\n" in text
-    assert "not measured" in text
+    assert text.endswith("- vitb16, TensorRT fp16: not installed")
     assert "CPU (no timing worth quoting)" in text
 
 

@@ -98,8 +98,6 @@ def test_the_measurements_get_everything_also_what_failed(results: Path) -> None
         "| vitb16, decode, triton | 150 | 0.2 | 0.4 | 0.2 | 0.05 | 10.0% |",
         "| vitb16, attention, fp16, 6 × 196 patches | OutOfResources: shared memory |",
         "| all | not here: No module named 'triton' |",
-        "| one photo against naive eager fp16, ViT-B/16, 150 queries | ≥ 30 × | 40 × | yes |",
-        "| decode, 6 windows, 150 queries | ≤ 0.1 ms | 0.05 ms | yes |",
         "(images/bench-gpu.png)",
     ):
         assert part in text
