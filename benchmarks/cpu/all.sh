@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every CPU benchmark, then the tables and plots: 25 to 30 minutes on two quiet cores.
+# The CPU benchmarks that documents take tables from, then the tables and plots: 25 to 30 minutes on two quiet cores.
 #
-#     bash benchmarks/cpu/all.sh [TASK …]      # all, or some of: photo calibration pareto int8 profiles sweeps summary
+#     bash benchmarks/cpu/all.sh [TASK …]      # all, or some of: photo calibration pareto profiles sweeps summary
 #
 # Bundles and int8 files are made first, in $SCCLIP_BENCH (default: the user's cache), and kept for the next time.
 # $SCCLIP_RESULTS is where rows go (default: benchmarks/results), $SCCLIP_ROUNDS replaces the number of rounds.
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD:$PWD/export:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}"
 results=${SCCLIP_RESULTS:-benchmarks/results}
 model=${SCCLIP_MODEL:-vitb16}
-read -r -a tasks <<< "${*:-photo calibration pareto int8 profiles sweeps summary}"
+read -r -a tasks <<< "${*:-photo calibration pareto profiles sweeps summary}"
 mkdir -p "$results"
 
 measure() { # NAME ROUNDS SCRIPT ARGUMENT…
@@ -31,7 +31,6 @@ for task in "${tasks[@]}"; do
         ;;
     calibration) measure calibration 9 calibration --model "$model" ;;
     pareto) python -m benchmarks.cpu.pareto --json "$results/pareto.json" ;;
-    int8) measure int8-latency 7 int8 latency --model "$model" ;;
     profiles)
         bundle=$(python -c "import sys; from benchmarks import models; print(models.bundle(sys.argv[1], models.work_folder()))" "$model")
         for precision in fp32 int8; do
@@ -49,7 +48,7 @@ for task in "${tasks[@]}"; do
         ;;
     summary) python -m benchmarks.tables.summary ;;
     *)
-        echo "error: no task '$task'; there are photo calibration pareto int8 profiles sweeps summary" >&2
+        echo "error: no task '$task'; there are photo calibration pareto profiles sweeps summary" >&2
         exit 2
         ;;
     esac

@@ -22,10 +22,7 @@ DOCUMENTS = tuple(
     ROOT / name
     for name in (
         "README.md",
-        *(
-            f"docs/{name}.md"
-            for name in ("precision", "int8-methods", "gpu", "gpu-measurements", "methods", "classes")
-        ),
+        *(f"docs/{name}.md" for name in ("precision", "gpu", "gpu-measurements", "methods", "classes")),
     )
 )
 MEASUREMENTS = ROOT / "docs/measurements.md"
@@ -305,11 +302,6 @@ def tables(results: Path) -> dict[str, str]:
         made["narrow"] = narrow_table(narrow)
     if rows := load_rows(results, "pareto.json"):
         made["pareto"] = pareto_table(pareto_points(rows))
-    int8 = load_rows(results, "int8*.json")
-    from benchmarks.tables.int8 import int8_table
-
-    if methods := [row for row in int8 if "miou" in row]:
-        made["int8"] = int8_table(methods, [row for row in int8 if "median_seconds" in row])
     if rows := load_rows(results, "precision-*.json"):
         made["precision"] = precision_table(list({row["encoder"]: row for row in rows}.values()))
     from benchmarks.gpu.report import document_tables, load_reports  # they use this module
@@ -331,7 +323,6 @@ SECTIONS = (
     ("ViT-B/16: what each method's encoder costs over the plain one, in pairs", "methods-encoder", None),
     ("ViT-B/16: one photo with 150 classes, each method beside its naive form", "methods-photo", None),
     ("Demo model: quality against the processor's time, on held-out scenes", "pareto", "bench-pareto.png"),
-    ("Demo model and ViT-B/16: int8 methods compared", "int8", None),
     ("ViT-B/16: growth with queries", "queries", "bench-growth.png"),
     ("ViT-B/16: growth with the image", "images", None),
     ("ViT-B/16: growth with windows", "windows", None),

@@ -167,22 +167,6 @@ def test_the_pareto_table_is_sorted_by_time_and_marks_the_front(results: Path) -
     ]
 
 
-def test_int8_methods_get_the_time_of_their_graph(results: Path) -> None:
-    found = {"miou_fp32": 82.0, "miou": 81.5, "agreement": 0.9987, "runtime": "onnxruntime", "scenes": 60}
-    found |= {"windows": 48}
-    rows = [{"model": "demo", "method": name} | found for name in ("tuned", "smooth", "per token")]
-    write(results, "int8.json", [*rows, {"model": "channels", "method": "tuned"} | found])
-    time = {"method": "tuned", "runtime": "onnxruntime"}
-    time |= {"median_seconds": 0.5, "faster_than_fp32_onnxruntime": 1.5}
-    write(results, "int8-latency.json", [time])
-    table = cells(summary.tables(results)["int8"])[2:]
-    assert table == [
-        ["tuned", "onnxruntime", "-0.50", "99.87%", "-0.50", "99.87%", "500 ms", "1.50×"],
-        ["smooth", "onnxruntime", "-0.50", "99.87%", "–", "–", "500 ms", "1.50×"],
-        ["per token", "onnxruntime", "-0.50", "99.87%", "–", "–", "–", "–"],
-    ]
-
-
 def test_limits_are_told_for_each_library(results: Path) -> None:
     line = cells(summary.tables(results)["limits"])[2]
     assert line == ["onnxruntime", "1182", "100 GFLOP/s", "–", "255 GFLOP/s", "–"]
