@@ -1,10 +1,11 @@
-"""The demo model in the browser and in Node beside Python, fp32, on the same two processors.
+"""The demo model in the browser and in Node beside Python in fp32, on the same two processors.
 
     make web && python -m benchmarks.cpu.web [--rounds 15] [--json benchmarks/results/web.json]
 
 Each side is a process of its own that stays; they take turns, picture by picture, and say themselves how long it took
-from pixels to labels. First the gate: labels of rendered test scenes, at least 99.9 % of pixels as in Python. Then the
-processor time of a whole Chromium from opening the page to the first overlay, with everything in its cache.
+from pixels to labels. First the gate: labels of rendered test scenes, at least 99.9 % of pixels as in Python, and 95 %
+for int8 in WebAssembly, whose ratio is to Python's fp32 too. Then the processor time of a whole Chromium from opening
+the page to the first overlay, with everything in its cache.
 `--webgpu` runs the gate on a software GPU as well (minutes).
 """
 
@@ -29,7 +30,8 @@ from scclip_rt.image.png import encode_png
 
 WEB = Path(__file__).resolve().parents[2] / "web"
 PROCESSORS = 2
-LEAST_AGREEMENT = 0.999
+LEAST_AGREEMENT = {"wasm-int8": 0.95}
+LEAST_OF_FP32 = 0.999
 LIMITS = {"wasm": 3.0, "node": 1.1}
 FIRST_PICTURE_SECONDS = 5.0
 SIZE = (336, 448)
@@ -79,7 +81,7 @@ def gate(others: list[Other], paths: list[Path], expected: list[NDArray[np.uint8
             shares.append(float(np.mean(other.segment(path)[1] == labels.ravel())))
         found[other.mode] = min(shares)
         print(f"{other.mode}: at least {min(shares):.4%} of a scene's pixels as in Python")
-        if min(shares) < LEAST_AGREEMENT:
+        if min(shares) < LEAST_AGREEMENT.get(other.mode, LEAST_OF_FP32):
             sys.exit(f"error: {other.mode} gives other labels than Python; nothing is timed")
     return found
 
@@ -122,7 +124,7 @@ def main() -> None:
         for path, scene in zip(paths, scenes, strict=True):
             path.write_bytes(encode_png(scene))
         expected = [np.asarray(segment(scene).labels, np.uint8) for scene in scenes]
-        others = [Other("node"), Other("wasm")]
+        others = [Other("node"), Other("wasm"), Other("wasm-int8")]
         agreement = gate(others, paths, expected)
         pixels = dict(zip(paths, scenes, strict=True))
         sides: dict[str, Callable[[Path], float]] = {

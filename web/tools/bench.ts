@@ -1,5 +1,5 @@
 /**
- * The other side of benchmarks/cpu/web.py: `bench.js node|wasm|webgpu` segments the pictures named on standard input, a
+ * The other side of benchmarks/cpu/web.py: `bench.js node|wasm|wasm-int8|webgpu` segments the pictures named on standard input, a
  * path a line, and answers each with a line of JSON: seconds from pixels to labels, and the labels.
  * `bench.js first` tells the processor time of a whole Chromium from opening the page to the first overlay.
  * `bench.js names ROUNDS BUNDLE BUNDLE` embeds new names with both bundles in turn, for benchmarks/cpu/web_names.py.
@@ -44,8 +44,8 @@ async function inNode(): Promise<[Segment, () => Promise<void>]> {
   return [segment, async () => {}];
 }
 
-async function inBrowser(provider: "wasm" | "webgpu"): Promise<[Segment, () => Promise<void>]> {
-  const browser = await launch(requireChromium(), provider === "webgpu" ? SWIFTSHADER : []);
+async function inBrowser(mode: string): Promise<[Segment, () => Promise<void>]> {
+  const browser = await launch(requireChromium(), mode === "webgpu" ? SWIFTSHADER : []);
   const served = await serve(["dist/site", "build/bench"], ISOLATED);
   const context = await browser.newContext({ serviceWorkers: "block" });
   const page = await context.newPage();
@@ -55,7 +55,7 @@ async function inBrowser(provider: "wasm" | "webgpu"): Promise<[Segment, () => P
     const heard = (): Promise<any> => new Promise((settle) => worker.addEventListener("message", ({ data }) => settle(data), { once: true }));
     const { threads } = await heard();
     Object.assign(globalThis, { worker, heard, threads });
-  }, provider);
+  }, mode);
   const segment: Segment = ({ data, width, height }) =>
     page.evaluate(async ([text, columns, rows]) => {
       const { worker, heard } = globalThis as any;
@@ -141,7 +141,7 @@ if (mode === "first") {
 } else if (mode === "names") {
   await names(Number(count), bundles);
 } else {
-  const [segment, close] = mode === "node" ? await inNode() : await inBrowser(mode === "webgpu" ? "webgpu" : "wasm");
+  const [segment, close] = mode === "node" ? await inNode() : await inBrowser(mode);
   say({ ready: mode });
   for await (const line of createInterface({ input: process.stdin })) say(await segment(await loadImage(line)));
   await close();

@@ -6,8 +6,9 @@ import type { Pixels } from "../src/resize.js";
 import { Segmenter } from "../src/segmenter.js";
 
 const provider = self.name === "webgpu" ? "webgpu" : "wasm";
+const precision = self.name === "wasm-int8" ? "int8" : "fp32";
 const [ort, threads] = await loadOrt(provider);
-const segmenter = await Segmenter.open(fetchBundle("demo.scclip/"), { ort, provider });
+const segmenter = await Segmenter.open(fetchBundle("demo.scclip/"), { ort, provider, precision });
 
 self.addEventListener("message", async ({ data }: MessageEvent<Pixels>) => {
   const start = performance.now();
