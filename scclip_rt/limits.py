@@ -114,7 +114,8 @@ LIMITS: Mapping[str, Range] = MappingProxyType(
         "cls_residual": Range(least=-100, most=100, whole=False),
         "class_weight": Range(least=-1e3, most=1e3, whole=False),
         "cross_weight": Range(least=0, most=1e3, whole=False),
-        "similarity_floor": Range(least=-1, most=1, whole=False),
+        # Above, rounding decides whether a patch is similar to itself.
+        "similarity_floor": Range(least=-1, most=0.999, whole=False),
         "outlier_neighbors": Range(least=1, most=_SIDE),
         "outlier_fraction": Range(least=0, most=0.999, whole=False),
         "max_outliers": Range(least=1, most=_SIDE),

@@ -1,5 +1,6 @@
 """The export, step by step: load a model, trace it (graph.py), check it (parity.py), describe it (manifest.py)."""
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -157,19 +158,12 @@ def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
         )
         geometry.check(a.patch_size)
         side = -(-window // a.patch_size)
-        parts.check(layers=a.layers, num_patches=side * side)
+        grids = _grids(config, a.patch_size, side, dynamic=_needs_dynamic_grid(config, parts, defaults))
+        # An encoder of a dynamic grid takes whole images of so few patches.
+        least = [MIN_PATCHES**2 if grid.fixed is None else math.prod(grid.fixed) for grid in grids]
+        parts.check(layers=a.layers, num_patches=min(least))
     except ValueError as error:
         raise ExportError(str(error)) from error
-    grids = [GridPlan(kind="window", fixed=(side, side), examples=((side, side),))]
-    for height, width in config.image_sizes:
-        grid = _grid(height, width, a.patch_size)
-        grids.append(GridPlan(kind="fixed", fixed=grid, examples=(grid,), name=f".{height}x{width}"))
-    # Windows smaller than the others need it (docs/bundle.md, "Padding"), and benchmarks that take images whole.
-    whole = any(settings.get("whole_image") for settings in defaults.benchmarks.values())
-    if config.dynamic_grid or parts.pads or whole:
-        example = (max(side - 3, MIN_PATCHES), side + 4)
-        examples = (example, (2 * example[0], MIN_PATCHES))
-        grids.append(GridPlan(kind="dynamic", fixed=None, examples=examples, name=".dynamic"))
     output = config.output or Path(f"{model.name}.scclip")
     return _Plan(
         model=model,
@@ -180,6 +174,25 @@ def _plan(config: ExportConfig, model: LoadedModel) -> _Plan:
         geometry=geometry,
         grids=tuple(grids),
     )
+
+
+def _needs_dynamic_grid(config: ExportConfig, parts: Parts, defaults: Defaults) -> bool:
+    """Asked for, or for windows smaller than the others (docs/bundle.md, "Padding") or benchmarks of whole images."""
+    whole = any(settings.get("whole_image") for settings in defaults.benchmarks.values())
+    return config.dynamic_grid or parts.pads or whole
+
+
+def _grids(config: ExportConfig, patch: int, side: int, *, dynamic: bool) -> list[GridPlan]:
+    """The grids that encoders are written for; `side` is a window's, in patches."""
+    grids = [GridPlan(kind="window", fixed=(side, side), examples=((side, side),))]
+    for height, width in config.image_sizes:
+        grid = _grid(height, width, patch)
+        grids.append(GridPlan(kind="fixed", fixed=grid, examples=(grid,), name=f".{height}x{width}"))
+    if dynamic:
+        example = (max(side - 3, MIN_PATCHES), side + 4)
+        examples = (example, (2 * example[0], MIN_PATCHES))
+        grids.append(GridPlan(kind="dynamic", fixed=None, examples=examples, name=".dynamic"))
+    return grids
 
 
 def _grid_names(config: ExportConfig) -> tuple[str, ...]:

@@ -55,10 +55,10 @@ class CalibrationConfig:
 
         Args:
             layers: number of transformer blocks; the calibration reads the outputs of blocks 0 .. layers - 2.
-            num_patches: patches of the smallest window.
+            num_patches: patches of the smallest window, or of the smallest image that is encoded whole.
 
         Raises:
-            ValueError: a layer does not exist, or there are too few patches for the neighbours.
+            ValueError: a layer does not exist, or there are too few patches for the neighbours or the outliers.
         """
         last = layers - 2
         highest = max(self.pre_layer, self.post_layer, self.fusion_layers[1] - 1)
@@ -69,9 +69,14 @@ class CalibrationConfig:
             )
         if self.uses_neighbors and num_patches <= self.outlier_neighbors + 1:
             raise ValueError(
-                f"{self.outlier_neighbors} outlier neighbours need windows of more than "
-                f"{self.outlier_neighbors + 1} patches; this window has {num_patches}. "
+                f"{self.outlier_neighbors} outlier neighbours need windows and whole images of more than "
+                f"{self.outlier_neighbors + 1} patches; the smallest have {num_patches}. "
                 "Use a larger --window or fewer --outlier-neighbors"
+            )
+        if self.outliers(num_patches) > num_patches:
+            raise ValueError(
+                f"{self.outliers(num_patches)} outliers need windows and whole images of as many patches; the smallest "
+                f"have {num_patches}. Use a larger --window or fewer --max-outliers"
             )
 
     @property
