@@ -24,7 +24,7 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.runtime: pyproject.toml $(VENV)/pyvenv.cfg
-	@echo "installing the runtime into $(VENV): 0.4 GB"
+	@echo "installing the runtime into $(VENV): 0.3 GB"
 	@$(PIP) --editable .
 	@touch $@
 

@@ -25,7 +25,7 @@ def bench_image(workload: Workload) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file can't be read.
     """
-    import cv2
+    from PIL import Image
 
     from scclip_rt.image.load import load_image
 
@@ -34,9 +34,8 @@ def bench_image(workload: Workload) -> NDArray[np.uint8]:
     if workload.size is None or workload.size == image.shape[:2]:
         return image
     height, width = workload.size
-    smaller = height < image.shape[0]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), dtype=np.uint8)
+    how = Image.Resampling.BOX if height < image.shape[0] else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(image).resize((width, height), how))
 
 
 def packaged_scene() -> Path:

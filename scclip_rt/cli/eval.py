@@ -34,7 +34,7 @@ datasets
   coco-stuff           COCO-Stuff 164k, 171 classes
   cityscapes           19 classes
   ade20k               150 classes
-  demo                 300 rendered scenes that the demo model was not trained on; needs no files
+  demo                 300 rendered scenes that the demo model was not trained on (extra opencv)
   folder               your own: --images DIR --masks DIR --classes FILE
 
 Benchmarks are read from the folders that mmsegmentation documents, --root being any level of them, and run

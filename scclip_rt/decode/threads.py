@@ -33,7 +33,7 @@ _before = 1
 
 
 def parallel(function: Callable[[_Item], None], items: Sequence[_Item], threads: int | None) -> None:
-    """Run `function` over `items`; the work releases the GIL (BLAS, numpy loops, OpenCV).
+    """Run `function` over `items`; the work releases the GIL (BLAS, numpy's loops, Pillow).
 
     The caller works too, beside `threads - 1` helpers that outlive the call: for a few milliseconds of work, starting
     threads and handing over every item singly would cost as much as the work. Items of a helper that has not woken up

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.demo.materials import MATERIALS, Canvas, planes
+from scclip_rt.errors import optional_module
+
+cv2 = optional_module("cv2", "rendering the demo scenes needs OpenCV", "opencv")
 
 Split = Literal["train", "tune", "test"]
 
@@ -242,4 +244,4 @@ def _photograph(rng: np.random.Generator, image: NDArray[Any]) -> NDArray[np.uin
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     grain = rng.random((height, width), dtype=np.float32) - np.float32(0.5)
     image = image + planes(grain * np.float32(rng.uniform(0, 14)))
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 255), np.uint8)

@@ -7,7 +7,6 @@ import html
 import io
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,11 +150,10 @@ def _grid(shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    import cv2
+    from PIL import Image
 
     rows, columns = _grid(image.shape)
-    resized: Any = cv2.resize(image, (len(columns), len(rows)), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, np.uint8)
+    return np.array(Image.fromarray(image).resize((len(columns), len(rows)), Image.Resampling.BOX))
 
 
 def _data_url(picture: NDArray[np.uint8]) -> str:

@@ -1,15 +1,16 @@
 """The regions of a label map as polygons along the edges of pixels: exact, with holes, neighbours without gaps.
 
-A region is a set of pixels of one label that touch along edges. Its outline turns at corners only, and which way it
-comes and goes there follows from the four pixels around. Corners are found for all labels at once, and paired along
-rows and columns by sorting; no mask per label exists.
+A region is a set of pixels of one label that touch along edges (`border_pixels`: or at corners). Its outline turns at
+corners only, and which way it comes and goes there follows from the four pixels around. Corners are found for all
+labels at once, and paired along rows and columns by sorting; no mask per label exists.
 
 Coordinates are of pixel corners: x to the right from 0 to the width, y down from 0 to the height.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,26 @@ def label_polygons(labels: NDArray[Any], *, junctions: bool = False) -> list[Pol
         The polygons in the order of their topmost, then leftmost corners.
     """
     corners = _corners(labels, junctions)
-    paths = _rings(_successors(corners), corners)
+    return _polygons(labels, corners, _rings(_cycles(_successors(corners)), corners))
+
+
+def border_pixels(labels: NDArray[Any]) -> Iterator[tuple[int, list[NDArray[np.int64]]]]:
+    """Every region of pixels that touch along edges or at corners, as OpenCV's `findContours` gives it.
+
+    Args:
+        labels: (H, W), whole numbers from 0.
+
+    Yields:
+        The region's label, and its rings of pixels, each (pixels, 2) of x and y, not closed: those along the outline,
+        then those along each hole. A pixel that is passed twice is in a ring twice.
+    """
+    corners = _joined_at_corners(_corners(labels, junctions=False))
+    for polygon in _polygons(labels, corners, _cycles(_successors(corners))):
+        yield polygon.label, [_pixels_inside(ring) for ring in polygon.rings]
+
+
+def _polygons(labels: NDArray[Any], corners: _Corners, paths: list[list[int]]) -> list[Polygon]:
+    """Closed paths of corners as outlines with their holes."""
     rings = [np.stack((corners.x[path], corners.y[path]), axis=1) for path in paths]
     areas = [_signed_area(ring) for ring in rings]
     owner = _outlines(labels, rings, areas)
@@ -126,6 +146,31 @@ def _corners(labels: NDArray[Any], junctions: bool) -> _Corners:
     )
 
 
+def _joined_at_corners(corners: _Corners) -> _Corners:
+    """Where two pixels of a region touch at a corner alone, its outline goes on from the one to the other."""
+    order = np.lexsort((corners.label, corners.x, corners.y))
+    same = np.ones(max(0, len(order) - 1), bool)
+    for values in (corners.x, corners.y, corners.label):
+        same &= values[order[1:]] == values[order[:-1]]
+    first = np.flatnonzero(same)
+    leaves = corners.leaves.copy()
+    leaves[order[first]], leaves[order[first + 1]] = leaves[order[first + 1]], leaves[order[first]]
+    return replace(corners, leaves=leaves)
+
+
+def _pixels_inside(ring: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pixels on the right hand of a ring, each once in a row."""
+    way = np.roll(ring, -1, axis=0) - ring
+    lengths, step = np.abs(way).sum(axis=1), np.sign(way)
+    # From a corner to the pixel on the right hand: itself at RIGHT, left of it at DOWN, and so on.
+    first = ring + np.minimum(0, np.stack((step[:, 0] - step[:, 1], step[:, 0] + step[:, 1]), axis=1))
+    along = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    pixels = np.repeat(first, lengths, axis=0) + along[:, None] * np.repeat(step, lengths, axis=0)
+    new = (pixels != np.roll(pixels, 1, axis=0)).any(axis=1)
+    kept: NDArray[np.int64] = pixels[new] if new.any() else pixels[:1]
+    return kept
+
+
 def _successors(corners: _Corners) -> list[int]:
     """The corner after each: along a line, those that begin an edge and those that end one take turns."""
     following = np.empty(len(corners.x), np.int64)
@@ -139,17 +184,30 @@ def _successors(corners: _Corners) -> list[int]:
     return following.tolist()
 
 
-def _rings(following: list[int], corners: _Corners) -> list[list[int]]:
-    """Closed paths of corners. One that comes to a point again is cut there, so that no ring touches itself."""
-    places = (corners.y << 32 | corners.x).tolist()
+def _cycles(following: list[int]) -> list[list[int]]:
+    """Closed paths of corners, whole."""
     seen = bytearray(len(following))
-    rings = []
+    cycles = []
     for first in range(len(following)):
         path: list[int] = []
-        position: dict[int, int] = {}
         corner = first
         while not seen[corner]:
             seen[corner] = 1
+            path.append(corner)
+            corner = following[corner]
+        if path:
+            cycles.append(path)
+    return cycles
+
+
+def _rings(cycles: list[list[int]], corners: _Corners) -> list[list[int]]:
+    """Paths that come to a point again are cut there, so that no ring touches itself."""
+    places = (corners.y << 32 | corners.x).tolist()
+    rings = []
+    for cycle in cycles:
+        path: list[int] = []
+        position: dict[int, int] = {}
+        for corner in cycle:
             place = places[corner]
             if (start := position.get(place)) is not None:
                 rings.append(path[start:])
@@ -158,9 +216,7 @@ def _rings(following: list[int], corners: _Corners) -> list[list[int]]:
                 del path[start:]
             position[place] = len(path)
             path.append(corner)
-            corner = following[corner]
-        if path:
-            rings.append(path)
+        rings.append(path)
     return rings
 
 

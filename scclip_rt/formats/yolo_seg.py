@@ -10,16 +10,16 @@ Regions are pixels that touch along edges or at corners. Classes count from 0 wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.formats.base import ClassTable, FormatWriter, ImageName, LabelFormat, Sink, json_bytes
-from scclip_rt.formats.rle import cvat_masks
+from scclip_rt.formats.polygons import border_pixels
 
 if TYPE_CHECKING:
+    from scclip_rt.decode.best import Labels
     from scclip_rt.segmentation import Segmentation
 
 FILE = "data.yaml"
@@ -40,14 +40,14 @@ class YoloSegWriter(FormatWriter):
         """As `FormatWriter.add`."""
         height, width = result.labels.shape
         with self.sink.open(f"{FOLDER}/{image.stem}.txt") as stream:
-            for mask in cvat_masks(result.labels):
-                if (number := self._number.get(mask.label)) is None:
+            for label, (outline, *holes) in border_pixels(result.labels):
+                if (number := self._number.get(label)) is None:
                     continue
-                left, top, right, bottom = mask.box
-                for outline in outlines(result.labels[top : bottom + 1, left : right + 1] == mask.label):
-                    shares = (outline + np.array((left, top)) + _INSIDE) / (width, height)
-                    points = " ".join(f"{share:.7f}" for share in shares.ravel().tolist())
-                    stream.write(f"{number} {points}\n".encode())
+                ring = _turns(_joined(result.labels, label, outline, holes))
+                points = " ".join(
+                    f"{share:.7f}" for share in ((ring + _INSIDE) / (width, height)).ravel().tolist()
+                )
+                stream.write(f"{number} {points}\n".encode())
 
     def finish(self) -> None:
         """As `FormatWriter.finish`."""
@@ -59,37 +59,14 @@ class YoloSegWriter(FormatWriter):
                 )  # a JSON string is YAML, too
 
 
-def outlines(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
-    """The regions of a mask, each as one ring of pixels with cuts to its holes.
-
-    Args:
-        mask: (H, W).
-
-    Yields:
-        (points, 2) int64 of x and y, at least three.
-    """
-    import cv2
-
-    contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    rings = [np.asarray(contour, np.int64)[:, 0] for contour in contours]
-    for index, (_, _, child, parent) in enumerate(hierarchy[0].tolist()):
-        if parent >= 0:
-            continue
-        holes = []
-        while child >= 0:
-            holes.append(rings[child])
-            child = int(hierarchy[0, child, 0])
-        yield _turns(_joined(mask, rings[index], holes))
-
-
 def _joined(
-    mask: NDArray[np.bool_], ring: NDArray[np.int64], holes: list[NDArray[np.int64]]
+    labels: Labels, label: int, ring: NDArray[np.int64], holes: list[NDArray[np.int64]]
 ) -> NDArray[np.int64]:
     """Outline and holes as one ring. Leftmost holes first: the way left from a hole ends at what is joined already."""
     for hole in sorted(holes, key=lambda hole: int(hole[:, 0].min())):
         start = int(hole[:, 0].argmin())
         x, y = hole[start].tolist()
-        gaps = np.flatnonzero(~mask[y, :x])
+        gaps = np.flatnonzero(labels[y, :x] != label)
         first = int(gaps[-1]) + 1 if len(gaps) else 0
         at = int(np.flatnonzero((ring[:, 0] == first) & (ring[:, 1] == y))[0])
         ring = np.concatenate(

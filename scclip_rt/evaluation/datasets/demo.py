@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.demo.scenes import CLASSES, TEST_SCENES, Scene, test_scene
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
 from scclip_rt.evaluation.errors import DatasetError
 from scclip_rt.vocabulary.classes import ClassSource, parse_classes
+
+if TYPE_CHECKING:
+    from scclip_rt.demo.scenes import Scene
 
 
 def open_demo(*, classes: ClassSource | None = None) -> Dataset:
@@ -23,8 +25,11 @@ def open_demo(*, classes: ClassSource | None = None) -> Dataset:
         classes: other names for the same materials, in the same order; None takes their own.
 
     Raises:
+        BackendError: OpenCV, which draws them, is not installed.
         DatasetError: another number of classes.
     """
+    from scclip_rt.demo.scenes import CLASSES, TEST_SCENES  # not for who evaluates other images
+
     prompts = parse_classes(CLASSES if classes is None else classes)
     if len(prompts) != len(CLASSES):
         raise DatasetError(f"the demo scenes have {len(CLASSES)} classes; the list has {len(prompts)}")
@@ -59,6 +64,8 @@ class _Scenes(Sequence[Sample]):
             return [self[i] for i in range(*index.indices(self.number))]
         if not 0 <= index < self.number:
             raise IndexError(index)
+        from scclip_rt.demo.scenes import test_scene
+
         scene = test_scene(index)
         return Sample(name=f"scene-{index:03}", image=scene.image, truth=functools.partial(_truth, scene))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from scclip_rt.formats.polygons import label_polygons
 from scclip_rt.segmentation import Segmentation
@@ -93,8 +93,8 @@ def shapes(result: Segmentation, epsilon: float) -> list[dict[str, Any]]:
     for polygon in label_polygons(result.labels):
         if polygon.area < least or polygon.label in (result.unlabelled, result.background):
             continue
-        ring = polygon.rings[0].astype(np.int32)
-        outline = cv2.approxPolyDP(ring, epsilon * cv2.arcLength(ring, True), True)[:, 0]
+        ring = polygon.rings[0]
+        outline = simplified(ring, epsilon * float(np.hypot(*(ring - np.roll(ring, 1, axis=0)).T).sum()))
         if len(outline) >= 3:
             found.append(
                 {
@@ -106,6 +106,38 @@ def shapes(result: Segmentation, epsilon: float) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def simplified(ring: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
+    """A ring with fewer points, by Douglas and Peucker's rule from two points that are far from each other.
+
+    Args:
+        ring: (points, 2), not closed.
+        tolerance: how far a point that is left out may be from the line that takes its place.
+
+    Returns:
+        (fewer points, 2), in the same order.
+    """
+    if tolerance == 0:
+        return ring
+    first = int(((ring - ring[0]) ** 2).sum(axis=1).argmax())
+    closed = np.concatenate((ring[first:], ring[: first + 1]))
+    kept = np.zeros(len(closed), bool)
+    opposite = int(((closed - closed[0]) ** 2).sum(axis=1).argmax())
+    parts = [(0, opposite), (opposite, len(closed) - 1)]
+    while parts:
+        start, end = parts.pop()
+        kept[start] = True
+        between, line = closed[start + 1 : end] - closed[start], closed[end] - closed[start]
+        if len(between) == 0:
+            continue
+        along = np.clip(between @ line / max(1, int(line @ line)), 0, 1)
+        distances = np.hypot(*(between - along[:, None] * line).T)
+        farthest = int(distances.argmax())
+        if distances[farthest] > tolerance:
+            middle = start + 1 + farthest
+            parts += [(start, middle), (middle, end)]
+    return closed[kept]
 
 
 def _mean_confidence(result: Segmentation) -> dict[int, float]:

@@ -1,5 +1,7 @@
 """PAMR equals its definition written naively in float64 (METHOD §4, last paragraph)."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,7 @@ def test_flat_images_average_all_neighbours_equally():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("opencv", [True, False], ids=["opencv", "numpy"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -78,7 +81,9 @@ def test_flat_images_average_all_neighbours_equally():
         {"prob_threshold": 0.3, "area_threshold": 0.1, "background": 0},
     ],
 )
-def test_refined_labels_equal_the_definition(photo, options, threads):
+def test_refined_labels_equal_the_definition(photo, options, opencv, threads, monkeypatch):
+    if not opencv:
+        monkeypatch.setitem(sys.modules, "cv2", None)
     features, text, tiling, plan = case(1, (48, 64), (70, 90), 32, 16, (4, 4), 7)
     query_class = [0, 0, 1, 2, 3, 3, 4]
     weights = pixel_weights(photo, (70, 90), mean=MEAN, std=STD, steps=4)

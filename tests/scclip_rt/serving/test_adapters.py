@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import shapely
 
 from scclip_rt import Segmenter
-from scclip_rt.serving.adapters.anylabeling import prompt_classes
+from scclip_rt.serving.adapters.anylabeling import prompt_classes, simplified
 from scclip_rt.serving.adapters.label_studio import LabelConfig
 from scclip_rt.serving.errors import BadRequestError
 from scclip_rt.serving.settings import ServeSettings
@@ -46,6 +47,18 @@ def test_anylabeling_gets_polygons_that_cover_the_labels(running: Running, segme
         assert shape["shape_type"] == "polygon"
         assert 0 < shape["score"] <= 1
     assert (drawn == expected.labels).mean() > 0.97
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.7, 2.5, 40.0])
+def test_outlines_are_simplified_within_the_tolerance(tolerance: float) -> None:
+    turn = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    radius = 60 + 12 * np.cos(5 * turn) + np.random.default_rng(0).normal(0, 0.5, 400)
+    ring = np.round(100 + radius[:, None] * np.stack((np.cos(turn), np.sin(turn)), axis=1)).astype(np.int64)
+    fewer = simplified(ring, tolerance)
+    assert len(fewer) == 400 if tolerance == 0 else 3 <= len(fewer) < 200
+    assert {tuple(point) for point in fewer.tolist()} <= {tuple(point) for point in ring.tolist()}
+    outline = shapely.LinearRing(fewer) if tolerance else shapely.LinearRing(ring)
+    assert shapely.distance(shapely.points(ring), outline).max() <= tolerance
 
 
 def test_anylabeling_reads_errors_in_its_own_form(running: Running) -> None:
