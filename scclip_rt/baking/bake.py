@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scclip_rt.backends.onnxruntime.session import load_onnxruntime
 from scclip_rt.baking.graph import IMAGE, Ingredients, baked_model
@@ -19,7 +20,7 @@ from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.metadata import Card
 from scclip_rt.baking.options import BakeOptions
 from scclip_rt.baking.parity import as_input, check_images, labels_of
-from scclip_rt.decode.plan import decode_plan
+from scclip_rt.decode.plan import decode_plan, label_type
 from scclip_rt.errors import BackendError, OptionError
 from scclip_rt.files import atomic_path, check_replaceable, output_error
 from scclip_rt.image.geometry import Tiling
@@ -230,7 +231,7 @@ def _save(model: ModelProto, path: Path, options: BakeOptions) -> None:
 def _agreement(
     path: Path, segmenter: Segmenter, parts: Ingredients, options: BakeOptions, precision: str
 ) -> float:
-    """Share of pixels with the segmenter's labels, as ONNX Runtime runs the file.
+    """Share of pixels with the segmenter's labels, as ONNX Runtime runs the file; classes of equal texts are one.
 
     Raises:
         BackendError: too few, or ONNX Runtime does not take the file.
@@ -257,13 +258,25 @@ def _agreement(
         reason = " ".join(str(error).split())[:300]
         raise BackendError(f"{path.name}: ONNX Runtime does not run what was baked: {reason}") from error
     wanted = [segmenter(image).labels for image in images]
-    agreement = float(np.mean([(a == b).mean() for a, b in zip(found, wanted, strict=True)]))
+    merged = _merged_twins(parts)
+    agreement = float(np.mean([(merged[a] == merged[b]).mean() for a, b in zip(found, wanted, strict=True)]))
     if agreement < least:
         raise BackendError(
             f"{path.name}: {agreement:.2%} of the pixels have the segmenter's labels, and {least:.2%} are wanted; "
             "nothing is written"
         )
     return agreement
+
+
+def _merged_twins(parts: Ingredients) -> NDArray[np.intp]:
+    """Label → the first class with the same texts: which of such classes a pixel gets is rounding alone."""
+    texts = np.unique(np.round(parts.text, 5), axis=0, return_inverse=True)[1]
+    merged = np.arange(np.iinfo(label_type(parts.settings.num_classes)[0]).max + 1)
+    first: dict[frozenset[int], int] = {}
+    for label in range(parts.settings.num_classes):
+        own = frozenset(texts[parts.settings.query_class == label].tolist())
+        merged[label] = first.setdefault(own, label)
+    return merged
 
 
 def _write_json(folder: Path, documents: Mapping[str, dict[str, Any]]) -> None:

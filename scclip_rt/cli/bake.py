@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from scclip_rt.cli.notes import tell_names_that_demo_does_not_know
 from scclip_rt.cli.options import (
     add_class_options,
     add_image_options,
@@ -123,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         **class_settings(args, bundle),
         **image_settings(args),
     )
+    tell_names_that_demo_does_not_know(bundle, segmenter.vocabulary)
     report = bake(segmenter, args.output, options, force=args.force)
     document = asdict(report) | {"schema": "scclip-bake/1", "files": [str(file) for file in report.files]}
     shape = ", ".join(str(length or "batch") for length in report.input)

@@ -76,6 +76,35 @@ class Liar:
         return run
 
 
+class Swapper(Liar):
+    """A converter that swaps the first two classes, and rounds the second one up."""
+
+    def open(self, target: Path, _: Any, threads: int) -> Run:
+        honest = onnxruntime_run(BakedFile.read(target), threads)
+
+        def run(image: NDArray[Any]) -> NDArray[Any]:
+            maps = honest(image)[:, [1, 0, 2]]
+            maps[:, 1] += np.spacing(maps[:, 1])
+            return maps
+
+        return run
+
+
+@pytest.mark.parametrize(
+    ("classes", "right"), [(["roof", "tree", "grass"], True), (["sky", "grass", "tree"], False)]
+)
+def test_either_label_of_a_tie_is_right(tmp_path: Path, classes: list[str], right: bool) -> None:
+    """The demo's text model has no words for a roof or a tree."""
+    segmenter = Segmenter("demo", classes=classes, backend="onnxruntime", short_side=224, threads=1)
+    bake(segmenter, tmp_path / "a.onnx", BakeOptions(size=(224, 224), result="logits"))
+    if right:
+        report = convert(tmp_path / "a.onnx", tmp_path / "a.lie", to="lie", converter=Swapper(0))
+        assert report.labels_agreement == 1
+    else:
+        with pytest.raises(BackendError, match="of ONNX Runtime's labels"):
+            convert(tmp_path / "a.onnx", tmp_path / "a.lie", to="lie", converter=Swapper(0))
+
+
 @pytest.mark.parametrize("share", [0.01, 1.0])
 def test_a_wrong_result_writes_nothing(
     baked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
