@@ -30,8 +30,9 @@ from scclip_export.errors import ExportError
 from scclip_export.methods.last_block import PLAIN
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
-from scclip_export.onnx.runners import onnx_runner, open_session
+from scclip_export.onnx.runners import onnx_runner
 from scclip_export.onnx.trace import onnx_from_encoder, onnx_from_text_encoder
+from scclip_rt.backends.onnxruntime.session import cpu_session
 
 LIMIT = 1e-5
 DOCUMENT = Path(__file__).parents[2] / "docs" / "checkpoints.md"
@@ -128,7 +129,7 @@ def text_difference(model: Any, loaded: LoadedModel, folder: Path) -> float:
     onnx_from_text_encoder(encoder, folder / "text.onnx", opset=20)
     tokens = open_clip.tokenize(["a cat", "a long and winding road", "x"], loaded.architecture.context_length)
     longest = int((tokens != 0).sum(dim=1).max())
-    got = open_session(folder / "text.onnx").run(None, {"tokens": tokens[:, :longest].numpy()})[0]
+    got = cpu_session(str(folder / "text.onnx")).run(None, {"tokens": tokens[:, :longest].numpy()})[0]
     with torch.inference_mode():
         expected = model.encode_text(tokens, normalize=True)
     return float(np.abs(got - expected.numpy()).max())

@@ -20,8 +20,9 @@ from torch import Tensor
 from scclip_export.errors import ExportError
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import TextEncoder
-from scclip_export.onnx.runners import DecisionRunner, Runner, open_session
+from scclip_export.onnx.runners import DecisionRunner, Runner
 from scclip_export.ties import Decisions, Distance, Outcome, outcome, unexplained
+from scclip_rt.backends.onnxruntime.session import cpu_session
 from scclip_rt.precisions import PRECISIONS
 
 # Of float32: how often torch's own distance from float64, and what is added, for models whose distance is next to none.
@@ -324,7 +325,7 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
     longest = int(tokens.argmax(dim=-1).max()) + 1
     with torch.inference_mode():
         expected = encoder(tokens).numpy()
-    session, worst = open_session(path), 0.0
+    session, worst = cpu_session(str(path)), 0.0
     lengths = (longest, min(longest + 5, tokens.shape[1]), tokens.shape[1])
     for length in lengths:
         for batch in (1, len(tokens)):
@@ -360,7 +361,7 @@ def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor)
     """
     with torch.inference_mode():
         expected = encoder(tokens).numpy()
-    session, rows = open_session(path), tokens.numpy()
+    session, rows = cpu_session(str(path)), tokens.numpy()
     ends = rows.argmax(axis=1)
     cuts = 1 + np.arange(len(rows)) % ends
     layers, _, _, heads, _, width = next(x.shape for x in session.get_inputs() if x.name == "past")

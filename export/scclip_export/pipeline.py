@@ -29,7 +29,7 @@ from scclip_export.methods import Defaults, MethodOptions
 from scclip_export.model.encoder import Parts
 from scclip_export.model.geometry import Geometry
 from scclip_export.model.text_encoder import ResumedTextEncoder, TextEncoder
-from scclip_export.onnx.runners import decision_runner, open_session
+from scclip_export.onnx.runners import decision_runner
 from scclip_export.onnx.shared_weights import share_weights
 from scclip_export.onnx.trace import onnx_from_resumed_text_encoder, onnx_from_text_encoder
 from scclip_export.options import ExportConfig, Progress
@@ -46,6 +46,7 @@ from scclip_export.parity import (
 from scclip_export.quantize import CALIBRATION_OPTION
 from scclip_export.verification import image_files, verification_images, verification_windows
 from scclip_export.writers import WRITERS, EncoderJob, GridPlan
+from scclip_rt.backends.onnxruntime.session import cpu_session
 from scclip_rt.bundle.bundle import is_bundle
 from scclip_rt.files import atomic_directory, check_replaceable_folder
 from scclip_rt.image.geometry import MIN_PATCHES, resize
@@ -324,7 +325,7 @@ def _vocabularies(
     """Embed the class files with the exported text encoder: the vocabularies the bundle carries ready."""
     if not config.vocabularies:
         return []
-    session = open_session(directory / "text_encoder.onnx")
+    session = cpu_session(str(directory / "text_encoder.onnx"))
     tokenizer = (directory / "tokenizer.json").read_text("utf-8")
     files = []
     for classes in config.vocabularies:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.backends.onnxruntime.session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import cpu_session
 from scclip_rt.baking.graph import IMAGE, Ingredients, baked_model
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.metadata import Card
@@ -236,18 +236,13 @@ def _agreement(
     Raises:
         BackendError: too few, or ONNX Runtime does not take the file.
     """
-    onnxruntime = load_onnxruntime()
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    if (
-        precision == "fp16"
-    ):  # ONNX Runtime 1.32 crashes on float16 graphs at its default level, its issue 28392
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # ONNX Runtime 1.32 crashes on float16 graphs at its default level, its issue 28392.
+    level = "ORT_ENABLE_EXTENDED" if precision == "fp16" else "ORT_ENABLE_ALL"
     same = precision == segmenter.backend.spec.precision
     least = LEAST_AGREEMENT[precision] if same else PRECISIONS[precision].pixels
     images = check_images(parts.size)
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        session = cpu_session(str(path), level=level)
         found = [
             labels_of(
                 session.run(None, {IMAGE: as_input(image, options)})[0], options, parts.settings.num_classes

@@ -46,7 +46,6 @@ class GemmLimit:
 
     def __init__(self, request: LimitRequest) -> None:
         builders = {"onnxruntime": _onnxruntime_runs, "openvino": _openvino_runs}
-        self._flops = sum(product.flops for product in request.products)
         self._runs: dict[str, list[Run]] = builders[request.library](request)
         if request.library == LIBRARIES[0] and set_blas_threads(request.threads):
             self._runs[YARDSTICK] = [_numpy_run(product) for product in request.products]
@@ -70,16 +69,10 @@ def _seconds(run: Run) -> float:
 
 def _onnxruntime_runs(request: LimitRequest) -> dict[str, list[Run]]:
     # No bf16: its CPU provider has no such product. fp16 is refused there (see the backend).
-    from scclip_rt.backends.onnxruntime.session import load_onnxruntime
-
-    onnxruntime = load_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = request.threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the encoder's session
-    options.log_severity_level = 3
+    from scclip_rt.backends.onnxruntime.session import cpu_session
 
     def run(model: bytes, x: NDArray[Any]) -> Run:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = cpu_session(model, threads=request.threads)
         return lambda: session.run(None, {"x": x})
 
     return {

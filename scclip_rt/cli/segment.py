@@ -106,7 +106,6 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         "--skip-existing", "leave out images whose outputs are all there: goes on with an interrupted run"
     )
     group.flag("--fail-fast", "stop at the first image that can't be read")
-    group.flag("--keep-going", argparse.SUPPRESS)  # the default since 0.2
     group.flag("--list-skipped", "name the files of a folder that were passed over")
 
 

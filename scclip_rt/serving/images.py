@@ -7,15 +7,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from scclip_rt.errors import ImageError
+from scclip_rt.image import files
 from scclip_rt.serving.errors import TooLargeError, UnsupportedMediaError
 
 Image.init()
-FORMATS = tuple(
-    name
-    for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
-    if name in Image.OPEN  # how Pillow was built decides on AVIF, WebP and JPEG 2000
-)
-"""Pillow knows many more, some of which start other programs (EPS) or are seldom tested."""
+FORMATS = tuple(name for name in files.FORMATS if name in Image.OPEN)
+"""How Pillow was built decides on AVIF, WebP and JPEG 2000."""
 
 WireImage = bytes | NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
-from scclip_rt.backends.onnxruntime.session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import cpu_session
 
 # uint8 windows (B, H, W, 3) and float32 text (Q, E) to `features`, `logits` and, from SC-CLIP, sorted outliers (B, m).
 Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], list[NDArray[Any]]]
@@ -133,22 +133,6 @@ def round_results(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def open_session(path: Path) -> Any:
-    """Return an ONNX Runtime session on the CPU."""
-    ort = load_onnxruntime()
-    return ort.InferenceSession(
-        str(path), _options(ort, "ORT_ENABLE_ALL"), providers=["CPUExecutionProvider"]
-    )
-
-
-def _options(ort: Any, level: str) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
 def _runner(path: Path, model: onnx.ModelProto, level: str) -> Runner:
     if model.functions:
         model = inline_local_functions(model)
@@ -167,11 +151,7 @@ def _session(path: Path, model: onnx.ModelProto, level: str) -> tuple[Any, list[
     if found is not None:
         model.graph.output.append(helper.make_tensor_value_info(found, TensorProto.INT64, None))
         names.append(found)
-    ort = load_onnxruntime()
-    options = _options(ort, level)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session, names
+    return cpu_session(model.SerializeToString(), level=level, weights=path.parent), names
 
 
 def _sorted(outputs: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from scclip_export.quantize.layers import Layer
-from scclip_rt.backends.onnxruntime.session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import cpu_session
 
 # Rows (tokens) kept per layer to try ranges and rescaling on: 0.7 GB for the 96 products of ViT-L/14.
 SAMPLED_ROWS = 1024
@@ -83,16 +83,4 @@ def _session(path: Path, names: list[str]) -> Any:
     for name in dict.fromkeys(names):
         if name not in known:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return session_of(model, path.parent)
-
-
-def session_of(model: onnx.ModelProto, directory: Path) -> Any:
-    """An ONNX Runtime session on the CPU for a graph in memory whose weights lie in `directory`."""
-    ort = load_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
-    return ort.InferenceSession(
-        model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-    )
+    return cpu_session(model.SerializeToString(), weights=path.parent)

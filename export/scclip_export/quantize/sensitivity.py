@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from scclip_export.quantize.layers import Layer, Product, find_layers
-from scclip_export.quantize.observe import session_of
 from scclip_export.quantize.options import Progress
 from scclip_export.quantize.plan import Plan
 from scclip_export.quantize.rewrite import constants, int8_product, quantize_input, rescale
+from scclip_rt.backends.onnxruntime.session import cpu_session
 
 WINDOWS = 4
 _ALL = "all int8 layers"
@@ -53,7 +53,7 @@ def measure_sensitivity(
         only: layers to measure by themselves; None: all.
     """
     layers = find_layers(onnx.load(str(source), load_external_data=False))
-    session = session_of(switchable(source, plan), source.parent)
+    session = cpu_session(switchable(source, plan).SerializeToString(), weights=source.parent)
     embed = next(value.shape[1] for value in session.get_inputs() if value.name == "text")
     feeds: dict[str, NDArray[Any]] = {
         "windows": windows[:WINDOWS],

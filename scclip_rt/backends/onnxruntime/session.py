@@ -189,14 +189,8 @@ def create_session(
     onnxruntime = load_onnxruntime()
     warn_about_double_install()
     path = bundle.checked_graph(spec.file)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    # Idle workers that spin take the cores from decoding and from other processes: on two busy cores a B/16
-    # window took 0.61 s without spinning and 0.70 s with it (medians, interleaved).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors come back as exceptions; the warnings are about graph details
+    level = "ORT_ENABLE_ALL" if optimize else "ORT_DISABLE_ALL"
+    options = _options(threads or default_threads(), level)
     if provider != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     missing = "" if provider == "cpu" else preload_gpu_libraries(provider)
@@ -220,6 +214,35 @@ def create_session(
         )
     check_graph(spec, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
     return session
+
+
+def cpu_session(
+    model: str | bytes, *, threads: int = 0, level: str = "ORT_ENABLE_ALL", weights: Path | None = None
+) -> Any:
+    """A session on the CPU for a graph that is in no bundle.
+
+    Args:
+        model: a file's path, or its bytes.
+        threads: 0 takes ONNX Runtime's own number.
+        level: of `GraphOptimizationLevel`.
+        weights: the folder of external weights, for bytes.
+    """
+    options = _options(threads, level)
+    if weights is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    return load_onnxruntime().InferenceSession(model, options, providers=[PROVIDERS["cpu"]])
+
+
+def _options(threads: int, level: str) -> Any:
+    onnxruntime = load_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Idle workers that spin take the cores from decoding and from other processes: on two busy cores a B/16
+    # window took 0.61 s without spinning and 0.70 s with it (medians, interleaved).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.log_severity_level = 3  # errors come back as exceptions; the warnings are about graph details
+    return options
 
 
 def nodes_on_the_cpu(session: Any) -> dict[str, int]:

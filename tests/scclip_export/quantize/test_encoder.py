@@ -12,8 +12,8 @@ import pytest
 from scclip_export.onnx.trace import operators
 from scclip_export.quantize import Plan
 from scclip_export.quantize.layers import find_layers
-from scclip_export.quantize.observe import session_of
 from scclip_export.quantize.sensitivity import switchable
+from scclip_rt.backends.onnxruntime.session import cpu_session
 from scclip_rt.demo.scenes import CLASSES, test_scene
 from synthetic import scene
 
@@ -148,7 +148,7 @@ def test_rescaling_is_exact_in_float(
     """The graph with every factor folded in and nothing rounded is the float encoder."""
     plan = demo_int8[1]
     assert sum(layer.factors is not None for layer in plan.layers.values()) > 10
-    loaded = session_of(switchable(demo_fp32, plan), demo_fp32.parent)
+    loaded = cpu_session(switchable(demo_fp32, plan).SerializeToString(), weights=demo_fp32.parent)
     flags = {f"{name}.is_int8": np.array(False) for name in plan.layers}
     feeds = {"windows": windows[:1], "text": np.eye(1, 192, dtype=np.float32)}
     got = loaded.run(["features"], feeds | flags)[0]
