@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from scclip_export.converters.baked_module import BakedModule
-from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.base import Run, Tensors, Weights, library, refusals
 from scclip_rt.baking.converters.noise import output_to
 from scclip_rt.baking.library import load_onnx
-from scclip_rt.errors import BackendError, install
+from scclip_rt.errors import BackendError
 
 NAME = "Core ML"
 SUFFIXES = (".mlpackage",)
@@ -26,14 +26,7 @@ WEIGHTS: tuple[Weights, ...] = ("fp32", "fp16")
 
 
 def _library() -> Any:
-    try:
-        with output_to():
-            import coremltools
-    except ImportError as error:
-        raise BackendError(
-            f"coremltools is not installed ({error}): {install('coreml')}", field="to"
-        ) from error
-    return coremltools
+    return library("coremltools", "coremltools", "coreml")
 
 
 def version() -> str:
@@ -53,31 +46,26 @@ def version() -> str:
 
 def convert(source: Path, target: Path, weights: Weights, chip: str | None) -> None:  # noqa: ARG001 (the protocol's)
     """Write FILE.mlpackage; see `Converter`. fp16 is computed with, too."""
-    library, module = _library(), BakedModule(source)
+    coreml, module = _library(), BakedModule(source)
     if module.dtype != torch.float32:
         raise BackendError("Core ML takes float pixels: bake with --pixels unit or byte")
     result = load_onnx().load(str(source), load_external_data=False).graph.output[0].name
-    precision = library.precision.FLOAT16 if weights == "fp16" else library.precision.FLOAT32
-    try:
-        with output_to():
-            program = torch.export.export(module, (module.example(),)).run_decompositions({})
-            converted = library.convert(
-                program,
-                outputs=[library.TensorType(name=result)],
-                compute_precision=precision,
-                minimum_deployment_target=library.target.iOS17,
-            )
-            converted.save(str(target))
-    except Exception as error:  # its errors share no base class
-        raise BackendError(
-            f"coremltools does not convert {source.name}: {' '.join(str(error).split())[:300]}"
-        ) from error
+    precision = coreml.precision.FLOAT16 if weights == "fp16" else coreml.precision.FLOAT32
+    with refusals("coremltools", source), output_to():
+        program = torch.export.export(module, (module.example(),)).run_decompositions({})
+        converted = coreml.convert(
+            program,
+            outputs=[coreml.TensorType(name=result)],
+            compute_precision=precision,
+            minimum_deployment_target=coreml.target.iOS17,
+        )
+        converted.save(str(target))
 
 
 def open(target: Path, tensors: Tensors, threads: int) -> Run:  # noqa: A001, ARG001 (the protocol's)
     """Load on the CPU."""
-    library = _library()
-    model = library.models.MLModel(str(target), compute_units=library.ComputeUnit.CPU_ONLY)
+    coreml = _library()
+    model = coreml.models.MLModel(str(target), compute_units=coreml.ComputeUnit.CPU_ONLY)
 
     def run(image: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(model.predict({tensors.image: image})[tensors.result])

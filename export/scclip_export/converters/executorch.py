@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from scclip_export.converters.baked_module import BakedModule
-from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.base import Run, Tensors, Weights, library, refusals
 from scclip_rt.baking.converters.noise import output_to
-from scclip_rt.errors import BackendError, install
+from scclip_rt.errors import BackendError
 
 NAME = "ExecuTorch"
 SUFFIXES = (".pte",)
@@ -22,12 +22,7 @@ WEIGHTS: tuple[Weights, ...] = ("fp32",)
 
 def version() -> str:
     """The library's version."""
-    try:
-        import executorch.runtime  # noqa: F401
-    except ImportError as error:
-        raise BackendError(
-            f"executorch is not installed ({error}): {install('executorch')}", field="to"
-        ) from error
+    library("executorch.runtime", "executorch", "executorch")
     return importlib.metadata.version("executorch")
 
 
@@ -37,15 +32,10 @@ def convert(source: Path, target: Path, weights: Weights, chip: str | None) -> N
     from executorch.exir import to_edge_transform_and_lower
 
     module = BakedModule(source)
-    try:
-        with output_to():
-            program = torch.export.export(module, (module.example(),))
-            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            target.write_bytes(lowered.to_executorch().buffer)
-    except Exception as error:  # its errors share no base class
-        raise BackendError(
-            f"ExecuTorch {version()} does not convert {source.name}: {' '.join(str(error).split())[:300]}"
-        ) from error
+    with refusals(f"ExecuTorch {version()}", source), output_to():
+        program = torch.export.export(module, (module.example(),))
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        target.write_bytes(lowered.to_executorch().buffer)
 
 
 def open(target: Path, tensors: Tensors, threads: int) -> Run:  # noqa: A001, ARG001 (the protocol's)

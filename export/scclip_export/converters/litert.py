@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_export.converters.baked_module import BakedModule
-from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.base import Run, Tensors, Weights, library, refusals
 from scclip_rt.baking.converters.noise import output_to
-from scclip_rt.errors import BackendError, install
 
 NAME = "LiteRT"
 SUFFIXES = (".tflite",)
@@ -20,15 +19,7 @@ WEIGHTS: tuple[Weights, ...] = ("fp32", "fp16", "int8")
 
 
 def _library() -> Any:
-    try:
-        with output_to():
-            import litert_torch
-    except ImportError as error:
-        raise BackendError(
-            f"litert-torch is not installed ({error}): {install('litert')}, in an environment of its own",
-            field="to",
-        ) from error
-    return litert_torch
+    return library("litert_torch", "litert-torch", "litert", where=", in an environment of its own")
 
 
 def version() -> str:
@@ -40,17 +31,11 @@ def version() -> str:
 
 def convert(source: Path, target: Path, weights: Weights, chip: str | None) -> None:  # noqa: ARG001 (the protocol's)
     """Write FILE.tflite; see `Converter`."""
-    library = _library()
-    module = BakedModule(source)
-    try:
-        with output_to():
-            library.convert(module, (module.example(),)).export(str(target))
-            if weights != "fp32":
-                _narrow(target, weights)
-    except Exception as error:  # its errors share no base class
-        raise BackendError(
-            f"LiteRT {version()} does not convert {source.name}: {' '.join(str(error).split())[:300]}"
-        ) from error
+    litert, module = _library(), BakedModule(source)
+    with refusals(f"LiteRT {version()}", source), output_to():
+        litert.convert(module, (module.example(),)).export(str(target))
+        if weights != "fp32":
+            _narrow(target, weights)
 
 
 def _narrow(target: Path, weights: Weights) -> None:

@@ -1,11 +1,16 @@
 """What every converter offers, and what it is told."""
 
-from collections.abc import Callable
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
+
+from scclip_rt.baking.converters.noise import output_to
+from scclip_rt.errors import BackendError, install
 
 Weights = Literal["fp32", "fp16", "int8"]
 Run = Callable[[NDArray[Any]], NDArray[Any]]
@@ -23,6 +28,37 @@ class Tensors:
 
     image: str
     result: str
+
+
+def library(module: str, package: str, extra: str, *, where: str = "") -> Any:
+    """Import an engine's library, in silence.
+
+    Args:
+        module: what is imported.
+        package: what is installed for it.
+        extra: of ours that brings it.
+        where: words behind how it is installed.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        with output_to():
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendError(
+            f"{package} is not installed ({error}): {install(extra)}{where}", field="to"
+        ) from error
+
+
+@contextlib.contextmanager
+def refusals(engine: str, source: Path) -> Iterator[None]:
+    """What an engine's converter raises becomes a `BackendError`: its errors share no base class."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(f"{engine} does not convert {source.name}: {reason}") from error
 
 
 class Converter(Protocol):

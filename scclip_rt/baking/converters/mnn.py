@@ -6,23 +6,21 @@ imported, in whichever environment PATH names, and reports what was converted to
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.base import Run, Tensors, Weights, library
 from scclip_rt.baking.converters.noise import output_to
 from scclip_rt.baking.converters.passes import scatter_axis_first
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.opset import lower_opset
-from scclip_rt.errors import BackendError, install
+from scclip_rt.errors import BackendError
 
 NAME = "MNN"
 SUFFIXES = (".mnn",)
@@ -36,17 +34,13 @@ _OPSET = 17
 """From 18 on a reduction's axes are an input, which MNN 3.6.1's converter passes over: it reduces everything."""
 
 
-def _library(name: str) -> ModuleType:
-    try:
-        with output_to():
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise BackendError(f"MNN is not installed ({error}): {install('mnn')}", field="to") from error
+def _library() -> Any:
+    return library("MNN", "MNN", "mnn")
 
 
 def version() -> str:
     """The library's version."""
-    _library("MNN")
+    _library()
     return importlib.metadata.version("MNN")
 
 
@@ -80,18 +74,18 @@ def convert(source: Path, target: Path, weights: Weights, chip: str | None) -> N
 
 def open(target: Path, tensors: Tensors, threads: int) -> Run:  # noqa: A001 (the protocol's name)
     """Load on the CPU, in float32."""
-    library = _library("MNN")
+    mnn = _library()
     settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
     with output_to():
-        runtime = library.nn.create_runtime_manager((settings,))
-        network = library.nn.load_module_from_file(
+        runtime = mnn.nn.create_runtime_manager((settings,))
+        network = mnn.nn.load_module_from_file(
             str(target), [tensors.image], [tensors.result], runtime_manager=runtime
         )
-    types = {"float32": library.expr.float, "uint8": library.expr.uint8}
+    types = {"float32": mnn.expr.float, "uint8": mnn.expr.uint8}
 
     def run(image: NDArray[Any]) -> NDArray[Any]:
-        given = library.expr.const(image, list(image.shape), library.expr.NCHW, types[str(image.dtype)])
-        result = library.expr.convert(network.forward([given])[0], library.expr.NCHW)
+        given = mnn.expr.const(image, list(image.shape), mnn.expr.NCHW, types[str(image.dtype)])
+        result = mnn.expr.convert(network.forward([given])[0], mnn.expr.NCHW)
         return np.array(result.read()).reshape(result.shape)
 
     return run

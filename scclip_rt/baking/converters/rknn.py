@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.baking.converters.base import Run, Tensors, Weights
+from scclip_rt.baking.converters.base import Run, Tensors, Weights, library
 from scclip_rt.baking.converters.noise import output_to
 from scclip_rt.baking.converters.passes import scatter_as_product
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.opset import lower_opset, opset_of
-from scclip_rt.errors import BackendError, install
+from scclip_rt.errors import BackendError
 
 NAME = "RKNN"
 SUFFIXES = (".rknn",)
@@ -29,14 +29,7 @@ _BUILT: dict[Path, Any] = {}
 
 
 def _library() -> Any:
-    try:
-        from rknn.api import RKNN
-    except ImportError as error:
-        raise BackendError(
-            f"rknn-toolkit2 is not installed ({error}): {install('rknn')}, in an environment of its own",
-            field="to",
-        ) from error
-    return RKNN
+    return library("rknn.api", "rknn-toolkit2", "rknn", where=", in an environment of its own").RKNN
 
 
 def version() -> str:
