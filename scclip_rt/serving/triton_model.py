@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from scclip_rt import __version__
 from scclip_rt.backends import BackendInfo
+from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.errors import BackendError, ScclipError
 from scclip_rt.segmenter import Segmenter
 from scclip_rt.serving.images import open_image
@@ -33,8 +33,8 @@ _EMBED_SECONDS = 60.0
 _log = logging.getLogger("scclip_rt.serving")
 
 
-class TritonEncoder:
-    """The image encoder as another model of the repository; an `EncoderBackend`.
+class TritonEncoder(BatchedEncoder):
+    """The image encoder as another model of the repository, which gives features alone.
 
     Args:
         triton: the module `triton_python_backend_utils`.
@@ -43,49 +43,26 @@ class TritonEncoder:
     """
 
     def __init__(self, triton: Any, bundle: Bundle, batch: int) -> None:
-        self._triton = triton
-        self._spec = bundle.encoders_for("window")[0]
-        self._batch = batch
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder of the bundle."""
-        return self._spec
-
-    @property
-    def batch_size(self) -> int:
-        """Most windows at once."""
-        return self._batch
-
-    def features(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 to (B, N, E) float32."""
-        parts = [
-            call(self._triton, ENCODER, {"windows": windows[start : start + self._batch]}, "features")
-            for start in range(0, len(windows), self._batch)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def run(
-        self, windows: NDArray[np.uint8], text: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features, and their cosines with `text` (Q, E)."""
-        features = self.features(windows)
-        return features, features @ text.T
-
-    def describe(self) -> BackendInfo:
-        """What runs where."""
-        return {
+        spec = bundle.encoders_for("window")[0]
+        info: BackendInfo = {
             "backend": "triton",
             "version": __version__,
             "provider": ENCODER,
             "device": "as Triton places it",
-            "precision": self._spec.precision,
-            "grid": str(self._spec.grid),
-            "encoder": self._spec.file,
+            "precision": spec.precision,
+            "grid": str(spec.grid),
+            "encoder": spec.file,
             "threads": 1,
-            "batch": self._batch,
+            "batch": batch,
             "reason": "the model repository",
         }
+        super().__init__(bundle, spec, info, batch)
+        self._triton = triton
+
+    def infer(self, names: Sequence[str], feeds: Feeds) -> list[NDArray[np.float32]]:
+        """See `BatchedEncoder`."""
+        features = call(self._triton, ENCODER, {"windows": feeds["windows"]}, "features")
+        return [features if name == "features" else features @ feeds["text"].T for name in names]
 
 
 class TritonText:
@@ -99,7 +76,7 @@ class TritonText:
         return call(self._triton, TEXT, {"tokens": tokens}, "embeddings")
 
 
-def call(triton: Any, model: str, inputs: dict[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
+def call(triton: Any, model: str, inputs: Feeds, output: str) -> NDArray[np.float32]:
     """Run another model of the repository.
 
     Raises:
