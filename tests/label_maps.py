@@ -30,3 +30,25 @@ def results(background: int | None = None) -> dict[str, Segmentation]:
         )
         for stem, shape in (("one", (37, 52)), ("two", (64, 41)))
     }
+
+
+def rle_unpack(data: bytes | list[int]) -> np.ndarray:
+    """thi.ng's rle-pack from its README: header, then chunks that are runs (1) or literal values (0)."""
+    bits = "".join(f"{byte:08b}" for byte in data)
+    place = 0
+
+    def read(width: int) -> int:
+        nonlocal place
+        place += width
+        return int(bits[place - width : place], 2)
+
+    total, word = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    while len(values) < total:
+        run = read(1)
+        count = read(sizes[read(2)]) + 1
+        values += [read(word)] * count if run else [read(word) for _ in range(count)]
+    assert len(values) == total
+    assert len(bits) - place < 8
+    return np.array(values)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as pycocotools
 
-from label_maps import patches
+from label_maps import patches, rle_unpack
 from scclip_rt.formats.rle import coco_masks, cvat_masks, label_studio_masks
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 6), (64, 200)]
@@ -59,25 +59,3 @@ def test_label_studio_bits_unpack_to_four_values_a_pixel(labels):
         assert set(np.unique(values)) <= {0, 255}
         rebuilt[values[..., 0] == 255] = label
     np.testing.assert_array_equal(rebuilt, labels)
-
-
-def rle_unpack(data: bytes) -> np.ndarray:
-    """thi.ng's rle-pack from its README: header, then chunks that are runs (1) or literal values (0)."""
-    bits = "".join(f"{byte:08b}" for byte in data)
-    place = 0
-
-    def read(width: int) -> int:
-        nonlocal place
-        place += width
-        return int(bits[place - width : place], 2)
-
-    total, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < total:
-        run = read(1)
-        count = read(sizes[read(2)]) + 1
-        values += [read(word)] * count if run else [read(word) for _ in range(count)]
-    assert len(values) == total
-    assert len(bits) - place < 8
-    return np.array(values)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import shapely
 
+from label_maps import rle_unpack
 from scclip_rt import Segmenter
 from scclip_rt.serving.adapters.anylabeling import prompt_classes, simplified
 from scclip_rt.serving.adapters.label_studio import LabelConfig
@@ -90,32 +91,12 @@ def test_label_studio_gets_brush_masks_of_its_labels(running: Running, segmenter
     for row in prediction["result"]:
         (name,) = row["value"]["brushlabels"]
         assert (row["from_name"], row["to_name"], row["type"]) == ("tag", "photo", "brushlabels")
-        mask = decoded(row["value"]["rle"], IMAGE.shape[:2])
+        mask = rle_unpack(row["value"]["rle"]).reshape(*IMAGE.shape[:2], 4)[..., 3] > 0
         assert np.array_equal(mask, expected.labels == expected.classes.index(name))
     names = {row["value"]["brushlabels"][0] for row in prediction["result"]}
     assert names == set(expected.shares()) & {"red", "blue"}
     assert running.client.get("/health").json()["status"] == "UP"
     assert running.client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 200
-
-
-def decoded(rle: list[int], shape: tuple[int, int]) -> np.ndarray:
-    """thi.ng's run lengths, bit by bit."""
-    bits = "".join(f"{byte:08b}" for byte in rle)
-    place = 0
-
-    def take(count: int) -> int:
-        nonlocal place
-        place += count
-        return int(bits[place - count : place], 2)
-
-    size, word = take(32), take(5) + 1
-    sizes = [take(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < size:
-        same = take(1)
-        count = take(sizes[take(2)]) + 1
-        values += [take(word)] * count if same else [take(word) for _ in range(count)]
-    return np.array(values).reshape(*shape, 4)[..., 3] > 0
 
 
 @pytest.mark.parametrize(
