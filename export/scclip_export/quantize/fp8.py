@@ -10,7 +10,7 @@ two: exact in float16, in any order.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from scclip_export.errors import ExportError
 from scclip_export.quantize.layers import Layer, Product, find_layers, joint_weight
-from scclip_export.quantize.observe import Observed, observe
+from scclip_export.quantize.observe import Observed, observe, shares_of_work
 from scclip_export.quantize.options import Progress
 from scclip_export.quantize.plan import worst_layers
 from scclip_export.quantize.rewrite import save_graph
@@ -101,13 +101,10 @@ def plan_fp8(source: Path, windows: NDArray[np.uint8], *, images: str, progress:
 def _plan_layers(
     layers: Sequence[Layer], arrays: dict[str, NDArray[np.float32]], seen: Mapping[str, Observed]
 ) -> dict[str, Fp8Layer]:
-    work = {layer.name: seen[layer.name].tokens * layer.shape[0] * layer.shape[1] for layer in layers}
+    cost = shares_of_work(layers, seen)
     planned = {
         layer.name: _plan_layer(
-            layer.name,
-            seen[layer.name],
-            joint_weight(layer, arrays),
-            cost=work[layer.name] / sum(work.values()),
+            layer.name, seen[layer.name], joint_weight(layer, arrays), cost=cost[layer.name]
         )
         for layer in layers
     }
@@ -116,16 +113,7 @@ def _plan_layers(
         limit=_ERROR_LIMIT,
         share=_FLOAT_SHARE,
     )
-    return {
-        name: Fp8Layer(
-            input_scale=layer.input_scale,
-            weight_scale=layer.weight_scale,
-            error=layer.error,
-            cost=layer.cost,
-            keep_float=name in wide,
-        )
-        for name, layer in planned.items()
-    }
+    return {name: replace(layer, keep_float=name in wide) for name, layer in planned.items()}
 
 
 def _plan_layer(name: str, observed: Observed, weight: NDArray[np.float32], *, cost: float) -> Fp8Layer:

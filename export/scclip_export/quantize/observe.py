@@ -1,6 +1,6 @@
 """What flows into every product, seen on calibration windows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,12 @@ def observe(path: Path, layers: Sequence[Layer], windows: NDArray[np.uint8]) -> 
         )
         for name in rows
     }
+
+
+def shares_of_work(layers: Sequence[Layer], seen: Mapping[str, Observed]) -> dict[str, float]:
+    """Each layer's share of all multiplications, 0..1."""
+    work = {layer.name: seen[layer.name].tokens * layer.shape[0] * layer.shape[1] for layer in layers}
+    return {name: count / sum(work.values()) for name, count in work.items()}
 
 
 def _session(path: Path, names: list[str]) -> Any:

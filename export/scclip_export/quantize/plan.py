@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from scclip_export.errors import ExportError
 from scclip_export.quantize.layers import Layer, find_layers, joint_weight
-from scclip_export.quantize.observe import Observed, observe
+from scclip_export.quantize.observe import Observed, observe, shares_of_work
 from scclip_export.quantize.options import Int8Options, Progress
 from scclip_export.quantize.tune import Quantized, choose_smoothing, quantize, rescaled
 
@@ -105,15 +105,14 @@ def _choose(
     for layer in layers:
         can = layer.norm is not None or value_producer(layer.name) in weights
         factors[layer.name] = choose_smoothing(seen[layer.name], weights[layer.name]) if can else None
-    work = {layer.name: seen[layer.name].tokens * layer.shape[0] * layer.shape[1] for layer in layers}
-    planned = {}
+    cost, planned = shares_of_work(layers, seen), {}
     for name, weight in weights.items():
         observed = rescaled(seen[name], factors[name])
         planned[name] = PlannedLayer(
             name=name,
             factors=factors[name],
             quantized=quantize(observed, scaled_weight(name, weight, factors)),
-            cost=work[name] / sum(work.values()),
+            cost=cost[name],
         )
     return planned
 
