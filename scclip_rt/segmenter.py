@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from scclip_rt.video.reuse import Reuse
 
 _Option = TypeVar("_Option")
+_NOT_KEPT = frozenset(("self", "bundle", "classes", "classes_file", "vocabulary", "background", "encoder"))
+"""What another process gets in another form, of the options of `Segmenter`."""
 
 
 class Segmenter:
@@ -132,6 +134,8 @@ class Segmenter:
         progress: bool = False,
         encoder: EncoderBackend | None = None,
     ) -> None:
+        # What opens this segmenter again in another process: a forked child, or one that it is pickled for.
+        self._options_given = {name: value for name, value in locals().items() if name not in _NOT_KEPT}
         for name, value in (
             ("threads", threads),
             ("batch", batch),
@@ -151,32 +155,6 @@ class Segmenter:
                 field="background_words",
             )
         self._has_own_encoder = encoder is not None
-        # What opens this segmenter again in another process: a forked child, or one that it is pickled for.
-        self._options_given: dict[str, Any] = {
-            "templates": templates,
-            "background_words": background_words,
-            "backend": backend,
-            "device": device,
-            "precision": precision,
-            "ort_provider": ort_provider,
-            "threads": threads,
-            "batch": batch,
-            "short_side": short_side,
-            "stride": stride,
-            "whole_image": whole_image,
-            "preset": preset,
-            "logit_scale": logit_scale,
-            "prob_threshold": prob_threshold,
-            "area_threshold": area_threshold,
-            "class_threshold": class_threshold,
-            "refine": refine,
-            "max_pixels": max_pixels,
-            "max_windows": max_windows,
-            "max_memory": max_memory,
-            "cache": cache,
-            "keep_text": keep_text,
-            "progress": progress,
-        }
         self._bundle = opened = Bundle.open(Path(bundle) if isinstance(bundle, os.PathLike) else bundle)
         self._embedding = EmbeddingOptions(
             templates=templates,
