@@ -335,7 +335,7 @@ class Routes:
     async def anylabeling(self, request: Request) -> Response:
         """X-AnyLabeling: predict."""
         visit = self._enter(request)
-        query, epsilon = anylabeling.read_request(plain.json_object(await self._body(request, visit)))
+        query, epsilon = anylabeling.read_request(kserve.json_object(await self._body(request, visit)))
         found = await self._while_client_waits(
             request,
             visit,
@@ -346,7 +346,7 @@ class Routes:
     async def label_studio(self, request: Request) -> Response:
         """Label Studio: predict."""
         visit = self._enter(request)
-        content = plain.json_object(await self._body(request, visit))
+        content = kserve.json_object(await self._body(request, visit))
         config = label_studio.LabelConfig.read(content.get("label_config"))
         model = self._service.model(None)
         version, classes = label_studio.model_version(model), label_studio.classes_for(config, model)
@@ -374,7 +374,7 @@ class Routes:
 
     async def label_studio_setup(self, request: Request) -> Response:
         """Label Studio: a project connects."""
-        content = plain.json_object(await self._body(request, self._service.visit()))
+        content = kserve.json_object(await self._body(request, self._service.visit()))
         if content.get("schema"):
             label_studio.LabelConfig.read(content["schema"])
         return _json({"model_version": label_studio.model_version(self._service.model(None))})

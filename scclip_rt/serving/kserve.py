@@ -145,12 +145,7 @@ def read_request(body: bytes, header_length: str | None, *, model: str) -> Infer
             {}, [Tensor(name="image", shape=(1,), datatype="BYTES", data=[tail])], (), model=model
         )
         return InferRequest(id="", query=query, outputs=tuple((name, False) for name in DEFAULT_OUTPUTS))
-    try:
-        document = orjson.loads(head)
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the request is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise BadRequestError("the request must be a JSON object with `inputs`")
+    document = json_object(head)
     parameters = _object(document.get("parameters"), "parameters")
     tensors = list(_tensors(document.get("inputs"), tail))
     outputs = _outputs(document.get("outputs"), bool(parameters.get("binary_data_output", False)))
@@ -440,6 +435,21 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequestError(f"{what} must be a JSON object; got {type(value).__name__}")
     return value
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object.
+
+    Raises:
+        BadRequestError: it is something else.
+    """
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BadRequestError("the body must be a JSON object")
+    return content
 
 
 def text_of(parameters: Mapping[str, Any], name: str) -> str | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from starlette.datastructures import Headers
 
 from scclip_rt.errors import OptionError
 from scclip_rt.formats import encode, find_format
 from scclip_rt.serving.body import read_form
 from scclip_rt.serving.errors import BadRequestError, NotAcceptableError
-from scclip_rt.serving.kserve import decode_base64, overrides_of, string, text_of
+from scclip_rt.serving.kserve import decode_base64, json_object, overrides_of, string, text_of
 from scclip_rt.serving.model import LoadedModel
 from scclip_rt.serving.render import (
     JSON,
@@ -202,21 +201,6 @@ def model_document(model: LoadedModel) -> dict[str, Any]:
             name: len(vocabulary.classes) for name, vocabulary in model.vocabularies.names().items()
         },
     }
-
-
-def json_object(body: bytes) -> dict[str, Any]:
-    """A body as a JSON object.
-
-    Raises:
-        BadRequestError: it is something else.
-    """
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BadRequestError("the body must be a JSON object")
-    return content
 
 
 def flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
