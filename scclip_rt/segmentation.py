@@ -71,7 +71,14 @@ class Segmentation:
 
     def label_shares(self) -> list[tuple[int, float]]:
         """As `shares`, with labels for names."""
-        counts = np.bincount(self.labels.ravel())
+        if self.labels.dtype == np.uint8:
+            from PIL import (
+                Image,
+            )  # counts bytes; numpy makes eight of each first and takes three times as long
+
+            counts = np.array(Image.fromarray(self.labels).histogram())
+        else:
+            counts = np.bincount(self.labels.ravel())
         present = np.flatnonzero(counts)
         order = present[np.argsort(-counts[present], kind="stable")]
         return [(int(label), float(counts[label] / self.labels.size)) for label in order]

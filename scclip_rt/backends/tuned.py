@@ -7,7 +7,6 @@ bundle, on this processor with as many cores, with these versions of the librari
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 from dataclasses import dataclass
@@ -103,6 +102,8 @@ def tuned_file(bundle: Bundle) -> Path | None:
 @functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that are installed."""
+    import importlib.metadata  # brings in what reads mail: as long as ONNX Runtime's import
+
     versions = {}
     for name, packages in LIBRARIES.items():
         for package in packages:

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from scclip_rt.bundle.hashes import forget, remembered_sha256
@@ -30,6 +29,7 @@ from scclip_rt.strict_json import parse_json
 
 MANIFEST_FILE = "bundle.json"
 DEMO_NAME = "demo"
+_PACKAGE = Path(__file__).parents[1]
 # A manifest is some 10 kB; a bound keeps a mistaken path (a disk image, /dev/zero) from filling the memory.
 _MAX_MANIFEST_BYTES = 16 << 20
 # What lies here is made for particular GPUs. A copy may leave it out, and a damaged one must not keep the other
@@ -250,7 +250,7 @@ def _bundle_directory(path: str | Path) -> Path:
     if isinstance(path, str) and path.startswith(HUB_SCHEME):
         return hub_folder(path)
     if str(path) == DEMO_NAME:
-        packaged = Path(str(resources.files("scclip_rt"))) / f"{DEMO_NAME}.scclip"
+        packaged = _PACKAGE / f"{DEMO_NAME}.scclip"
         if packaged.is_dir():
             return packaged
         raise BundleError(

@@ -101,6 +101,9 @@ def _messages(
 
 
 def _varint(data: mmap.mmap, position: int, *, shortest: bool = True) -> tuple[int, int]:
+    value = data[position]
+    if value < 0x80:  # nearly all of them
+        return value, position + 1
     value = shift = 0
     while shift < 70:
         byte = data[position]

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 _EXACT = 2**53  # float64 and JavaScript hold every integer up to here
@@ -13,7 +13,7 @@ _EXACT = 2**53  # float64 and JavaScript hold every integer up to here
 
 @functools.cache
 def _schema(name: str) -> dict[str, Any]:
-    text = resources.files("scclip_rt").joinpath(f"bundle/schema/{name}.schema.json").read_text("utf-8")
+    text = (Path(__file__).parent / f"schema/{name}.schema.json").read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,6 +135,8 @@ def encode(name: str, result: Segmentation, *, file_name: str) -> EncodedLabels:
 
 
 def _zipped(files: list[tuple[str, bytes]]) -> bytes:
+    import zipfile  # for formats of several files, asked for one image
+
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files:

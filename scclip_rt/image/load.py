@@ -28,7 +28,8 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]"
 )
 _MEMORY_ERRORS = ("out of memory", "cannot allocate", "not enough memory", "bad_alloc")
-_COMMON = frozenset({"JPEG", "PNG", "GIF", "BMP", "DIB", "PPM"})  # what Image.preinit imports
+_PLUGINS = ("Png", "Jpeg", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Jpeg2K", "Ppm")
+"""Pillow's modules for `FORMATS`, imported one by one until an image is known: all take longer than a small photo."""
 
 
 def load_image(
@@ -127,22 +128,19 @@ def _stream(source: Any) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-@functools.cache
-def _decoders(*, common: bool) -> tuple[tuple[Any, Any], ...]:
-    """The constructor and the test of the first bytes of each of `FORMATS` that this Pillow has.
-
-    Those that Pillow counts as common, or the others, whose modules take longer to import than a photo to decode.
-    """
+def _decoders() -> Iterator[tuple[Any, Any]]:
+    """The constructor and the test of the first bytes of each of `FORMATS` that this Pillow has."""
     from PIL import Image
 
-    Image.preinit()
-    for plugin in () if common else ("WebP", "Tiff", "Jpeg2K", "Avif"):
-        try:
-            importlib.import_module(f"PIL.{plugin}ImagePlugin")
-        except ImportError:  # AVIF came with Pillow 11.3
-            continue
-    wanted = (name for name in FORMATS if (name in _COMMON) == common)
-    return tuple(Image.OPEN[name] for name in wanted if name in Image.OPEN)
+    for plugin in _PLUGINS:
+        _import_plugin(plugin)
+        yield from (Image.OPEN[name] for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def _import_plugin(name: str) -> None:
+    with contextlib.suppress(ImportError):  # AVIF came with Pillow 11.3
+        importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
 def _open_stream(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
@@ -154,12 +152,11 @@ def _open_stream(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
             raise ImageError("a file object with an image must be opened in binary mode", field="image")
         if not prefix:
             raise ImageError(f"can't read the image {name}: the file is empty", field="image")
-        for common in (True, False):
-            for construct, accepts in _decoders(common=common):
-                if accepts is None or accepts(prefix) is True:
-                    stream.seek(0)
-                    image: ImageFile.ImageFile = construct(stream, "")
-                    return image
+        for construct, accepts in _decoders():
+            if accepts is None or accepts(prefix) is True:
+                stream.seek(0)
+                image: ImageFile.ImageFile = construct(stream, "")
+                return image
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise many kinds on damaged headers

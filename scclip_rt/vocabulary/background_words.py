@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
+from pathlib import Path
 
 from scclip_rt.errors import VocabularyError, did_you_mean
 from scclip_rt.vocabulary.classes import Classes, name_key, shorten
@@ -25,7 +25,7 @@ def background_words(name: str) -> tuple[str, ...]:
             f"{', '.join(BACKGROUND_WORDS)}",
             field="background_words",
         )
-    text = resources.files("scclip_rt.vocabulary").joinpath("background", f"{name}.txt").read_text("utf-8")
+    text = (Path(__file__).parent / f"background/{name}.txt").read_text("utf-8")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return tuple(word.strip() for line in lines for word in line.split(","))
 

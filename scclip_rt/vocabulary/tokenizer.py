@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,8 @@ CONTEXT_LENGTH = 77
 
 def clean(text: str) -> str:
     """Repair the encoding, unescape HTML twice, collapse white space, lower case: CLIP's own preparation."""
+    import html
+
     import ftfy  # 40 ms
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))

@@ -94,14 +94,12 @@ def _check_installed(provider: str) -> None:
 @functools.cache
 def warn_about_double_install() -> None:
     """Warn once if both builds of ONNX Runtime are installed: they overwrite each other's files."""
-    packages = Path(load_onnxruntime().__file__).parents[1]
+    # importlib.metadata takes as long to load as a session, and Path.glob longer than a list of all names.
+    installed = sorted(os.listdir(Path(load_onnxruntime().__file__).parents[1]))  # noqa: PTH208
     found = [
-        f"{name.replace('_', '-')} {path.stem.partition('-')[2]}"
-        for name in (
-            "onnxruntime",
-            "onnxruntime_gpu",
-        )  # importlib.metadata takes longer to load than a session
-        for path in sorted(packages.glob(f"{name}-[0-9]*.dist-info"))[:1]
+        f"{name.replace('_', '-')} {entry[len(name) + 1 : -len('.dist-info')]}"
+        for name in ("onnxruntime", "onnxruntime_gpu")
+        for entry in [e for e in installed if e.startswith(f"{name}-") and e.endswith(".dist-info")][:1]
     ]
     if len(found) > 1:
         warnings.warn(

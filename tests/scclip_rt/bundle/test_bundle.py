@@ -63,7 +63,7 @@ def test_path_that_is_no_bundle(tmp_path: Path, kind: str) -> None:
 
 
 def test_demo_without_a_packaged_bundle_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("scclip_rt.bundle.bundle.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("scclip_rt.bundle.bundle._PACKAGE", tmp_path)
     refuse("demo", "ships no demo bundle")
     build_bundle(tmp_path / "demo.scclip")
     assert Bundle.open("demo").name == "tiny"
