@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from scclip_rt import __version__
 from scclip_rt.serving import kserve, plain
 from scclip_rt.serving.adapters import anylabeling, label_studio
-from scclip_rt.serving.body import BodyBudget, read_body, wait_until_gone
+from scclip_rt.serving.body import BodyBudget, parsed, read_body, wait_until_gone
 from scclip_rt.serving.errors import (
     ClientGoneError,
     NotReadyError,
@@ -35,7 +35,7 @@ from scclip_rt.serving.errors import (
 )
 from scclip_rt.serving.metrics import CONTENT_TYPE
 from scclip_rt.serving.openapi import openapi_document
-from scclip_rt.serving.render import JSON, PNG, Rendered, json_bytes
+from scclip_rt.serving.render import JSON, LABEL_HEADERS, PNG, Rendered, json_bytes
 from scclip_rt.serving.service import Answer, Query, Service, Visit
 from scclip_rt.serving.settings import Limits, ModelSource, ServeSettings
 from scclip_rt.serving.watch import NOTE, Watch, has_key
@@ -144,7 +144,7 @@ def application(service: Service, *, companions: Sequence[Companion] = ()) -> AS
                 allow_origins=list(service.settings.cors),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["X-Request-Id", kserve.HEADER, "X-Labels-Shape", "X-Labels-Dtype"],
+                expose_headers=["X-Request-Id", "Retry-After", kserve.HEADER, *LABEL_HEADERS],
             )
         )
     starlette = Starlette(
@@ -153,6 +153,8 @@ def application(service: Service, *, companions: Sequence[Companion] = ()) -> AS
         lifespan=lifespan,
         exception_handlers={HTTPException: _not_routed},  # type: ignore[dict-item]
     )
+    # A redirect from a path with a slash too many names this server's own address, which a proxy's clients don't know.
+    starlette.router.redirect_slashes = False
     watch = Watch(starlette, service.metrics)
     watch.service = service  # type: ignore[attr-defined]
     return watch
@@ -279,9 +281,8 @@ class Routes:
         kserve.check_version(request.path_params.get("version", ""))
         visit = self._enter(request)
         body = await self._body(request, visit)
-        wanted = kserve.read_request(
-            body, request.headers.get(kserve.HEADER), model=request.path_params["model"]
-        )
+        length, model = request.headers.get(kserve.HEADER), request.path_params["model"]
+        wanted = await parsed(len(body), lambda: kserve.read_request(body, length, model=model))
         return await self._rendered(
             request,
             wanted.query,
@@ -292,13 +293,18 @@ class Routes:
     async def segment(self, request: Request) -> Response:
         """The plain way."""
         visit = self._enter(request)
-        media = plain.choose_media(request.headers.get("accept", ""))
         body = await self._body(request, visit)
-        image, parameters = await plain.segment_parameters(body, request.headers, request.query_params)
-        plain.check_flags(parameters)
+        form = await plain.form_of(body, request.headers)
+
+        def read() -> tuple[Query, dict[str, Any]]:
+            image, parameters = plain.segment_parameters(body, form, request.headers, request.query_params)
+            return plain.make_query(image, parameters), parameters
+
+        query, parameters = await parsed(len(body), read)
+        media = plain.media_of(parameters, request.headers.getlist("accept"))
         return await self._rendered(
             request,
-            plain.make_query(image, parameters),
+            query,
             lambda answer: plain.render(answer, media, parameters),
             visit,
         )
@@ -307,7 +313,7 @@ class Routes:
         """Embed a list of classes once."""
         visit = self._enter(request)
         body = await self._body(request, visit)
-        classes, background, name = plain.vocabulary_request(body)
+        classes, background, name = await parsed(len(body), lambda: plain.vocabulary_request(body))
         model = self._service.model(name)
         made, vocabulary = await self._while_client_waits(
             request, visit, self._service.embed(model, classes, background, visit)
@@ -335,7 +341,8 @@ class Routes:
     async def anylabeling(self, request: Request) -> Response:
         """X-AnyLabeling: predict."""
         visit = self._enter(request)
-        query, epsilon = anylabeling.read_request(kserve.json_object(await self._body(request, visit)))
+        body = await self._body(request, visit)
+        query, epsilon = await parsed(len(body), lambda: anylabeling.read_request(kserve.json_object(body)))
         found = await self._while_client_waits(
             request,
             visit,
@@ -346,7 +353,8 @@ class Routes:
     async def label_studio(self, request: Request) -> Response:
         """Label Studio: predict."""
         visit = self._enter(request)
-        content = kserve.json_object(await self._body(request, visit))
+        body = await self._body(request, visit)
+        content = await parsed(len(body), lambda: kserve.json_object(body))
         config = label_studio.LabelConfig.read(content.get("label_config"))
         model = self._service.model(None)
         version, classes = label_studio.model_version(model), label_studio.classes_for(config, model)
@@ -417,10 +425,11 @@ class Routes:
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                visit.cancel()
                 raise ClientGoneError("the client closed the connection")
             return task.result()
         finally:
+            if not task.done():  # the client has gone, or the server's grace is over
+                visit.cancel()
             for unfinished in (task, gone):
                 unfinished.cancel()
 

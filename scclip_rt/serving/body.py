@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -20,7 +21,12 @@ from scclip_rt.serving.errors import (
     UnsupportedMediaError,
 )
 
+Result = TypeVar("Result")
+_LARGE_BYTES = 1 << 20
 _MAX_PART_BYTES = 1 << 20  # of a form field that is no file
+
+FormParts = list[tuple[str, str | bytes]]
+"""Names and values of a form: text, or a file's bytes."""
 
 
 class BodyBudget:
@@ -69,7 +75,8 @@ async def read_body(
         BadRequestError: damaged compression.
     """
     length = headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > max_bytes:
+    digits = length.lstrip("0")
+    if length.isascii() and length.isdigit() and (len(digits) > 18 or int(digits or "0") > max_bytes):
         raise _too_large(max_bytes)
     data, held = bytearray(), 0
     try:
@@ -93,14 +100,19 @@ async def read_body(
         budget.give_back(held)
 
 
+async def parsed(size: int, read: Callable[[], Result]) -> Result:
+    """What a body of `size` bytes says. A large one is read in a thread: others wait for the event loop."""
+    return await asyncio.to_thread(read) if size > _LARGE_BYTES else read()
+
+
 async def wait_until_gone(receive: Receive) -> None:
     """Return when the client closes the connection; the body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def read_form(body: bytes, headers: Headers) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Fields and files of a multipart form; nothing is written to disk.
+async def read_form(body: bytes, headers: Headers) -> FormParts:
+    """Names and values of a multipart form, text or a file's bytes; nothing is written to disk.
 
     Raises:
         BadRequestError: not the form that the content type says.
@@ -116,22 +128,22 @@ async def read_form(body: bytes, headers: Headers) -> tuple[dict[str, str], dict
         form: FormData = await parser.parse()
     except MultiPartException as error:
         raise BadRequestError(f"the form can't be read: {error.message}") from error
-    fields: dict[str, str] = {}
-    files: dict[str, bytes] = {}
+    parts: FormParts = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            files[name] = value.file.read()
+            parts.append((name, value.file.read()))
             value.file.close()
         else:
-            fields[name] = value
-    return fields, files
+            parts.append((name, value))
+    return parts
 
 
 def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes:
     """Undo gzip or deflate, as far as the limit goes."""
+    coding = coding.strip().lower()
     if coding in ("", "identity"):
         return data
-    if coding not in ("gzip", "deflate"):
+    if coding not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedMediaError(f"content coding {coding!r} is not read here; gzip, deflate or none")
     unpacker = zlib.decompressobj(wbits=47)  # gzip and zlib, told apart by their header
     try:
@@ -142,6 +154,8 @@ def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes:
         raise _too_large(max_bytes)
     if not unpacker.eof:
         raise BadRequestError(f"the body's {coding} is cut off")
+    if unpacker.unused_data:
+        raise BadRequestError(f"{len(unpacker.unused_data):,} bytes follow the end of the body's {coding}")
     return unpacked
 
 

@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 
 from scclip_rt.encoded import Encoded
+from scclip_rt.serving.images import WireImage
 
 
 class FeatureCache:
@@ -25,9 +26,15 @@ class FeatureCache:
         """Bytes kept now."""
         return self._held
 
-    def key(self, data: bytes, owner: bytes) -> bytes | None:
+    def key(self, image: WireImage, owner: bytes) -> bytes | None:
         """What an image is found by under the loaded model `owner`; None if nothing is kept anyway."""
-        return None if self._capacity == 0 else hashlib.sha256(data).digest() + owner
+        if self._capacity == 0:
+            return None
+        if isinstance(image, bytes):
+            return hashlib.sha256(image).digest() + owner
+        found = hashlib.sha256(repr(image.shape).encode())  # the same pixels make a wide and a tall image
+        found.update(image.ravel().data)
+        return found.digest() + owner
 
     def get(self, key: bytes | None) -> Encoded | None:
         """The image, if it is here."""

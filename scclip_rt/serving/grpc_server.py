@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 
 from scclip_rt import __version__
 from scclip_rt.serving import kserve
+from scclip_rt.serving.body import parsed
 from scclip_rt.serving.errors import BadRequestError, NotFoundError, UnauthorisedError, message_of, status_of
 from scclip_rt.serving.service import Service, Visit
 from scclip_rt.serving.watch import has_key
@@ -49,10 +50,12 @@ class GrpcServer:
         service: what answers.
         host: address.
         port: 0 takes a free one; `port` says which.
+        grace: seconds that accepted calls have at the end.
     """
 
-    def __init__(self, service: Service, *, host: str, port: int) -> None:
+    def __init__(self, service: Service, *, host: str, port: int, grace: float = 30.0) -> None:
         self._service = service
+        self._grace = grace
         self._address = f"[{host}]" if ":" in host else host
         self.port = port
         self._messages = load_messages()
@@ -79,7 +82,7 @@ class GrpcServer:
     async def stop(self) -> None:
         """Answer what was accepted, then end."""
         if self._server is not None:
-            await self._server.stop(self._service.settings.limits.timeout)
+            await self._server.stop(self._grace)
 
     def _handlers(self) -> Any:
         calls: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -159,7 +162,7 @@ class GrpcServer:
         left = context.time_remaining()
         if left is not None:
             visit.deadline = min(visit.deadline, time.monotonic() + left)
-        wanted = read_request(request)
+        wanted = await parsed(request.ByteSize(), lambda: read_request(request))
         try:
             return await self._answer(wanted, visit)
         except asyncio.CancelledError:  # the client has gone
@@ -218,12 +221,11 @@ def read_request(request: Any) -> kserve.InferRequest:
         )
         for index, tensor in enumerate(request.inputs)
     ]
-    outputs = tuple((kserve.check_output(output.name), True) for output in request.outputs)
-    outputs = outputs or tuple((name, True) for name in kserve.DEFAULT_OUTPUTS)
-    query = kserve.make_query(
-        _parameters(request.parameters), tensors, [name for name, _ in outputs], model=request.model_name
-    )
-    return kserve.InferRequest(id=request.id, query=query, outputs=outputs)
+    parameters = _parameters(request.parameters)
+    names = [kserve.check_output(output.name, _parameters(output.parameters)) for output in request.outputs]
+    names = names or list(kserve.default_outputs(parameters))
+    query = kserve.make_query(parameters, tensors, names, model=request.model_name)
+    return kserve.InferRequest(id=request.id, query=query, outputs=tuple((name, True) for name in names))
 
 
 def _contents(tensor: Any) -> list[Any]:

@@ -1,13 +1,15 @@
 """The Open Inference Protocol (KServe v2): requests and answers, with binary tensors, apart from any transport.
 
 Inputs: `image`, BYTES of one encoded file or UINT8 (H, W, 3) RGB, and `classes`, BYTES (C,), an entry a class.
-Outputs: `labels`, `class_names`, `confidence`, `features`; without a list of outputs the first two.
+Outputs: `labels`, `class_names`, `confidence`, `features`; without a list of outputs the first two, and the third if
+the parameter `confidence` says so.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from scclip_rt.serving.images import WireImage
 from scclip_rt.serving.model import LoadedModel, Overrides
 from scclip_rt.serving.render import JSON, RAW, Rendered, json_bytes
 from scclip_rt.serving.service import Answer, Query
+from scclip_rt.vocabulary.classes import shorten
 
 VERSION = "1"
 HEADER = "Inference-Header-Content-Length"
@@ -35,6 +38,8 @@ _OF_THE_PROTOCOL = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
 )
 """Clients send these on their own; they change nothing here."""
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+_LENGTH_DIGITS = 18  # of a number of bytes that fits anywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class InferAnswer:
 
 def server_metadata(version: str) -> dict[str, Any]:
     """`GET /v2`."""
-    return {"name": "scclip", "version": version, "extensions": ["binary_tensor_data", "model_repository"]}
+    return {"name": "scclip", "version": version, "extensions": ["binary_tensor_data"]}
 
 
 def model_metadata(model: LoadedModel) -> dict[str, Any]:
@@ -148,9 +153,9 @@ def read_request(body: bytes, header_length: str | None, *, model: str) -> Infer
     document = json_object(head)
     parameters = _object(document.get("parameters"), "parameters")
     tensors = list(_tensors(document.get("inputs"), tail))
-    outputs = _outputs(document.get("outputs"), bool(parameters.get("binary_data_output", False)))
+    outputs = _outputs(document.get("outputs"), parameters)
     query = make_query(parameters, tensors, [name for name, _ in outputs], model=model)
-    return InferRequest(id=str(document.get("id", "")), query=query, outputs=outputs)
+    return InferRequest(id=text_of(document, "id") or "", query=query, outputs=outputs)
 
 
 def make_query(
@@ -178,7 +183,7 @@ def make_query(
         vocabulary=text_of(parameters, "vocabulary"),
         background=text_of(parameters, "background"),
         overrides=overrides_of(parameters),
-        confidence="confidence" in outputs or bool(parameters.get("confidence", False)),
+        confidence="confidence" in outputs,
         features="features" in outputs,
     )
 
@@ -207,7 +212,7 @@ def image_of(tensor: Tensor) -> WireImage:
         BadRequestError: another type or shape, or more than one image.
     """
     if tensor.datatype == "BYTES":
-        files = list(_elements(tensor, base64_text=True))
+        files = _elements(tensor, base64_text=True)
         if len(files) != 1:
             raise BadRequestError(
                 f"`image` must hold one file; got {len(files)}. Send a request for each: they are batched here"
@@ -226,10 +231,12 @@ def image_of(tensor: Tensor) -> WireImage:
             )
         return np.frombuffer(tensor.raw, np.uint8).reshape(shape)
     try:
-        values = np.asarray(tensor.data, np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise BadRequestError("`image` as UINT8 must hold whole numbers") from error
-    if values.size != np.prod(shape) or (values.size and not 0 <= values.min() <= values.max() <= 255):
+        values = np.asarray(tensor.data)
+    except ValueError as error:
+        raise BadRequestError("`image` as UINT8 must hold rows of equal length") from error
+    if values.dtype.kind not in "iu":
+        raise BadRequestError("`image` as UINT8 must hold whole numbers")
+    if values.size != math.prod(shape) or not 0 <= values.min() <= values.max() <= 255:
         raise BadRequestError(
             f"`image` of shape {list(tensor.shape)} needs as many numbers from 0 to 255; got {values.size:,}"
         )
@@ -300,9 +307,11 @@ def _output(name: str, answer: Answer) -> Output:
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
-    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+    number = header_length.isascii() and header_length.isdigit() and len(header_length) <= _LENGTH_DIGITS
+    if not number or int(header_length) > len(body):
         raise BadRequestError(
-            f"{HEADER} must be the bytes of the JSON part, at most the body's {len(body):,}; got {header_length!r}"
+            f"{HEADER} must be the bytes of the JSON part, at most the body's {len(body):,}; "
+            f"got {header_length[:40]!r}"
         )
     return body[: int(header_length)], body[int(header_length) :]
 
@@ -334,29 +343,35 @@ def _tensors(inputs: Any, tail: bytes) -> Iterator[Tensor]:
         raise BadRequestError(f"{len(tail) - start:,} bytes follow the last input")
 
 
-def _outputs(outputs: Any, binary: bool) -> tuple[tuple[str, bool], ...]:
-    if not outputs:
-        return tuple((name, binary) for name in DEFAULT_OUTPUTS)
+def _outputs(outputs: Any, parameters: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    binary = flag(parameters, "binary_data_output")
+    if outputs is None or outputs == []:
+        return tuple((name, binary) for name in default_outputs(parameters))
     if not isinstance(outputs, list):
         raise BadRequestError("`outputs` must be a list")
     wanted = []
     for row in outputs:
         entry = _object(row, "an output")
-        parameters = _object(entry.get("parameters"), "parameters of an output")
-        if parameters.get("classification"):
-            raise BadRequestError(
-                "the classification extension doesn't go with label maps; leave out class_count"
-            )
-        wanted.append((check_output(entry.get("name")), bool(parameters.get("binary_data", binary))))
+        own = _object(entry.get("parameters"), "parameters of an output")
+        wanted.append((check_output(entry.get("name"), own), flag(own, "binary_data", default=binary)))
     return tuple(wanted)
 
 
-def check_output(name: object) -> str:
+def default_outputs(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The outputs of a request that lists none."""
+    return (*DEFAULT_OUTPUTS, "confidence") if flag(parameters, "confidence") else DEFAULT_OUTPUTS
+
+
+def check_output(name: object, parameters: Mapping[str, Any]) -> str:
     """The name of an output.
 
     Raises:
-        BadRequestError: there is none of that name.
+        BadRequestError: there is none of that name, or classes are to be counted in it.
     """
+    if parameters.get("classification"):
+        raise BadRequestError(
+            "the classification extension doesn't go with label maps; leave out class_count"
+        )
     if name not in OUTPUTS:
         raise BadRequestError(f"no output is called {name!r}; there are {', '.join(OUTPUTS)}")
     return str(name)
@@ -372,8 +387,18 @@ def check_version(version: str) -> None:
         raise NotFoundError(f"there is version {VERSION} only; got {version!r}")
 
 
-def _elements(tensor: Tensor, *, base64_text: bool) -> Iterator[bytes]:
-    """The elements of a BYTES tensor; in JSON files are base64, names are text."""
+def _elements(tensor: Tensor, *, base64_text: bool) -> list[bytes]:
+    """The elements of a BYTES tensor, as many as its shape says."""
+    elements, wanted = list(_all_elements(tensor, base64_text=base64_text)), math.prod(tensor.shape)
+    if len(elements) != wanted:
+        raise BadRequestError(
+            f"input {tensor.name!r} of shape {list(tensor.shape)} has {wanted:,} elements; got {len(elements):,}"
+        )
+    return elements
+
+
+def _all_elements(tensor: Tensor, *, base64_text: bool) -> Iterator[bytes]:
+    """In JSON files are base64, names are text."""
     if tensor.raw is not None:
         yield from unpack_bytes(tensor.raw, tensor.name)
         return
@@ -473,11 +498,28 @@ def string(value: Any, name: str) -> str:
     return value
 
 
+def flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    """A parameter that is on or off.
+
+    Raises:
+        BadRequestError: it is neither.
+    """
+    value = parameters.get(name)
+    if value is None:
+        return default
+    text = str(value).lower()
+    if text not in _TRUE + _FALSE:
+        raise BadRequestError(f"{name} must be 1 or 0; got {shorten(str(value))!r}")
+    return text in _TRUE
+
+
 def _number(parameters: Mapping[str, Any], name: str) -> float | None:
     value = parameters.get(name)
     if value is None or value == "":
         return None
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise BadRequestError(f"{name} must be a number; got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadRequestError(f"{name} must be a number; got {shorten(str(value))!r}") from error

@@ -148,7 +148,7 @@ class LoadedModel:
             TooLargeError: too many pixels.
             UnsupportedMediaError: of an unknown format.
         """
-        key = cache.key(image if isinstance(image, bytes) else image.tobytes(), self.key)
+        key = cache.key(image, self.key)
         if (encoded := cache.get(key)) is not None:
             return ReadyImage(windows=_NO_WINDOWS, encoded=encoded)
         source = self._open(image)

@@ -23,6 +23,7 @@ _NUMBER: dict[str, Any] = {"type": "number"}
 _INTEGER: dict[str, Any] = {"type": "integer"}
 _BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
 _BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+_BOOLEAN: dict[str, Any] = {"type": "boolean"}
 _OBJECT: dict[str, Any] = {"type": "object"}
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
 _HEADER = {
@@ -71,6 +72,10 @@ def openapi_document(version: str) -> dict[str, Any]:
             },
             "schemas": {
                 "Error": _record({"error": _TEXT}, "error"),
+                "ToolError": _record(
+                    {"success": _BOOLEAN, "error": _record({"code": _TEXT, "message": _TEXT}, "message")},
+                    "error",
+                ),
                 "Segmentation": _segmentation_schema(),
                 "Vocabulary": _vocabulary_schema(),
             },
@@ -118,6 +123,9 @@ def _paths() -> dict[str, Any]:
         answer={"application/json": _OBJECT, "application/octet-stream": _BYTES},
     )
     body, model, text = {"application/json": _OBJECT}, [_MODEL], {"text/plain": _TEXT}
+    rows = {
+        "application/json": _list(_record({"name": _TEXT, "version": _TEXT, "state": _TEXT}, "name", "state"))
+    }
     get, post = _operation, partial(_operation, body=body)
     return {
         "/v1/segment": {"post": segment},
@@ -132,8 +140,12 @@ def _paths() -> dict[str, Any]:
             "get": get("KServe v2: is a model ready", "200 or 503.", parameters=model)
         },
         "/v2/models/{model}/infer": {"post": infer},
-        "/v2/repository/index": {"post": get("Triton: the repository's index", "Models and states.")},
-        "/v1/predict": {"post": post("X-AnyLabeling: predict", "Polygons for a text prompt.")},
+        "/v2/repository/index": {
+            "post": get("Triton: the repository's index", "Models and states.", answer=rows)
+        },
+        "/v1/predict": {
+            "post": post("X-AnyLabeling: predict", "Polygons for a text prompt.", refusal="ToolError")
+        },
         "/predict": {"post": post("Label Studio: predict", "Brush masks for tasks.")},
         "/setup": {"post": post("Label Studio: set up", "A project connects.")},
         "/webhook": {"post": post("Label Studio: events", "Read and ignored.")},
@@ -152,9 +164,10 @@ def _operation(
     parameters: list[dict[str, Any]] | None = None,
     body: Mapping[str, Any] | None = None,
     status: str = "200",
+    refusal: str = "Error",
 ) -> dict[str, Any]:
-    """One operation; `answer` and `body` are schemas by media type."""
-    error = _content({"application/json": {"$ref": "#/components/schemas/Error"}})
+    """One operation; `answer` and `body` are schemas by media type, `refusal` is the errors' schema."""
+    error = _content({"application/json": {"$ref": f"#/components/schemas/{refusal}"}})
     operation: dict[str, Any] = {
         "summary": summary,
         "description": description,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 
 from scclip_rt.errors import OptionError
 from scclip_rt.formats import encode, find_format
-from scclip_rt.serving.body import read_form
+from scclip_rt.serving.body import FormParts, read_form
 from scclip_rt.serving.errors import BadRequestError, NotAcceptableError
-from scclip_rt.serving.kserve import decode_base64, json_object, overrides_of, string, text_of
+from scclip_rt.serving.kserve import decode_base64, flag, json_object, overrides_of, string, text_of
 from scclip_rt.serving.model import LoadedModel
 from scclip_rt.serving.render import (
     JSON,
@@ -26,6 +27,7 @@ from scclip_rt.serving.render import (
 )
 from scclip_rt.serving.service import Answer, Query
 from scclip_rt.serving.vocabularies import split_classes
+from scclip_rt.vocabulary.classes import shorten
 from scclip_rt.vocabulary.file import Vocabulary
 
 PARAMETERS = (
@@ -33,11 +35,19 @@ PARAMETERS = (
     "logit_scale", "prob_threshold", "area_threshold", "refine",
 )  # fmt: skip
 _FORM = "multipart/form-data"
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
-async def segment_parameters(
-    body: bytes, headers: Headers, query: Mapping[str, str]
+async def form_of(body: bytes, headers: Headers) -> FormParts | None:
+    """The parts of a multipart form; None where the body is something else.
+
+    Raises:
+        BadRequestError: not the form that the content type says.
+    """
+    return await read_form(body, headers) if _kind(headers) == _FORM else None
+
+
+def segment_parameters(
+    body: bytes, form: FormParts | None, headers: Headers, query: QueryParams
 ) -> tuple[bytes, dict[str, Any]]:
     """The image and the parameters of `POST /v1/segment`, however they came.
 
@@ -45,30 +55,48 @@ async def segment_parameters(
     is the image. Parameters in the URL go with each of them; a field wins.
 
     Raises:
-        BadRequestError: no image, or an unknown parameter.
+        BadRequestError: no image, or an unknown parameter, or one that comes twice.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    parameters: dict[str, Any] = dict(query)
-    if kind == _FORM:
-        fields, files = await read_form(body, headers)
-        image = files.get("image") or files.get("file") or b""
-        if not image:
-            raise BadRequestError("the form has no file called `image` (curl: -F image=@photo.jpg)")
-        parameters |= fields
-    elif kind == JSON:
+    parameters: dict[str, Any] = once(query.multi_items())
+    if form is not None:
+        files = {name: value for name, value in once(form).items() if isinstance(value, bytes)}
+        if set(files) not in ({"image"}, {"file"}):
+            found = ", ".join(map(repr, files)) or "none"
+            raise BadRequestError(
+                f"the form must have one file, called `image` (curl: -F image=@photo.jpg); got {found}"
+            )
+        (image,) = files.values()
+        parameters |= {name: value for name, value in form if isinstance(value, str)}
+    elif _kind(headers) == JSON:
         content = json_object(body)
         image = decode_base64(string(content.pop("image", None), "image"), "image")
-        if isinstance(content.get("classes"), list):
-            content["classes"] = tuple(string(entry, "classes") for entry in content["classes"])
+        classes = content.get("classes")
+        if isinstance(classes, list):
+            content["classes"] = tuple(string(entry, "classes") for entry in classes)
+        elif classes is not None:
+            string(classes, "classes")
         parameters |= content
     else:  # whatever it is called: curl calls an image a form, and the image's header is looked at anyway
         image = body
-    unknown = sorted(set(parameters) - set(PARAMETERS))
-    if unknown:
-        raise BadRequestError(f"unknown parameter {unknown[0]!r}; there are {', '.join(PARAMETERS)}")
+    refuse_unknown(parameters, PARAMETERS)
     if not image:
-        raise BadRequestError("the body is empty; send an image")
+        raise BadRequestError("the image is empty (0 bytes); send one")
     return image, parameters
+
+
+def _kind(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def refuse_unknown(parameters: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a parameter that is none of these.
+
+    Raises:
+        BadRequestError: there is one.
+    """
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise BadRequestError(f"unknown parameter {shorten(unknown[0])!r}; there are {', '.join(known)}")
 
 
 def make_query(image: bytes, parameters: Mapping[str, Any]) -> Query:
@@ -91,36 +119,61 @@ def make_query(image: bytes, parameters: Mapping[str, Any]) -> Query:
     )
 
 
-def choose_media(accept: str) -> str:
-    """The first of PNG, JSON and raw labels among those that the client likes best; PNG if it doesn't say.
+def choose_media(accept: Sequence[str]) -> str:
+    """What the client likes best of PNG, JSON and raw labels: by weight, then by its order, then by ours.
 
     Raises:
         NotAcceptableError: it wants none of them.
     """
-    best: tuple[float, str] | None = None
-    for part in accept.split(",") if accept else ["*/*"]:
-        kind, *options = (piece.strip().lower() for piece in part.split(";"))
-        weight = 1.0
-        for option in options:
-            if option.startswith("q="):
-                try:
-                    weight = float(option[2:])
-                except ValueError:
-                    weight = 0.0
-        for offered in (PNG, JSON, RAW):
-            if kind in (offered, "*/*", f"{offered.partition('/')[0]}/*"):
-                if weight > 0 and (best is None or weight > best[0]):
-                    best = (weight, offered)
+    ranges = [_media_range(part) for part in ",".join(accept).split(",") if part.strip()] or [("*/*", 1.0)]
+    best: tuple[float, int, str] | None = None
+    for offered in (PNG, JSON, RAW):
+        # The closest range counts: `*/*, image/png;q=0` is anything but a PNG.
+        for wanted in (offered, f"{offered.partition('/')[0]}/*", "*/*"):
+            found = [(weight, -place) for place, (kind, weight) in enumerate(ranges) if kind == wanted]
+            if found:
+                weight, order = found[0]
+                if weight > 0 and (best is None or (weight, order) > best[:2]):
+                    best = (weight, order, offered)
                 break
     if best is None:
-        raise NotAcceptableError(f"this route gives {PNG}, {JSON} or {RAW}; the client accepts {accept!r}")
-    return best[1]
+        raise NotAcceptableError(
+            f"this route gives {PNG}, {JSON} or {RAW}; the client accepts {shorten(', '.join(accept), 200)!r}"
+        )
+    return best[2]
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    """`image/*;q=0.5` to its kind and weight; a weight that is no number from 0 to 1 is 0."""
+    kind, *options = (piece.strip().lower() for piece in text.split(";"))
+    for option in options:
+        if option.startswith("q="):
+            try:
+                weight = float(option[2:])
+            except ValueError:
+                return kind, 0.0
+            return kind, weight if 0 <= weight <= 1 else 0.0
+    return kind, 1.0
+
+
+def once(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Names and values as a dictionary.
+
+    Raises:
+        BadRequestError: a name comes twice.
+    """
+    for name, count in Counter(name for name, _ in items).items():
+        if count > 1:
+            raise BadRequestError(
+                f"{shorten(name)!r} comes {count} times; classes go into one text, after semicolons"
+            )
+    return dict(items)
 
 
 def render(answer: Answer, media: str, parameters: Mapping[str, Any]) -> Rendered:
     """In a worker: the answer's body."""
     if parameters.get("format"):
-        name = str(parameters.get("name") or "image.png")
+        name = text_of(parameters, "name") or "image.png"
         encoded = encode(str(parameters["format"]), answer.result, file_name=name)
         return Rendered(body=encoded.data, media_type=encoded.media_type)
     if flag(parameters, "overlay"):
@@ -134,19 +187,22 @@ def render(answer: Answer, media: str, parameters: Mapping[str, Any]) -> Rendere
     return Rendered(body=json_bytes(content), media_type=JSON)
 
 
-def check_flags(parameters: Mapping[str, Any]) -> None:
-    """Refuse a flag that is neither on nor off, and a format that isn't known, before any work.
+def media_of(parameters: Mapping[str, Any], accept: Sequence[str]) -> str:
+    """What to answer with, before any work: `format` and `overlay` say it themselves, else the `Accept` header does.
 
     Raises:
-        BadRequestError: there is one.
+        BadRequestError: a flag that is neither on nor off, or an unknown format.
+        NotAcceptableError: the client wants nothing that is made here.
     """
     for name in ("overlay", "legend", "confidence", "boxes"):
         flag(parameters, name)
-    if parameters.get("format"):
+    text_of(parameters, "name")
+    if form := text_of(parameters, "format"):
         try:
-            find_format(str(parameters["format"]))
+            return find_format(form).media_type
         except OptionError as error:
             raise BadRequestError(str(error)) from error
+    return PNG if flag(parameters, "overlay") else choose_media(accept)
 
 
 def vocabulary_request(body: bytes) -> tuple[tuple[str, ...], str | None, str | None]:
@@ -156,6 +212,7 @@ def vocabulary_request(body: bytes) -> tuple[tuple[str, ...], str | None, str | 
         BadRequestError: it is no JSON with a list `classes`.
     """
     content = json_object(body)
+    refuse_unknown(content, ("classes", "background", "model"))
     classes = content.get("classes")
     if isinstance(classes, str):
         entries = split_classes(classes)
@@ -201,18 +258,3 @@ def model_document(model: LoadedModel) -> dict[str, Any]:
             name: len(vocabulary.classes) for name, vocabulary in model.vocabularies.names().items()
         },
     }
-
-
-def flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
-    """A parameter that is on or off.
-
-    Raises:
-        BadRequestError: it is neither.
-    """
-    value = parameters.get(name, default)
-    text = str(value).lower()
-    if value is True or text in _TRUE:
-        return True
-    if value is False or text in _FALSE:
-        return False
-    raise BadRequestError(f"{name} must be 1 or 0; got {value!r}")

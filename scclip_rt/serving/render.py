@@ -20,6 +20,7 @@ from scclip_rt.segmentation import UNLABELLED, Segmentation
 PNG = "image/png"
 JSON = "application/json"
 RAW = "application/octet-stream"
+LABEL_HEADERS = ("X-Labels-Shape", "X-Labels-Dtype", "X-Labels-Unlabelled")
 
 _PNG_OPTIONS: dict[str, Any] = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}
 """Label maps are long runs: level 1 with run lengths only is the quickest and not the largest (docs/serving.md)."""
@@ -121,12 +122,8 @@ def raw_labels(result: Segmentation) -> Rendered:
     body = result.labels.astype(result.labels.dtype.newbyteorder("<"), copy=False).tobytes()
     if result.confidence is not None:
         body += (result.confidence * 255 + 0.5).astype(np.uint8).tobytes()
-    headers = {
-        "X-Labels-Shape": f"{height},{width}",
-        "X-Labels-Dtype": result.labels.dtype.name,
-        "X-Labels-Unlabelled": str(result.unlabelled),
-    }
-    return Rendered(body=body, media_type=RAW, headers=headers)
+    values = (f"{height},{width}", result.labels.dtype.name, str(result.unlabelled))
+    return Rendered(body=body, media_type=RAW, headers=dict(zip(LABEL_HEADERS, values, strict=True)))
 
 
 def _png(image: Image.Image, **options: Any) -> bytes:

@@ -11,6 +11,7 @@ from scclip_rt.limits import in_range
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 50_000_000
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_ORIGIN = re.compile(r"https?://[^/\s?#]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +111,13 @@ class ServeSettings:
                     f"a vocabulary's name may hold letters, digits, dots, dashes and underscores; got {name!r}"
                 )
         in_range("watch", self.watch)
+        for origin in self.cors:  # a browser's never end in a slash, so such a one would allow nobody
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise OptionError(
+                    f"an origin looks like https://a.example, or is *; got {origin!r}", field="cors"
+                )
+        if self.label_studio is not None and not _ORIGIN.match(self.label_studio):
+            raise OptionError(
+                f"Label Studio's URL looks like http://localhost:8080; got {self.label_studio!r}",
+                field="label_studio",
+            )

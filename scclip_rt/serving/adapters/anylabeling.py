@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scclip_rt.formats.polygons import label_polygons
 from scclip_rt.segmentation import Segmentation
 from scclip_rt.serving.errors import BadRequestError
-from scclip_rt.serving.kserve import decode_base64
+from scclip_rt.serving.kserve import decode_base64, text_of
 from scclip_rt.serving.model import LoadedModel, Overrides
 from scclip_rt.serving.plain import model_document
 from scclip_rt.serving.service import Query
@@ -65,7 +65,7 @@ def read_request(content: Mapping[str, Any]) -> tuple[Query, float]:
         raise BadRequestError("`conf_threshold` and `epsilon_factor` must be numbers from 0 to 1")
     query = Query(
         image=decode_base64(image, "image"),
-        model=content.get("model") or None,
+        model=text_of(content, "model"),
         classes=prompt_classes(prompt) or None,
         overrides=Overrides(prob_threshold=float(threshold) or None),
         confidence=True,

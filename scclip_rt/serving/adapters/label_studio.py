@@ -113,11 +113,11 @@ def fetch_image(
         raise BadRequestError(
             "the task names its image by address; start the server with --label-studio URL to let it fetch from there"
         )
-    url = urllib.parse.urljoin(f"{origin}/", address)
-    if urllib.parse.urlsplit(url)[:2] != urllib.parse.urlsplit(origin)[:2]:
-        raise BadRequestError(f"images are fetched from {origin} only; the task names another server")
-    request = urllib.request.Request(url, headers={"Authorization": f"Token {token}"} if token else {})
     try:
+        url = urllib.parse.urljoin(f"{origin}/", address)
+        if urllib.parse.urlsplit(url)[:2] != urllib.parse.urlsplit(origin)[:2]:
+            raise BadRequestError(f"images are fetched from {origin} only; the task names another server")
+        request = urllib.request.Request(url, headers={"Authorization": f"Token {token}"} if token else {})
         with _OPENER.open(request, timeout=timeout) as reply:
             data: bytes = reply.read(max_bytes + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:

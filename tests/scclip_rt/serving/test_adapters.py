@@ -66,6 +66,8 @@ def test_anylabeling_reads_errors_in_its_own_form(running: Running) -> None:
     reply = running.client.post("/v1/predict", json={"model": "tiny", "image": "?"})
     assert (reply.status_code, reply.json()["success"]) == (400, False)
     assert "base64" in reply.json()["error"]["message"]
+    reply = running.client.post("/v1/predict", json={"model": ["tiny"], "image": DATA})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "`model` must be text; got list")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,7 @@ def test_label_studio_images_are_fetched_from_there_only(
         ("http://127.0.0.1:9/a.png", "another server"),
         ("file:///etc/passwd", "another server"),
         ("/elsewhere", "302"),
+        ("http://[", "can't be fetched"),
     ):
         refused = ask(own.client, address)
         assert refused.status_code == 400

@@ -17,6 +17,8 @@ from PIL import Image
 from png_file import RGB, png_file
 from scclip_rt import Segmenter
 from scclip_rt.formats import FORMATS, encode
+from scclip_rt.serving.plain import choose_media
+from scclip_rt.serving.render import JSON, PNG, RAW
 from scclip_rt.serving.settings import Limits, ServeSettings
 from services import CLASSES, Running, picture, png, settings_of, wait_for
 
@@ -170,6 +172,13 @@ def test_the_same_image_with_other_classes_needs_no_encoding(running: Running) -
         ({"content": gzip.compress(bytes(2 << 20)), "headers": {"Content-Encoding": "gzip"}}, 413, "larger"),
         ({"content": png(np.zeros((700, 700, 3), np.uint8))}, 413, "490,000 pixels"),
         ({"data": {"classes": "a"}, "files": {"other": FILE}}, 400, "called `image`"),
+        ({"files": {"image": FILE, "classes": b"a"}}, 400, "got 'image', 'classes'"),
+        ({"files": [("image", FILE), ("image", FILE)]}, 400, "'image' comes 2 times"),
+        ({"content": FILE, "params": [("classes", "a"), ("classes", "b")]}, 400, "'classes' comes 2 times"),
+        ({"json": {"image": base64.b64encode(FILE).decode(), "classes": 5}}, 400, "`classes` must be text"),
+        ({"json": {"image": base64.b64encode(FILE).decode(), "name": {}}}, 400, "`name` must be text"),
+        ({"content": gzip.compress(FILE) + b"x", "headers": {"Content-Encoding": "gzip"}}, 400, "1 bytes follow"),
+        ({"content": gzip.compress(FILE), "headers": {"Content-Encoding": "X-GZIP"}}, 200, ""),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "form"),
         ({"json": {"image": "%%%"}}, 400, "base64"),
         ({"json": {"image": base64.b64encode(FILE).decode(), "classes": [1]}}, 400, "text"),
@@ -186,6 +195,36 @@ def test_what_is_wrong_is_said_with_a_status(
     assert running.client.get("/v2/health/live").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ([], PNG),
+        (["text/html, */*;q=0.8"], PNG),
+        (["application/json, image/png"], JSON),
+        (["image/png;q=0.5, application/json;q=0.9"], JSON),
+        (["*/*, image/png;q=0"], JSON),
+        (["application/*"], JSON),
+        (["application/*, application/json;q=0.1"], RAW),
+        (["text/plain", "application/octet-stream"], RAW),
+        (["image/png;q=nan, application/json;q=0.1"], JSON),
+    ],
+)
+def test_the_accept_header_chooses(accept: list[str], media: str) -> None:
+    assert choose_media(accept) == media
+
+
+def test_a_format_is_what_was_asked_for_whatever_is_accepted(running: Running) -> None:
+    reply = running.client.post(
+        "/v1/segment", params={"format": "cvat"}, content=FILE, headers={"Accept": "application/xml"}
+    )
+    assert reply.headers["content-type"] == "application/xml"
+
+
+def test_a_vocabulary_has_no_other_settings(running: Running) -> None:
+    reply = running.client.post("/v1/vocabularies", json={"classes": ["a"], "name": "mine"})
+    assert (reply.status_code, "unknown parameter 'name'" in reply.text) == (400, True)
+
+
 def test_a_bomb_is_refused_by_its_header(running: Running) -> None:
     """A PNG of 60,000 × 60,000 pixels in 100 bytes."""
     bomb = png_file(60_000, 60_000, bits=8, colour=RGB, rows=b"\0")
@@ -196,6 +235,7 @@ def test_a_bomb_is_refused_by_its_header(running: Running) -> None:
 def test_unknown_routes_and_methods_answer_as_json(running: Running) -> None:
     assert running.client.get("/v3").json()["error"].startswith("Not Found")
     assert running.client.get("/v1/segment").status_code == 405
+    assert "lists the routes" in running.client.post("/v1/segment/", content=FILE).json()["error"]
 
 
 def test_a_request_id_is_taken_or_made(running: Running) -> None:
@@ -241,6 +281,7 @@ def test_a_key_is_wanted_everywhere_but_for_health_and_the_page(
     assert [client.get(path).status_code for path in ("/", "/v2/health/ready", "/health")] == [200] * 3
     allowed = client.get("/v2/health/live", headers={"Origin": "https://a.example"})
     assert allowed.headers["access-control-allow-origin"] == "https://a.example"
+    assert "X-Labels-Unlabelled" in allowed.headers["access-control-expose-headers"]
     assert (
         "access-control-allow-origin" not in client.get("/", headers={"Origin": "https://b.example"}).headers
     )

@@ -112,7 +112,7 @@ def test_a_header_length_of_zero_makes_the_body_the_image(running: Running, segm
 
 def test_metadata_and_readiness(running: Running) -> None:
     client = running.client
-    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data", "model_repository"]
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
     assert client.get("/v2/models/tiny/ready").json()["ready"]
     assert client.get("/v2/models/other/ready").status_code == 404
     assert client.get("/v2/models/tiny/versions/2").status_code == 404
@@ -150,7 +150,19 @@ IMAGE_ROW = ("image", "BYTES", [1], binary(FILE))
         (b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1], "data": []}]}', {}, "whole numbers"),
         (b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}]}', {}, "neither binary data nor"),
         (b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 300]}]}', {}, "255"),
+        (b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 1.5]}]}', {}, "whole"),
+        (b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": ["1", "2"]}]}', {}, "whole"),
+        (
+            b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [4294967296, 4294967296, 3], "data": []}]}',
+            {}, "whole",
+        ),
+        (*body([IMAGE_ROW, ("classes", "BYTES", [3], binary(b"a", b"b"))]), "has 3 elements; got 2"),
+        (*body([IMAGE_ROW], id=7), "`id` must be text"),
+        (*body([IMAGE_ROW], outputs={}), "`outputs` must be a list"),
+        (*body([IMAGE_ROW], parameters={"binary_data_output": "maybe"}), "1 or 0"),
+        (*body([IMAGE_ROW], parameters={"prob_threshold": True}), "must be a number"),
         (b"abc", {HEADER: "4"}, "at most the body's 3"),
+        (b"abc", {HEADER: "9" * 5000}, HEADER),
         (b"abc", {HEADER: "-1"}, HEADER),
         (body([IMAGE_ROW])[0] + b"x", body([IMAGE_ROW])[1], "follow the last input"),
     ],
@@ -159,6 +171,24 @@ def test_what_is_wrong_with_a_request(content: bytes, headers: dict[str, str], m
     with pytest.raises(BadRequestError, match=None) as error:
         read_request(content, headers.get(HEADER), model="tiny")
     assert message in str(error.value)
+
+
+def test_flags_are_read_as_such_and_an_id_may_be_null() -> None:
+    content, headers = body(
+        [IMAGE_ROW], id=None, parameters={"binary_data_output": "false", "confidence": True}
+    )
+    request = read_request(content, headers[HEADER], model="tiny")
+    assert request.id == ""
+    assert request.outputs == (("labels", False), ("class_names", False), ("confidence", False))
+    assert request.query.confidence
+
+
+def test_pixels_of_two_shapes_are_two_images(running: Running) -> None:
+    """The cache of features must not take one for the other: their bytes are the same."""
+    for shape in ((64, 96, 3), (96, 64, 3)):
+        content, headers = body([("image", "UINT8", list(shape), bytes(64 * 96 * 3))])
+        labels = tensors(running.client.post(URL, content=content, headers=headers))["labels"]
+        assert labels.shape == shape[:2]
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +260,13 @@ def test_grpc_errors_have_their_codes(call: object) -> None:
         ({"model_name": "tiny", "inputs": [row], "raw_input_contents": [b"", b""]}, grpc.StatusCode.INVALID_ARGUMENT),
         (
             {"model_name": "tiny", "inputs": [row], "raw_input_contents": [binary(b"no image")]},
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+        (
+            {
+                "model_name": "tiny", "inputs": [row], "raw_input_contents": [binary(FILE)],
+                "outputs": [{"name": "labels", "parameters": {"classification": {"int64_param": 3}}}],
+            },
             grpc.StatusCode.INVALID_ARGUMENT,
         ),
         ({"model_name": "tiny", "model_version": "7"}, grpc.StatusCode.NOT_FOUND),

@@ -105,6 +105,8 @@ def test_live_at_once_and_ready_when_warm(own_bundle: Path) -> None:
         ({"models": (ModelSource(name="a", path="x"),) * 2}, "same name"),
         ({"vocabularies": {"a b": Path("x")}}, "vocabulary's name"),
         ({"watch": -1.0}, "watch"),
+        ({"cors": ("https://a.example/",)}, "an origin looks like"),
+        ({"label_studio": "localhost:8080"}, "Label Studio's URL looks like"),
     ],
 )
 def test_settings_out_of_bounds(bundle_path: Path, changes: dict[str, object], message: str) -> None:
