@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -56,9 +57,16 @@ class Metrics:
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         self.gauge("scclip_resident_bytes", "Memory of the process in use.", resident_bytes)
 
-    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Add a number that is read when the page is asked for."""
-        gauge = Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+    def gauge(
+        self,
+        name: str,
+        text: str,
+        value: Callable[[], float],
+        *,
+        joint: Literal["livesum", "livemin"] = "livesum",
+    ) -> None:
+        """Add a number that is read when the page is asked for; `joint` says what it is of several processes."""
+        gauge = Gauge(name, text, registry=self.registry, multiprocess_mode=joint)
         self._gauges.append((gauge, value))
 
     def answered(self, route: str, status: int, seconds: float) -> None:

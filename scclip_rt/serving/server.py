@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -14,20 +15,22 @@ import tempfile
 import threading
 import time
 from asyncio import TimerHandle, Transport
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from scclip_rt.errors import OptionError, OutputError, ScclipError
 from scclip_rt.limits import in_range
-from scclip_rt.serving.asgi import application
+from scclip_rt.serving.asgi import Companion, application
 from scclip_rt.serving.service import Service
 from scclip_rt.serving.settings import ServeSettings
+from scclip_rt.serving.turns import AWAY, TakingTurns
 
 _log = logging.getLogger("scclip_rt.serving")
 _MAX_HEAD_BYTES = 64 << 10
@@ -65,6 +68,8 @@ class ServerOptions:
                 in_range(name, value)
         in_range("workers", self.workers)
         in_range("grace", self.grace)
+        if self.workers > 1 and self.grpc_port == 0:
+            raise OptionError("workers share one gRPC port: give --grpc-port a number, and not 0")
 
 
 def serve(settings: ServeSettings, options: ServerOptions) -> None:
@@ -74,7 +79,9 @@ def serve(settings: ServeSettings, options: ServerOptions) -> None:
         ScclipError: a model can't be loaded at the start, or the address is taken.
     """
     _allow_many_files()
-    listener = _listen(options.host, options.port)
+    listener = _listen(options.host, options.port, "--port")
+    if options.grpc_port is not None:  # gRPC itself shares a taken port with its owner
+        _listen(options.host, options.grpc_port, "--grpc-port").close()
     with listener:
         if options.workers == 1:
             _serve_here(settings, options, listener)
@@ -94,6 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
+    _offer = _ended = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client connects: the clock of its first request starts."""
@@ -107,8 +115,19 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrive."""
-        super().data_received(data)
-        if self._in_head:
+        self._ended = False
+        self._unset_keepalive_if_required()
+        rest = data
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                rest = b""
+            except httptools.HttpParserUpgrade as offer:
+                rest = self._without_offer() + rest[offer.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+        if self._in_head and not self._ended:  # else most may be the body before this head
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(b"431 Request Header Fields Too Large")
@@ -122,7 +141,22 @@ class BoundedProtocol(HttpToolsProtocol):
         """Its head is there."""
         self._in_head = False
         self._stop_timer()
-        super().on_headers_complete()
+        self._offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self._offer:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        self._ended = True
+        if not self._offer:
+            super().on_message_complete()
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that offers HTTP/2 or WebSocket, to be read again: httptools leaves out its body."""
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _start_head(self) -> None:
         self._stop_timer()
@@ -154,27 +188,44 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: uvicorn's.
         service: told that the end is near.
+        companions: end beside the HTTP server, so that one grace is for all.
+        at_once: whether the second signal ends this process; a worker leaves that to its parent, as it gets the
+            signal of its process group (Ctrl-C, systemd) and then its parent's.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, companions: Sequence[Companion], *, at_once: bool
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._companions = companions
+        self._at_once = at_once
+        self._turns: TakingTurns | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen. A loop accepts as many connections at once as `backlog` says, whatever may wait in the socket."""
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)
+            if isinstance(listener, TakingTurns):
+                self._turns = listener
+                listener.ready = lambda: self._service.ready
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """SIGTERM or SIGINT."""
-        if self.should_exit:
+        if self.should_exit and self._at_once:
             os._exit(128 + sig)
         self._service.drain()
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was accepted, then end."""
+        await asyncio.gather(super().shutdown(sockets), *(companion.stop() for companion in self._companions))
+
     async def on_tick(self, counter: int) -> bool:
         """A model that can't be loaded at the start ends the server; so does the end of the parent process."""
+        if self._turns is not None:
+            self._turns.tell()
         if self._service.failed is not None:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -183,28 +234,28 @@ class DrainingServer(uvicorn.Server):
 def _serve_here(settings: ServeSettings, options: ServerOptions, listener: socket.socket) -> None:
     _configure_logging(access=options.access_log)
     service = Service(settings)
-    grpc = None
+    companions: list[Companion] = []
     if options.grpc_port is not None:
         from scclip_rt.serving.grpc_server import GrpcServer
 
-        grpc = GrpcServer(service, host=options.host, port=options.grpc_port)
+        companions.append(GrpcServer(service, host=options.host, port=options.grpc_port, grace=options.grace))
     config = uvicorn.Config(
-        application(service, companions=() if grpc is None else (grpc,)),
+        application(service, companions=companions),
         http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        # Where other processes accept from the same socket, one connection at a time: else the first takes all that
-        # wait, as uvloop always does.
+        # Processes that accept from one socket take turns (`TakingTurns`): one connection at a time, and not by uvloop,
+        # which accepts without asking the socket object.
         backlog=_BACKLOG if options.workers == 1 else 1,
         loop="auto" if options.workers == 1 else "asyncio",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(options.grace)),
     )
-    server = DrainingServer(config, service)
     parent = multiprocessing.parent_process()
+    server = DrainingServer(config, service, companions, at_once=options.workers == 1)
     if parent is None:
         _log.info("listening on %s", url_of(listener))
     else:
@@ -256,15 +307,16 @@ class _Workers:
     def __init__(self, settings: ServeSettings, options: ServerOptions, listener: socket.socket) -> None:
         multiprocessing.allow_connection_pickling()
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (settings, options, listener)
+        self._settings, self._options, self._listener = settings, options, listener
+        self._counts = self._context.RawArray("i", [AWAY] * options.workers)
         self._processes: list[Any] = []
         self._ending = 0
 
     def run(self) -> None:
         """Until a signal, or until a worker can't load its models at the start."""
         with self._signals():
-            for _ in range(self._arguments[1].workers):
-                self._processes.append(self._start())
+            for index in range(self._options.workers):
+                self._processes.append(self._start(index))
             failed = False
             while not self._ending and not failed:
                 time.sleep(0.1)
@@ -273,8 +325,11 @@ class _Workers:
         if failed:
             raise OptionError("a worker could not start; its message is above")
 
-    def _start(self) -> Any:
-        process = self._context.Process(target=run_worker, args=self._arguments)
+    def _start(self, index: int) -> Any:
+        self._counts[index] = AWAY
+        process = self._context.Process(
+            target=run_worker, args=(self._settings, self._options, self._listener, self._counts, index)
+        )
         process.start()
         return process
 
@@ -283,17 +338,18 @@ class _Workers:
         for index, process in enumerate(self._processes):
             if process.is_alive():
                 continue
+            self._counts[index] = AWAY
             _forget_metrics(process.pid)
             if process.exitcode == EXIT_FAILED:
                 return True
             _log.error("worker %s ended with %s; another one starts", process.pid, process.exitcode)
             time.sleep(_RESTART_SECONDS)  # one that dies at once must not take all the time there is
-            self._processes[index] = self._start()
+            self._processes[index] = self._start(index)
         return False
 
     def _end(self) -> None:
-        limit = time.monotonic() + self._arguments[1].grace + 10
-        self._arguments[2].close()  # else a client that connects now waits for nobody
+        limit = time.monotonic() + self._options.grace + 10
+        self._listener.close()  # else a client that connects now waits for nobody
         for process in self._processes:
             process.terminate()
         while any(process.is_alive() for process in self._processes):
@@ -315,10 +371,12 @@ class _Workers:
                 signal.signal(number, handler)
 
 
-def run_worker(settings: ServeSettings, options: ServerOptions, listener: socket.socket) -> None:
+def run_worker(
+    settings: ServeSettings, options: ServerOptions, listener: socket.socket, counts: Any, index: int
+) -> None:
     """In a worker process."""
     try:
-        _serve_here(settings, options, listener)
+        _serve_here(settings, options, TakingTurns(listener, counts, index))
     except ScclipError as error:
         print(f"scclip: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
@@ -330,7 +388,7 @@ def _forget_metrics(pid: int) -> None:
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str) -> socket.socket:
     """A listening socket.
 
     Raises:
@@ -350,7 +408,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OutputError(
-            f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port or --host"
+            f"can't listen on {host}:{port}: {error.strerror or error}; choose another {option} or --host"
         ) from error
     listener.set_inheritable(True)
     return listener

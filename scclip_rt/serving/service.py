@@ -38,6 +38,8 @@ from scclip_rt.vocabulary.file import Vocabulary
 Result = TypeVar("Result")
 _log = logging.getLogger("scclip_rt.serving")
 _AS_THE_MODEL = Overrides()
+_LONG_LIST = 100  # classes, or as many hundreds of characters: reading more takes too long for an event loop
+_REFRESH_SECONDS = 2.0  # of the gauges, which another process may be asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +249,12 @@ class Service:
         """
         if classes is None:
             return with_background(model.vocabularies.find(name), background)
-        known = model.vocabularies.known(classes, background)
+
+        def find() -> Vocabulary | None:
+            return model.vocabularies.known(classes, background)
+
+        long = len(classes) > _LONG_LIST or sum(map(len, classes)) > _LONG_LIST * 100
+        known = await asyncio.to_thread(find) if long else find()
         return known if known is not None else (await self.embed(model, classes, background, visit))[1]
 
     async def embed(
@@ -269,7 +276,7 @@ class Service:
         future = asyncio.get_running_loop().run_in_executor(
             self._embedder,
             lambda: model.vocabularies.embed(
-                classes, background, deadline=visit.deadline, gone=lambda: visit.gone
+                classes, background, deadline=visit.deadline, gone=lambda: visit.gone or self._stop.is_set()
             ),
         )
         future.add_done_callback(self._embedded)
@@ -307,15 +314,15 @@ class Service:
         gauge("scclip_queue_depth", "Images that no thread has looked at.", lambda: self.engine.waiting)
         gauge("scclip_embedding", "Class lists being embedded.", lambda: self._embedding)
         gauge("scclip_feature_cache_bytes", "Bytes of cached images.", lambda: self.cache.held_bytes)
-        gauge("scclip_ready", "1 when every model is loaded.", lambda: int(self.ready))
+        gauge("scclip_ready", "1 when every model is loaded.", lambda: int(self.ready), joint="livemin")
 
     def _load_and_watch(self) -> None:
         """In the loader's thread: load every model, then load those again whose bundle was replaced."""
         for slot in self._slots.values():
             self._load(slot)
-        while self.settings.watch and not self._stop.wait(self.settings.watch):
+        while not self._stop.wait(self.settings.watch or _REFRESH_SECONDS):
             self.metrics.refresh()
-            for slot in self._slots.values():
+            for slot in self._slots.values() if self.settings.watch else ():
                 stamp = bundle_stamp(slot.source.path)
                 if stamp is not None and stamp != slot.stamp:
                     self._load(slot)

@@ -1,5 +1,6 @@
 """The process: signals, workers, and connections that say nothing or too much."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,16 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from scclip_rt.cli import build_parser
 from scclip_rt.cli.serve import parse
 from scclip_rt.errors import ScclipError
 from scclip_rt.serving import server as server_module
-from scclip_rt.serving.server import threads_of_each
+from scclip_rt.serving.server import BoundedProtocol, ServerOptions, serve, threads_of_each
 from scclip_rt.serving.settings import ServeSettings
+from scclip_rt.serving.turns import TakingTurns
 from services import Running, picture, png, settings_of, wait_for
 
 FILE = png(picture(4))
@@ -29,6 +34,21 @@ Begin = Callable[..., tuple[subprocess.Popen[str], httpx.Client, list[str]]]
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def accepts(client: httpx.Client) -> bool:
+    """Whether a new connection gets an answer."""
+    try:
+        client.get("/v2/health/live", headers={"Connection": "close"})
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that `--workers` started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @pytest.fixture
@@ -101,27 +121,20 @@ def test_sigterm_loses_no_accepted_request_and_the_log_names_each(begin: Begin) 
 def test_a_second_signal_ends_at_once_what_a_slow_client_holds_up(begin: Begin, workers: str) -> None:
     process, client, _ = begin("--workers", workers, "--grace", "600", "--timeout", "600")
 
-    def ends_accepting() -> bool:
-        try:
-            client.get("/v2/health/live", headers={"Connection": "close"})
-        except httpx.TransportError:
-            return True
-        return False
-
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as slow:
         slow.sendall(
             b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n"
         )
         assert slow.recv(100).startswith(b"HTTP/1.1 100")  # a handler waits for the body
         process.send_signal(signal.SIGTERM)
-        wait_for(ends_accepting)
+        wait_for(lambda: not accepts(client))
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
 def test_workers_share_threads_and_vocabularies_and_replace_the_dead(begin: Begin) -> None:
-    process, client, lines = begin("--workers", "2", "--threads", "2", "--no-access-log")
+    process, client, lines = begin("--workers", "2", "--threads", "2", "--no-access-log", "--watch", "0")
     assert any("2 processes of 1 thread on" in line for line in lines)
     name = client.post("/v1/vocabularies", json={"classes": ["one", "two"]}).json()["name"]
 
@@ -131,12 +144,118 @@ def test_workers_share_threads_and_vocabularies_and_replace_the_dead(begin: Begi
 
     wait_for(lambda: all(ask() == 200 for _ in range(12)))
     assert 'scclip_images_total{model="tiny"}' in client.get("/metrics").text
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(int(workers[0]), signal.SIGKILL)
+    # Both have written their numbers, though no bundle is watched: sums of two, and the least of what is yes or no.
+    wait_for(lambda: "scclip_queue_limit 128.0" in client.get("/metrics").text)
+    assert "scclip_ready 1.0" in client.get("/metrics").text
+    os.kill(workers_of(process)[0], signal.SIGKILL)
     wait_for(lambda: any("another one starts" in line for line in lines))
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+
+
+def test_workers_that_get_the_signal_of_their_group_too_lose_no_request(begin: Begin) -> None:
+    """As with Ctrl-C in a terminal, and when systemd stops a service."""
+    process, client, _ = begin("--workers", "2", "--grace", "60")
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as slow:
+        slow.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(FILE)
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 100")
+        workers = workers_of(process)
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not accepts(client))
+        slow.sendall(FILE)
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
+    assert process.wait(60) == 0
+
+
+def test_grpc_ends_with_http(begin: Begin) -> None:
+    """One grace is for both: calls are not accepted while HTTP still answers."""
+    grpc = pytest.importorskip("grpc")
+    port = free_port()
+    process, client, _ = begin("--grpc-port", str(port), "--grace", "600", "--timeout", "600")
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as slow,
+    ):
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+
+        def refused() -> bool:
+            try:
+                live(b"", timeout=30)
+            except grpc.RpcError as error:
+                return error.code() == grpc.StatusCode.UNAVAILABLE
+            return False
+
+        assert not refused()
+        slow.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(FILE)
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 100")
+        process.send_signal(signal.SIGTERM)
+        wait_for(refused)
+        slow.sendall(FILE)
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
+    assert process.wait(60) == 0
+
+
+def test_the_bundles_own_templates_are_the_default(own_bundle: Path) -> None:
+    settings, _ = parse(build_parser().parse_args(["serve", str(own_bundle)]))
+    assert settings.templates is None
+
+
+def test_processes_that_share_a_socket_take_turns() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address, counts = listener.getsockname(), [0, 0]
+        first, second = (TakingTurns(listener.dup(), counts, index) for index in range(2))
+    with first, second, socket.create_connection(address), socket.create_connection(address):
+        one, _ = first.accept()
+        with pytest.raises(BlockingIOError):
+            first.accept()
+        assert counts == [1, 0]
+        two, _ = second.accept()
+        assert counts == [1, 1]
+        one.close()
+        two.close()
+        with socket.create_connection(address):  # nobody has any again
+            second.accept()[0].close()
+
+
+def test_a_process_that_is_not_ready_leaves_connections_to_one_that_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address, counts = listener.getsockname(), [0, 0]
+        first, second = (TakingTurns(listener.dup(), counts, index) for index in range(2))
+    first.ready = lambda: False
+    with first, second, socket.create_connection(address):
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:  # however long it waits
+            with pytest.raises(BlockingIOError):
+                first.accept()
+        second.ready = lambda: False
+        second.tell()
+        first.accept()[0].close()  # to say that nobody is ready
+
+
+def test_a_process_that_waited_long_enough_accepts_out_of_turn() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        only = TakingTurns(listener.dup(), [0, 0], 0)
+    with only, socket.create_connection(address), socket.create_connection(address):
+        one, _ = only.accept()
+
+        def again() -> bool:
+            try:
+                only.accept()[0].close()
+            except BlockingIOError:
+                return False
+            return True
+
+        wait_for(again)
+        one.close()
 
 
 def test_a_bundle_that_cannot_be_served_ends_in_one_line(own_bundle: Path) -> None:
@@ -226,6 +345,7 @@ def test_the_command_line_becomes_settings(bundle_path: Path, tmp_path: Path) ->
         (["nowhere.scclip"], "no such bundle"),
         (["demo", "--bundle", "x"], "NAME=PATH"),
         (["demo", "--api-key-file", "/nowhere"], "can't read"),
+        (["demo", "--workers", "2", "--grpc-port", "0"], "give --grpc-port a number"),
         (["demo", "--model-name", "a/b"], "URLs"),
     ],
 )
@@ -234,6 +354,58 @@ def test_what_is_wrong_on_the_command_line(arguments: list[str], message: str) -
         parse(build_parser().parse_args(["serve", *arguments]))
 
 
+def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("schlüssel", "utf-8")
+    with pytest.raises(ScclipError, match="printable ASCII"):
+        parse(build_parser().parse_args(["serve", "demo", "--api-key-file", str(tmp_path / "key")]))
+
+
+def test_a_grpc_port_is_not_shared_with_another_server(bundle_path: Path) -> None:
+    """gRPC's own sockets would share it, and each server get some of the calls."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        options = ServerOptions(port=0, grpc_port=other.getsockname()[1])
+        with pytest.raises(ScclipError, match="another --grpc-port"):
+            serve(settings_of(bundle_path), options)
+
+
+def test_a_body_and_the_next_head_may_come_in_one_piece() -> None:
+    """A client that sends its next request before it has the answer: the body does not count as a head."""
+
+    async def answer(scope: object, receive: object, send: object) -> None:
+        pass
+
+    async def written() -> list[bytes]:
+        protocol = BoundedProtocol(uvicorn.Config(answer), ServerState(), {})
+        transport = Mock(is_closing=lambda: False, get_extra_info=lambda _: None)
+        protocol.connection_made(transport)
+        body = bytes(200_000)
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+        protocol.data_received(head + body + b"GET / HTTP/1.1\r\n")
+        protocol.connection_lost(None)
+        await asyncio.sleep(0)  # what it began ends
+        return [call.args[0] for call in transport.write.call_args_list]
+
+    assert not [text for text in asyncio.run(written()) if b" 431 " in text]
+
+
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(running: Running) -> None:
+    """As Java's clients and `curl --http2` do with every first request; the connection goes on after it."""
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    )
+    post = b"POST /v1/segment HTTP/1.1\r\nHost: a\r\n" + offer + b"Content-Length: %d\r\n\r\n" % len(FILE)
+    get = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n"
+    with socket.create_connection(running.address, timeout=30) as connection:
+        connection.sendall(post + FILE[:100])
+        time.sleep(0.05)
+        connection.sendall(FILE[100:] + get + offer + b"\r\n" + get + b"Connection: close\r\n\r\n")
+        replies = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [replies.count(text) for text in (b"HTTP/1.1 200", b"\x89PNG", b'{"live":true}')] == [3, 1, 2]
+
+
 def test_an_address_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ScclipError, match="another --port"):
-        server_module._listen("127.0.0.1", taken.getsockname()[1])
+        server_module._listen("127.0.0.1", taken.getsockname()[1], "--port")
