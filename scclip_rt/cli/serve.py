@@ -67,7 +67,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
     )
-    group.text("--templates", "NAME|FILE", "prompts around names (default: imagenet)")
+    group.text("--templates", "NAME|FILE", "prompts around names (default: the bundle's)")
     group.text("--background", "NAME", "the background among --classes, or none")
     group.number("--short-side", "PIXELS", "resize the short side to this")
     group.number("--stride", "PIXELS", "distance between windows")
@@ -158,7 +158,7 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
         models=_models(args),
         classes=_classes(args),
         vocabularies={name: Path(file) for name, file in map(_pair, args.vocabularies)},
-        templates=template_source(args) or "imagenet",
+        templates=template_source(args),
         background=args.background,
         **backend_settings(args),
         short_side=args.short_side,
@@ -227,6 +227,8 @@ def _first_line(path: Path | None) -> str | None:
     secret = lines[0].strip()
     if not secret:
         raise OptionError(f"{path} is empty; write the key on its first line")
+    if not (secret.isascii() and secret.isprintable()):
+        raise OptionError(f"{path}: a key goes into a header, which takes printable ASCII characters only")
     return secret
 
 

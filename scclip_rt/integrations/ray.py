@@ -105,7 +105,7 @@ def segment_dataset(
     classes: str | os.PathLike[str] | Sequence[str] | None = None,
     *,
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
-    templates: str = "imagenet",
+    templates: str | None = None,
     background: str | None = None,
     column: str | None = None,
     keep: Sequence[str] | None = None,

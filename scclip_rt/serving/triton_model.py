@@ -120,7 +120,7 @@ class TritonPythonModel:
         has_own = bool(bundle.manifest.vocabularies)
         self._vocabularies = Vocabularies(
             bundle,
-            templates=parameters.get("TEMPLATES", "imagenet"),
+            templates=None,
             ready={},
             default=self._segmenter.vocabulary if has_own else None,
             keep=64,

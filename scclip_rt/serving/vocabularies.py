@@ -15,10 +15,10 @@ from scclip_rt.backends import TextBackend
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import VocabularyError
 from scclip_rt.serving.errors import DeadlineError, NotFoundError, TooLargeError
-from scclip_rt.vocabulary.classes import Classes, find_background, parse_classes, shorten
+from scclip_rt.vocabulary.classes import find_background, shorten
 from scclip_rt.vocabulary.embedding import embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary, save_vocabulary
-from scclip_rt.vocabulary.open import TextTower, check_model
+from scclip_rt.vocabulary.open import ParsedClasses, TextTower, check_model, parse_with_background
 from scclip_rt.vocabulary.templates import load_templates
 
 DEFAULT = "default"
@@ -105,11 +105,11 @@ class Vocabularies:
 
     def known(self, classes: Sequence[str], background: str | None) -> Vocabulary | None:
         """The vocabulary of this list if it is embedded already; quick enough for an event loop."""
-        return self._remembered(self.name_of(self._parse(classes), background))
+        return self._remembered(self.name_of(self._parse(classes, background), background))
 
-    def name_of(self, classes: Classes, background: str | None) -> str:
+    def name_of(self, parsed: ParsedClasses, background: str | None) -> str:
         """The name of a list: the same on every server with this model and these templates."""
-        content = [classes, background, self._templates.sha256, self._bundle.text_encoder.model_sha256]
+        content = [parsed.classes, background, self._templates.sha256, self._bundle.text_encoder.model_sha256]
         return "v-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
     def embed(
@@ -137,36 +137,41 @@ class Vocabularies:
             DeadlineError: not done in time.
             OutputError: the shared folder can't be written.
         """
-        parsed = self._parse(classes)
+        parsed = self._parse(classes, background)
         name = self.name_of(parsed, background)
         vocabulary = self._remembered(name)
         if vocabulary is None:
-            vocabulary = self._embed(parsed, background, deadline, gone)
+            vocabulary = self._embed(parsed, deadline, gone)
             if self._shared is not None:
                 save_vocabulary(vocabulary, self._shared / f"{name}.safetensors", force=True)
             self._remember(name, vocabulary)
         return name, vocabulary
 
-    def _parse(self, classes: Sequence[str]) -> Classes:
-        parsed = parse_classes(list(classes))
-        names = [name for entry in parsed for name in entry]
-        if len(names) > self._max_names:
+    def _parse(self, classes: Sequence[str], background: str | None) -> ParsedClasses:
+        # Counted before anything is parsed: that takes seconds for a body full of names.
+        count = len(classes)
+        if count <= self._max_names:
+            count = sum(entry.rstrip().removesuffix(",").count(",") + 1 for entry in classes)
+        if count > self._max_names:
             raise TooLargeError(
-                f"{len(names):,} class names; this server embeds {self._max_names:,} at a time. "
+                f"{count:,} class names; this server embeds {self._max_names:,} at a time. "
                 "Embed them once with `scclip embed` and start it with --vocabulary NAME=FILE"
             )
-        longest = max(names, key=len)
+        parsed = parse_with_background(
+            list(classes),
+            background,
+            None,
+            alone=self._bundle.decoding.class_weighting == "surgery",
+            warn=False,
+        )
+        longest = max((name for entry in parsed.classes for name in entry), key=len)
         if len(longest) > _LONGEST_NAME:
             raise VocabularyError(
                 f"the class name {shorten(longest)!r} has {len(longest):,} characters; at most {_LONGEST_NAME}"
             )
         return parsed
 
-    def _embed(
-        self, classes: Classes, background: str | None, deadline: float, gone: Callable[[], bool]
-    ) -> Vocabulary:
-        find_background([names[0] for names in classes], background)
-
+    def _embed(self, parsed: ParsedClasses, deadline: float, gone: Callable[[], bool]) -> Vocabulary:
         def in_time() -> None:
             if gone() or time.monotonic() > deadline:
                 raise DeadlineError(
@@ -174,13 +179,14 @@ class Vocabularies:
                     "or embed them once with `scclip embed`"
                 )
 
-        return self._tower.embed(
-            classes,
+        vocabulary = self._tower.embed(
+            parsed.classes,
             self._templates,
             encode=lambda prompts: self._tower.prompts(prompts, in_time),
-            background=background,
+            background="none",
             cache_dir=embedding_cache_directory(),
         )
+        return parsed.named(vocabulary)
 
     def _remembered(self, name: str) -> Vocabulary | None:
         with self._lock:

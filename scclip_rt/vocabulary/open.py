@@ -180,6 +180,7 @@ def parse_with_background(
     words: str | None,
     *,
     alone: bool = False,
+    warn: bool = True,
 ) -> ParsedClasses:
     """Read class names; a misspelt name shows before minutes of work. One class alone is warned of.
 
@@ -188,6 +189,7 @@ def parse_with_background(
         background: as for `Segmenter`.
         words: name of a list of background words, or None.
         alone: compare one class without a background with the empty text, as CLIP Surgery does: f · (t - t_empty) > 0.
+        warn: log that one class alone gets every pixel.
 
     Raises:
         VocabularyError: as `parse_classes`, `find_background` and `background_words`.
@@ -198,7 +200,7 @@ def parse_with_background(
     if words is None:
         if alone and len(parsed) == 1 and index is None and background is None:
             return ParsedClasses(classes=(*parsed, ("",)), background=1, added=True)
-        if len(parsed) == 1 and index is None:
+        if warn and len(parsed) == 1 and index is None:
             _warn_of_only_class(tuple(parsed[0]))
         return ParsedClasses(classes=parsed, background=index)
     if background is not None and index is None:

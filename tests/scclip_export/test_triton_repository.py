@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(repository: Path) -> Iterator[Any]:
     """`model.py` as Triton starts it."""
     sys.modules["triton_python_backend_utils"] = triton_backend  # type: ignore[assignment]
+    yield started(repository)
+    del sys.modules["triton_python_backend_utils"]
+
+
+def started(repository: Path) -> Any:
     triton_backend.InferenceRequest.models = repository / "models"
     folder = repository / "models/scclip"
     spec = importlib.util.spec_from_file_location("model", folder / "1/model.py")
@@ -55,8 +61,7 @@ def model(repository: Path) -> Iterator[Any]:
             "model_instance_device_id": "0",
         }
     )
-    yield made
-    del sys.modules["triton_python_backend_utils"]
+    return made
 
 
 def ask(model: Any, data: bytes, classes: list[str] | None = None) -> Any:
@@ -84,6 +89,22 @@ def test_the_python_model_gives_the_labels_of_python(
     assert [name.decode() for name in names] == list(expected.classes)
     called = set(triton_backend.InferenceRequest.calls[before:])
     assert called >= {"scclip_encoder"}
+
+
+@pytest.mark.usefixtures("model")  # the stand-in
+def test_names_go_into_the_bundles_own_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tmp_path / "demo.scclip"
+    shutil.copytree(Bundle.open("demo").path, bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["format_version"] = 2
+    manifest["decoding"]["templates"] = "none"
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    write_repository(Bundle.open(bundle), tmp_path / "repository")
+    monkeypatch.setattr(triton_backend.InferenceRequest, "models", None)  # put back at the end
+    ours = started(tmp_path / "repository")
+    classes = ["grass", "brick"]
+    made = ours._vocabulary(ask(ours, png(IMAGE), classes)[0])
+    assert np.array_equal(made.embeddings, Segmenter(bundle, classes=classes).vocabulary.embeddings)
 
 
 def test_a_request_that_fails_fails_alone(model: Any) -> None:

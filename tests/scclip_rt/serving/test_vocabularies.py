@@ -1,19 +1,25 @@
 """Class lists: embedded once, remembered, shared between processes, never read from the server's files."""
 
+import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scclip_rt import Segmenter
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import VocabularyError
+from scclip_rt.serving import vocabularies
 from scclip_rt.serving.errors import DeadlineError, NotFoundError, TooLargeError
+from scclip_rt.serving.service import Service
 from scclip_rt.serving.vocabularies import Vocabularies, split_classes
+from services import settings_of, wait_for
 
 
-def make(bundle: Path, **changes: object) -> Vocabularies:
+def make(bundle: Path | Bundle, **changes: object) -> Vocabularies:
     options: dict[str, object] = {
         "templates": "none", "ready": {}, "default": None, "keep": 2, "max_names": 10, "threads": None, "shared": None,
     }  # fmt: skip
@@ -66,6 +72,29 @@ def test_lists_out_of_bounds(
         make(bundle_path).embed(classes, None, deadline=soon())
 
 
+def test_too_many_names_are_counted_before_they_are_parsed(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body full of names would hold up the event loop for seconds."""
+    lists = make(bundle_path)
+    monkeypatch.setattr(vocabularies, "parse_with_background", None)
+    for classes in (["a"] * 11, ["a," * 11]):
+        with pytest.raises(TooLargeError, match="11 class names"):
+            lists.known(classes, None)
+
+
+def test_a_single_class_is_as_in_python() -> None:
+    """CLIP Surgery compares one class with the empty text."""
+    demo = Bundle.open("demo")
+    decoding = replace(demo.decoding, class_weighting="surgery")
+    bundle = replace(demo, manifest=replace(demo.manifest, decoding=decoding))
+    made = make(bundle).embed(["dog"], None, deadline=soon())[1]
+    expected = Segmenter(bundle, classes=["dog"], templates="none").vocabulary
+    assert made.classes == expected.classes == ("dog", "background")
+    assert made.background == expected.background == 1
+    assert np.array_equal(made.embeddings, expected.embeddings)
+
+
 def test_no_default_is_said(bundle_path: Path) -> None:
     with pytest.raises(VocabularyError, match="no list of its own"):
         make(bundle_path).find(None)
@@ -102,6 +131,28 @@ def test_lists_take_turns(bundle_path: Path) -> None:
     others = [place for place, name in enumerate(turns) if name == short.name]
     assert others
     assert others[0] < len(turns) - 1
+
+
+def test_the_end_of_a_service_stops_what_is_being_embedded(bundle_path: Path) -> None:
+    """Else its thread holds up the process until the request's deadline."""
+    service = Service(settings_of(bundle_path, templates="imagenet"))
+    wait_for(lambda: service.ready)
+    model = service.model(None)
+    prompts = model.vocabularies._tower.prompts
+    asyncio.run(service.embed(model, ("x",), None, service.visit()))
+    inner, turns = prompts._text, []
+
+    class Ending:
+        def encode(self, tokens: np.ndarray) -> np.ndarray:
+            turns.append(len(tokens))
+            service.close(0.0)
+            return inner.encode(tokens)
+
+    prompts._text = Ending()
+    names = tuple(f"until the end {number}" for number in range(10))
+    with pytest.raises(DeadlineError):
+        asyncio.run(service.embed(model, names, None, service.visit()))
+    assert len(turns) == 1
 
 
 def test_split_classes() -> None:
