@@ -1,5 +1,7 @@
 """Facts about the exported graphs, beside their numbers."""
 
+import contextlib
+import gc
 from collections import Counter
 from pathlib import Path
 
@@ -7,9 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
+import torch.fx.config
 from onnx import TensorProto
+from onnxscript import TracedOnnxFunction
 
-from scclip_export.onnx.trace import FORBIDDEN_OPS, operators
+from scclip_export.errors import ExportError
+from scclip_export.onnx.trace import FORBIDDEN_OPS, operators, trace_function
 from synthetic import scene
 
 WINDOWS, FIXED, DYNAMIC = "encoder.fp32.onnx", "encoder.fp32.96x160.onnx", "encoder.fp32.dynamic.onnx"
@@ -180,3 +186,34 @@ def test_the_dynamic_grid_takes_any_multiple_of_the_patch(
     assert features.shape == (1, height * width // 256, 64)
     assert np.isfinite(features).all()
     np.testing.assert_allclose(logits, features @ feed["text"].T, atol=1e-6)
+
+
+class Halves(torch.nn.Module):
+    """Half of its input, of two columns or more."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if inputs[0].shape[1] < 2:
+            raise ValueError("one column")
+        return 0.5 * inputs[0]
+
+
+@pytest.mark.parametrize("columns", [3, 1])
+def test_tracing_leaves_settings_as_they_were(columns: int) -> None:
+    def settings() -> tuple[object, ...]:
+        return gc.isenabled(), torch.fx.config.do_not_emit_stack_traces, TracedOnnxFunction.function_ir
+
+    before = settings()
+    outcome = (
+        contextlib.nullcontext() if columns > 1 else pytest.raises(ExportError, match="tracing halves failed")
+    )
+    with outcome:
+        trace_function(
+            Halves(),
+            (torch.ones(3, columns),),
+            [0],
+            opset=20,
+            input_names=["x"],
+            output_names=["y"],
+            name="halves",
+        )
+    assert settings() == before
