@@ -1,6 +1,5 @@
 """External weights of ONNX files: one encoder may use the weights of another, so that a bundle stores them once."""
 
-import hashlib
 from pathlib import Path
 
 import onnx
@@ -8,7 +7,9 @@ from onnx import TensorProto
 
 # onnxruntime maps external weights from the file; page alignment keeps that possible for every tensor.
 _ALIGNMENT = 4096
-_Key = tuple[int, tuple[int, ...], bytes]
+# Bytes at both ends of a tensor by which candidates are found: hashing all of them would take longer than comparing.
+_EDGE = 64
+_Key = tuple[int, tuple[int, ...], bytes, bytes]
 
 
 def external_data(tensor: TensorProto) -> tuple[str, int, int]:
@@ -24,8 +25,13 @@ def _content(tensor: TensorProto, directory: Path) -> bytes:
         return file.read(length)
 
 
-def _key(tensor: TensorProto, content: bytes) -> _Key:
-    return tensor.data_type, tuple(tensor.dims), hashlib.sha256(content).digest()
+def _key(tensor: TensorProto, directory: Path) -> _Key:
+    location, offset, length = external_data(tensor)
+    with (directory / location).open("rb") as file:
+        file.seek(offset)
+        first = file.read(min(_EDGE, length))
+        file.seek(offset + length - len(first))
+        return tensor.data_type, tuple(tensor.dims), first, file.read(len(first))
 
 
 def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
@@ -44,10 +50,10 @@ def share_weights(path: Path, base: Path) -> int:
         How many bytes are now shared.
     """
     directory = path.parent
-    known: dict[_Key, tuple[str, int, int]] = {}
+    known: dict[_Key, list[TensorProto]] = {}
     for tensor in onnx.load(str(base), load_external_data=False).graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            known[_key(tensor, _content(tensor, directory))] = external_data(tensor)
+            known.setdefault(_key(tensor, directory), []).append(tensor)
     model = onnx.load(str(path), load_external_data=False)
     own, shared = path.with_name(path.name + ".data"), 0
     rest = own.with_name(own.name + ".new")
@@ -55,10 +61,10 @@ def share_weights(path: Path, base: Path) -> int:
         for tensor in model.graph.initializer:
             if tensor.data_location != TensorProto.EXTERNAL:
                 continue
-            content = _content(tensor, directory)
-            found = known.get(_key(tensor, content))
+            content, alike = _content(tensor, directory), known.get(_key(tensor, directory), ())
+            found = next((other for other in alike if _content(other, directory) == content), None)
             if found is not None:
-                _point_to(tensor, *found)
+                _point_to(tensor, *external_data(found))
                 shared += len(content)
                 continue
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
