@@ -84,6 +84,7 @@ class Segmenter:
         max_windows: most windows of an image.
         max_memory: most bytes that segmenting one image may take, by estimate; None takes four fifths of what is free.
         cache: keep class embeddings in the cache folder.
+        text_precision: of the text encoder that embeds class names: `fp32`, or `int8` where the bundle has that.
         keep_text: hold the text encoder, once a name has needed it, for the names to come: some 250 MB for a ViT-B/16.
             False lets go of it after each call that embeds.
         progress: show progress on standard error while classes are embedded.
@@ -130,6 +131,7 @@ class Segmenter:
         max_windows: int = MAX_WINDOWS,
         max_memory: int | None = None,
         cache: bool = True,
+        text_precision: str = "fp32",
         keep_text: bool = True,
         progress: bool = False,
         encoder: EncoderBackend | None = None,
@@ -162,7 +164,7 @@ class Segmenter:
             progress=progress,
             threads=threads,
             background_words=background_words,
-            tower=TextTower(opened, threads=threads, keep=keep_text),
+            tower=TextTower(opened, precision=text_precision, threads=threads, keep=keep_text),
         )
         self._threads = threads
         own = opened.preset(preset)

@@ -1,11 +1,12 @@
 """What is waited for before and between photos, beside another checkout of this repository, in pairs.
 
     python -m benchmarks.cpu.first_use OTHER_CHECKOUT [--what names name photo command write export narrow] [--pairs 3]
+        [--names 150]
 
-`export`: a plain export of the model; `narrow`: one with --bf16 --int8 --dynamic-grid. `names`: 150 class names in 80
-templates, text encoder loaded and all. `name`: one new name in a segmenter that has embedded others. `photo`: from the
-import to the labels of a first photo. `command`: `scclip segment demo SCENE`. `write`: labels and overlay of a photo of
-12 megapixels. Each measurement is a process of its own.
+`export`: a plain export of the model; `narrow`: one with --bf16 --int8 --dynamic-grid. `names`: ADE20K's class names in
+80 templates, text encoder loaded and all. `name`: one new name in a segmenter that has embedded others. `photo`: from
+the import to the labels of a first photo. `command`: `scclip segment demo SCENE`. `write`: labels and overlay of a
+photo of 12 megapixels. Each measurement is a process of its own.
 The processor's time is what counts here, user and system together: it hardly moves on a busy machine. First the gate:
 embeddings within 1e-6, labels equal, and graphs of the same operators. Each side embeds with the bundle that its own
 exporter wrote, from the same checkpoint.
@@ -35,9 +36,10 @@ _EMBED = """
 import sys, time, numpy as np
 from pathlib import Path
 from scclip_rt import Segmenter
-bundle, classes, target, known = sys.argv[1:]
+bundle, classes, target, known, count = sys.argv[1:]
 segment = Segmenter(bundle, classes="sky; grass", cache=False)
 names = [line.split(",")[0] for line in Path(classes).read_text().splitlines() if line.strip()]
+names = names[: int(count)]
 if known == "known":
     segment.set_classes(["a lamp post"], background="none")  # what is loaded once, is
     names = ["zebra"]
@@ -114,8 +116,8 @@ def operators(bundle: Path) -> dict[str, Counter[str]]:
 class Side:
     """One checkout with the bundle that it exported."""
 
-    def __init__(self, tree: Path, model: str, work: Path, folder: Path) -> None:
-        self.tree, self.model, self.work, self.folder = tree, model, work, folder
+    def __init__(self, tree: Path, model: str, work: Path, folder: Path, *, names: int) -> None:
+        self.tree, self.model, self.work, self.folder, self.names = tree, model, work, folder, names
         folder.mkdir()
         self.bundle = folder / f"{model}.scclip"
         self.result = folder / "result.npy"
@@ -127,7 +129,7 @@ class Side:
             return export(self.tree, self.model, self.work, self.bundle, NARROW if what == "narrow" else ())
         if what in ("names", "name"):
             known = "known" if what == "name" else "new"
-            printed = run(self.tree, "-c", _EMBED, self.bundle, classes, self.result, known)[2]
+            printed = run(self.tree, "-c", _EMBED, self.bundle, classes, self.result, known, self.names)[2]
             seconds, used = map(float, printed.split()[-2:])
             return seconds, used
         if what == "photo":
@@ -173,13 +175,14 @@ def main() -> None:
     options.add_argument("other", type=lambda path: Path(path).resolve())
     options.add_argument("--what", nargs="+", choices=RUNS, default=RUNS)
     options.add_argument("--pairs", type=int, default=3, help="(%(default)s)")
+    options.add_argument("--names", type=int, default=150, help="of ADE20K's (%(default)s)")
     options.add_argument("--model", default="vitb16", help="(%(default)s)")
     options.add_argument("--work", type=Path, default=work_folder(), help="keeps weights (%(default)s)")
     args = options.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         sides = [
-            Side(tree, args.model, args.work, Path(folder) / name)
+            Side(tree, args.model, args.work, Path(folder) / name, names=args.names)
             for tree, name in ((HERE, "here"), (args.other, "other"))
         ]
         for side in sides if {"names", "name", "photo"} & set(args.what) else ():
@@ -199,7 +202,7 @@ def main() -> None:
             )
             rows.append({"what": what, "here_there": pairs, "processor": used, "clock": clock})
     question = "Export, class names and first photos beside another checkout: seconds by the clock and of the processor"
-    write_report(args.json, question, model=args.model, rows=rows)
+    write_report(args.json, question, model=args.model, names=args.names, rows=rows)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ void Bind(CLI::App* app, Arguments* a) {
         ->excludes(classes);
     app->add_option("--background", a->background,
                     "the class that takes what no class claims, or \"none\" (default: the vocabulary's)");
+    app->add_option("--text-precision", a->open.text_precision,
+                    "with --classes: of the text encoder, fp32, or int8 if the bundle has it (default: fp32)");
     app->add_option("--output,-o", a->output, "write DIR/STEM.labels.png, replacing it (default: write nothing)");
     app->add_option("--backend", a->open.backend, "onnxruntime, openvino, tensorrt as compiled in, or auto");
     app->add_option("--device", a->open.device, "auto, cpu or cuda:N");

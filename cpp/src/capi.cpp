@@ -73,11 +73,9 @@ bool IsOn(const std::string& name, const std::string& value) {
 }
 
 bool SetText(scclip::OpenOptions* open, const std::string& name, const std::string& value) {
-    const std::map<std::string, std::string*> texts = {{"backend", &open->backend},
-                                                       {"device", &open->device},
-                                                       {"precision", &open->precision},
-                                                       {"ort_provider", &open->ort_provider},
-                                                       {"preset", &open->preset}};
+    const std::map<std::string, std::string*> texts = {
+        {"backend", &open->backend},           {"device", &open->device}, {"precision", &open->precision},
+        {"ort_provider", &open->ort_provider}, {"preset", &open->preset}, {"text_precision", &open->text_precision}};
     const auto found = texts.find(name);
     if (found == texts.end()) return false;
     *found->second = value;
@@ -91,6 +89,7 @@ bool SetWhole(scclip_options* options, const std::string& name, const std::strin
     const std::map<std::string, std::int64_t*> limits = {
         {"max_pixels", &open.max_pixels}, {"max_windows", &open.max_windows}, {"max_memory", &open.max_memory}};
     const std::map<std::string, bool*> switches = {{"remember_hashes", &open.remember_hashes},
+                                                   {"keep_text", &open.keep_text},
                                                    {"confidence", &options->segment.confidence}};
     if (const auto number = numbers.find(name); number != numbers.end()) {
         *number->second = static_cast<int>(WholeNumber(name, value));

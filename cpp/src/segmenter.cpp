@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <mutex>
 
 #include "backends/base.hpp"
@@ -81,11 +82,42 @@ struct Segmenter::Impl {
         std::uint64_t id = 0;  // another for every one
     };
 
+    /// What embeds class names: the encoder is loaded when a name first needs it.
+    class TextTower {
+      public:
+        TextTower(const Bundle& bundle, const std::string& precision, int threads)
+            : tokenizer(Tokenizer::Parse(bundle.Read(bundle.manifest().tokenizer))),
+              open_([&bundle, precision, threads] {
+                  return OpenTextEncoder(bundle, bundle.manifest().TextIn(precision), threads);
+              }),
+              embed_dim_(static_cast<std::size_t>(bundle.manifest().embed_dim)) {}
+
+        std::vector<float> operator()(const std::vector<Prompt>& prompts) {
+            if (!text_) {
+                text_ = open_();
+                encode_.emplace(*text_, embed_dim_);
+            }
+            return (*encode_)(prompts);
+        }
+
+        const Tokenizer tokenizer;
+
+      private:
+        std::function<std::unique_ptr<TextEncoder>()> open_;
+        std::size_t embed_dim_;
+        std::unique_ptr<TextEncoder> text_;
+        std::optional<PromptEncoder> encode_;
+    };
+
     Bundle bundle;
     DecodingSpec decoding;  // the bundle's, with the preset's over it
     std::unique_ptr<Encoder> encoder;
     Preparation prepare;
     int threads = 0;
+    std::string text_precision;
+    bool keep_text = true;
+    std::mutex text_mutex;  // of `kept_text`
+    std::unique_ptr<TextTower> kept_text;
     mutable std::mutex mutex;  // of `classes`
     std::shared_ptr<const Classes> classes;
 
@@ -99,23 +131,16 @@ struct Segmenter::Impl {
     }
 
     void SetClasses(const ClassNames& names, const EmbedOptions& options) {
-        const Tokenizer tokenizer = Tokenizer::Parse(bundle.Read(bundle.manifest().tokenizer));
         const TextEncoderSpec& spec = bundle.manifest().text_encoder;
         const std::string& templates = options.templates.empty() ? decoding.templates : options.templates;
-        const auto embed_dim = static_cast<std::size_t>(bundle.manifest().embed_dim);
-        std::unique_ptr<TextEncoder> text;  // after the names have been checked
-        std::optional<PromptEncoder> encoder_of_prompts;
-        const EncodePrompts encode = [&](const std::vector<Prompt>& prompts) {
-            if (!text) {
-                text = OpenTextEncoder(bundle, threads);
-                encoder_of_prompts.emplace(*text, embed_dim);
-            }
-            return (*encoder_of_prompts)(prompts);
-        };
-        Use(EmbedClasses(
-            CheckedClasses(names),
-            {tokenizer, encode, embed_dim, static_cast<std::size_t>(spec.context_length), spec.model_sha256}, templates,
-            options.background, decoding.class_weights));
+        const std::lock_guard<std::mutex> lock(text_mutex);
+        std::unique_ptr<TextTower> own;
+        std::unique_ptr<TextTower>& tower = keep_text ? kept_text : own;
+        if (!tower) tower = std::make_unique<TextTower>(bundle, text_precision, threads);
+        Use(EmbedClasses(CheckedClasses(names),
+                         {tower->tokenizer, std::ref(*tower), static_cast<std::size_t>(bundle.manifest().embed_dim),
+                          static_cast<std::size_t>(spec.context_length), spec.model_sha256},
+                         templates, options.background, decoding.class_weights));
     }
 
     void Use(Vocabulary vocabulary) {
@@ -351,11 +376,14 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
         impl->bundle = Bundle::Open(bundle, options.remember_hashes);
         const Manifest& manifest = impl->bundle.manifest();
         const PresetSpec preset = manifest.Preset(options.preset);
+        manifest.TextIn(options.text_precision);  // before what takes seconds
         impl->decoding = Over(manifest.decoding, preset);
         const OpenOptions settled = Over(options, preset);
         impl->encoder = OpenEncoder(impl->bundle, settled);
         impl->prepare = Preparation::Over(manifest, impl->encoder->spec().grid, settled, impl->encoder->batch_size());
         impl->threads = options.threads;
+        impl->text_precision = options.text_precision;
+        impl->keep_text = options.keep_text;
         if (!manifest.vocabularies.empty()) impl->SetVocabulary("", std::nullopt);
         return Segmenter(std::move(impl));
     });

@@ -66,6 +66,7 @@ def export_by(checkpoint: Path, method: str) -> None:
 
     bundle = checkpoint.with_name(f"{'tiny' if method == 'scclip' else method}.scclip")
     options = f"--checkpoint {checkpoint} --calibration {method} --output {bundle} --dynamic-grid"
+    options += " --int8-text" if method == "scclip" else ""
     if run(options.split()) != 0:
         raise RuntimeError(f"the export of {method} failed")
 

@@ -140,11 +140,14 @@ def token_cases(bundle_path: Path, number: int = 3000) -> list[list[Any]]:
 
 
 def embedded_case(out: Fixtures, bundle_path: Path) -> dict[str, str]:
-    """A class list and the vocabulary that Python embeds."""
+    """A class list and the vocabularies that Python embeds, in float32 and in int8."""
     classes = "sky; Grass, lawn; traffic light; background, nothing; it's a dog"
-    segmenter = Segmenter(bundle_path, classes=classes, cache=False, threads=THREADS)
-    save_vocabulary(segmenter.vocabulary, out.folder / "embedded.safetensors", force=True)
-    return {"classes": classes, "vocabulary": "embedded.safetensors"}
+    files = {"fp32": "embedded.safetensors", "int8": "embedded.int8.safetensors"}
+    for precision, file in files.items():
+        options = {"cache": False, "threads": THREADS, "text_precision": precision}
+        vocabulary = Segmenter(bundle_path, classes=classes, **options).vocabulary
+        save_vocabulary(vocabulary, out.folder / file, force=True)
+    return {"classes": classes, "vocabulary": files["fp32"], "int8_vocabulary": files["int8"]}
 
 
 def nv12_case(out: Fixtures) -> dict[str, Any]:

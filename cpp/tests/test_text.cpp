@@ -115,19 +115,42 @@ TEST_CASE("embedded names are Python's vocabulary") {
     CHECK(segmenter.Classes() == std::vector<std::string>{"sky", "sea"});
 }
 
-TEST_CASE("embeddings agree with Python's") {
-    const auto& item = Fixtures()["embedded"];
-    const Vocabulary python = LoadVocabulary(FixturePath(item["vocabulary"]));
+namespace {
+
+/// The fixtures' class list by the bundle's text encoder in a precision.
+Vocabulary EmbedIn(const std::string& precision, const std::string& classes) {
     const Bundle bundle = Bundle::Open(Fixtures()["bundle"].get<std::string>(), false);
     const Tokenizer tokenizer = Tokenizer::Parse(ReadBytes(bundle.path() + "/tokenizer.json"));
     const TextEncoderSpec& spec = bundle.manifest().text_encoder;
-    const auto text = OpenTextEncoder(bundle, 2);
-    CHECK(text->resumes() == spec.resumed.has_value());
-    PromptEncoder encode(*text, python.embed_dim);
-    const TextModel model{tokenizer, std::ref(encode), python.embed_dim, static_cast<std::size_t>(spec.context_length),
+    const TextGraphs& graphs = bundle.manifest().TextIn(precision);
+    const auto text = OpenTextEncoder(bundle, graphs, 2);
+    CHECK(text->resumes() == graphs.resumed.has_value());
+    const auto embed_dim = static_cast<std::size_t>(bundle.manifest().embed_dim);
+    PromptEncoder encode(*text, embed_dim);
+    const TextModel model{tokenizer, std::ref(encode), embed_dim, static_cast<std::size_t>(spec.context_length),
                           spec.model_sha256};
-    const Vocabulary found =
-        EmbedClasses(ParseClasses(item["classes"].get<std::string>()), model, "imagenet", std::nullopt, false);
+    return EmbedClasses(ParseClasses(classes), model, "imagenet", std::nullopt, false);
+}
+
+/// The least cosine of the rows of two vocabularies.
+double LeastCosine(const Vocabulary& a, const Vocabulary& b) {
+    double least = 1;
+    for (std::size_t row = 0; row < a.queries.size(); ++row) {
+        double cosine = 0;
+        for (std::size_t i = row * a.embed_dim; i < (row + 1) * a.embed_dim; ++i) {
+            cosine += static_cast<double>(a.embeddings[i]) * static_cast<double>(b.embeddings[i]);
+        }
+        least = std::min(least, cosine);
+    }
+    return least;
+}
+
+}  // namespace
+
+TEST_CASE("embeddings agree with Python's") {
+    const auto& item = Fixtures()["embedded"];
+    const Vocabulary python = LoadVocabulary(FixturePath(item["vocabulary"]));
+    const Vocabulary found = EmbedIn("fp32", item["classes"]);
     CHECK(found.queries == python.queries);
     CHECK(found.query_class == python.query_class);
     CHECK(found.background == python.background);
@@ -137,5 +160,39 @@ TEST_CASE("embeddings agree with Python's") {
         gap = std::max(gap, std::abs(found.embeddings[i] - python.embeddings[i]));
     }
     CHECK(gap < 1e-6F);
+}
+
+TEST_CASE("the int8 text encoder is Python's, taken by name and kept") {
+    const auto& item = Fixtures()["embedded"];
+    const std::string classes = item["classes"];
+    const Vocabulary python = LoadVocabulary(FixturePath(item["int8_vocabulary"]));
+    const Vocabulary found = EmbedIn("int8", classes);
+    REQUIRE(found.embeddings.size() == python.embeddings.size());
+    const double own = LeastCosine(found, python), other = LeastCosine(found, EmbedIn("fp32", classes));
+    CHECK(own > 0.9999);
+    CHECK(other < own);
+    OpenOptions options;
+    options.text_precision = "bf16";
+    const auto refused = Segmenter::Open(Fixtures()["bundle"], options);
+    CHECK(refused.status().code() == ErrorCode::kBackend);
+    CHECK(refused.status().field() == "text_precision");
+    for (const bool keep : {true, false}) {
+        options.text_precision = "int8";
+        options.keep_text = keep;
+        auto opened = Segmenter::Open(Fixtures()["bundle"], options);
+        REQUIRE_MESSAGE(opened.ok(), opened.status().message());
+        REQUIRE(opened->SetClasses("sea; land").ok());
+        CHECK(opened->SetClasses("sky; sky").field() == "classes");
+        REQUIRE(opened->SetClasses(classes).ok());
+        const auto pixels = Pattern(224 * 300 * 3, 1);
+        const ImageView image{pixels.data(), 224, 300, 0, PixelFormat::kRgb};
+        const auto labels = opened->Segment(image);
+        REQUIRE(opened->SetVocabulary(FixturePath(item["int8_vocabulary"])).ok());
+        const auto expected = opened->Segment(image);
+        REQUIRE(labels.ok());
+        std::size_t same = 0;
+        for (std::size_t i = 0; i < labels->labels.size(); ++i) same += labels->labels[i] == expected->labels[i];
+        CHECK(same >= labels->labels.size() * 999 / 1000);
+    }
 }
 #endif

@@ -1,5 +1,7 @@
 """bundle.json: everything that the runtimes need to know, in the terms of docs/bundle.md."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import json
@@ -46,9 +48,11 @@ class EncoderEntry(GraphEntry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEntry(GraphEntry):
-    """The text encoder; `resumed` goes on from known beginnings, where the tower can."""
+    """The text encoder; `resumed` goes on from known beginnings, where the tower can; `int8` is the same in int8."""
 
     resumed: GraphEntry | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    int8: TextEntry | None = None
 
 
 def text_model_sha256(state: Mapping[str, Tensor], tokenizer: str) -> str:
@@ -87,6 +91,23 @@ def _graph(directory: Path, entry: GraphEntry, axes: Mapping[str, Mapping[str, o
         "axes": {name: dict(axes[name]) for name in sorted(used)},
         "parity": dict(entry.parity),
     }
+
+
+def _text_graphs(
+    directory: Path, entry: TextEntry, axes: Mapping[str, Mapping[str, object]], context_length: int
+) -> dict[str, object]:
+    """The text encoder's graphs in one precision, and those in int8."""
+    made = _graph(directory, entry, axes) | dict(entry.facts)
+    if entry.resumed is not None:
+        known: dict[str, Mapping[str, object]] = {
+            "tokens": {"min": 1, "max": context_length},
+            "known": {"min": 1, "max": context_length},
+            "beginnings": {"min": 1, "max": None},
+        }
+        made["resumed"] = _graph(directory, entry.resumed, {**axes, **known})
+    if entry.int8 is not None:
+        made["int8"] = _text_graphs(directory, entry.int8, axes, context_length)
+    return made
 
 
 def _opset(path: Path) -> int:
@@ -142,11 +163,6 @@ def build_manifest(
         "width": side,
         "tokens": {"min": 2, "max": a.context_length},
     }
-    resumed_axes = axes | {
-        "tokens": {"min": 1, "max": a.context_length},
-        "known": {"min": 1, "max": a.context_length},
-        "beginnings": any_length,
-    }
     calibration = _calibration(method, options, parts)
     later = _later_members(parts, defaults)
     version = 2 if any(later.values()) or calibration.keys() - _version_1(method) else 1
@@ -190,18 +206,13 @@ def build_manifest(
             | dict(entry.facts)
             for entry in encoders
         ],
-        "text_encoder": _graph(directory, text_encoder, axes)
+        "text_encoder": _text_graphs(directory, text_encoder, axes, a.context_length)
         | {
             "context_length": a.context_length,
             "model_sha256": text_model_sha256(
                 model.checkpoint.state, (directory / tokenizer).read_text("utf-8")
             ),
-        }
-        | (
-            {}
-            if text_encoder.resumed is None
-            else {"resumed": _graph(directory, text_encoder.resumed, resumed_axes)}
-        ),
+        },
         "tokenizer": tokenizer,
         "vocabularies": vocabularies,
         "files": {

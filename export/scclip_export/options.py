@@ -31,6 +31,7 @@ class ExportConfig:
     opset: int = 20
     precisions: tuple[str, ...] = ()  # beside fp32, each a key of `writers.WRITERS`
     int8: Int8Options = field(default_factory=Int8Options)
+    int8_text: bool = False
     dynamic_grid: bool = False
     image_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) in pixels
     debug_outputs: bool = False

@@ -28,6 +28,8 @@ from scclip_rt.precisions import PRECISIONS
 # Of float32: how often torch's own distance from float64, and what is added, for models whose distance is next to none.
 # On Zen 4 a sound graph of massive tokens was 4.4 times as far; benchmarks.cpu.parity_margins tries damaged ones.
 _TIMES, _FLOOR = 8.0, 1e-6
+TEXT_COSINE = 0.99
+"""Least cosine of a text's embedding in int8 with float32's."""
 _QUERIES = (1, 8, 150)
 # Batch and queries of the runs before the last, which takes all windows with the fewest queries.
 _RUNS = ((1, 150), (2, 8))
@@ -361,9 +363,73 @@ def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor)
     """
     with torch.inference_mode():
         expected = encoder(tokens).numpy()
-    session, rows = cpu_session(str(path)), tokens.numpy()
-    ends = rows.argmax(axis=1)
-    cuts = 1 + np.arange(len(rows)) % ends
+    cuts = _cuts(tokens.numpy())
+    worst = _max_abs(_resumed(path, tokens.numpy(), cuts), expected)
+    threshold = THRESHOLDS["fp32"].max_abs or 0.0
+    if not worst <= threshold:
+        raise ExportError(
+            f"the resumed text encoder misses parity: embeddings differ by {worst:.2e}, allowed {threshold:.0e}"
+        )
+    return {
+        "threshold": threshold,
+        "embeddings_max_abs": worst,
+        "cuts": cuts.tolist(),
+        "reference": "torch fp32",
+    }
+
+
+def check_int8_text_encoder(
+    encoder: TextEncoder, path: Path, resumed: Path | None, tokens: Tensor
+) -> tuple[dict[str, object], dict[str, object] | None]:
+    """Compare the int8 text encoder with the float32 torch model: the cosine of each text's two embeddings.
+
+    Args:
+        encoder: the float32 torch model.
+        path: the int8 file for whole texts.
+        resumed: the one that goes on from known beginnings; None if there is none.
+        tokens: as for `check_text_encoder`.
+
+    Returns:
+        The figures of both for bundle.json.
+
+    Raises:
+        ExportError: a text's cosine is under `TEXT_COSINE`.
+    """
+    with torch.inference_mode():
+        expected = encoder(tokens).numpy()
+    rows = tokens.numpy()
+    whole = _cosines(path.name, cpu_session(str(path)).run(None, {"tokens": rows})[0], expected)
+    if resumed is None:
+        return whole, None
+    return whole, _cosines(resumed.name, _resumed(resumed, rows, _cuts(rows)), expected)
+
+
+def _cosines(file: str, got: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, object]:
+    """The figures of texts (B, E) by a narrow file."""
+    cosines = (got.astype(np.float64) * expected).sum(axis=1)
+    if not cosines.min() >= TEXT_COSINE:  # nor is NaN
+        raise ExportError(
+            f"parity missed by {file}: the least cosine of {len(got)} texts with float32's is "
+            f"{cosines.min():.4f}, allowed {TEXT_COSINE}; no bundle was written. Calibrate it on your classes "
+            "(--vocabulary), or leave --int8-text out"
+        )
+    return {
+        "thresholds": {"least_cosine": TEXT_COSINE},
+        "least_cosine": float(cosines.min()),
+        "mean_cosine": float(cosines.mean()),
+        "texts": len(got),
+        "reference": "torch fp32",
+    }
+
+
+def _cuts(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where to cut texts into a beginning and a rest: each at another place, the end token in the rest."""
+    return 1 + np.arange(len(rows)) % rows.argmax(axis=1)
+
+
+def _resumed(path: Path, rows: NDArray[np.int64], cuts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Embeddings of whole texts (B, T) by the graph that goes on from beginnings of `cuts` (B,) tokens."""
+    session, ends = cpu_session(str(path)), rows.argmax(axis=1)
     layers, _, _, heads, _, width = next(x.shape for x in session.get_inputs() if x.name == "past")
     nothing = {
         "past": np.zeros((layers, 2, 1, heads, 1, width), np.float32),
@@ -376,18 +442,8 @@ def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor)
     for row, whole, cut, end in zip(rest, rows, cuts, ends, strict=True):
         row[: end - cut + 1] = whole[cut : end + 1]
     known = {"past": past, "past_lengths": cuts, "beginnings": np.arange(len(rows))}
-    worst = _max_abs(session.run(["embeddings"], {"tokens": rest, **known})[0], expected)
-    threshold = THRESHOLDS["fp32"].max_abs or 0.0
-    if not worst <= threshold:
-        raise ExportError(
-            f"the resumed text encoder misses parity: embeddings differ by {worst:.2e}, allowed {threshold:.0e}"
-        )
-    return {
-        "threshold": threshold,
-        "embeddings_max_abs": worst,
-        "cuts": cuts.tolist(),
-        "reference": "torch fp32",
-    }
+    embeddings: NDArray[np.float32] = session.run(["embeddings"], {"tokens": rest, **known})[0]
+    return embeddings
 
 
 def _max_abs(got: NDArray[np.float32], expected: NDArray[Any]) -> float:

@@ -37,13 +37,14 @@ from scclip_export.parity import (
     Parity,
     Reference,
     check_encoder,
+    check_int8_text_encoder,
     check_resumed_text_encoder,
     check_text_encoder,
     merge,
     parity_table,
     run_encoder,
 )
-from scclip_export.quantize import CALIBRATION_OPTION
+from scclip_export.quantize import CALIBRATION_OPTION, quantize_text_encoder, text_prompts, write_int8
 from scclip_export.verification import image_files, verification_images, verification_windows
 from scclip_export.writers import WRITERS, EncoderJob, GridPlan
 from scclip_rt.backends.onnxruntime.session import cpu_session
@@ -55,7 +56,7 @@ from scclip_rt.vocabulary.embedding import embed_classes
 from scclip_rt.vocabulary.file import save_vocabulary
 from scclip_rt.vocabulary.prompts import encode_whole
 from scclip_rt.vocabulary.templates import load_templates
-from scclip_rt.vocabulary.tokenizer import Tokenizer
+from scclip_rt.vocabulary.tokenizer import Tokenizer, pad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,14 +310,40 @@ def _text_encoder(config: ExportConfig, model: LoadedModel, directory: Path, pro
     tokens = _example_tokens(model.architecture.context_length)
     onnx_from_text_encoder(encoder, path, opset=config.opset)
     entry = TextEntry(file=path.name, parity=check_text_encoder(encoder, path, tokens))
-    if not encoder.can_resume:
-        return entry
-    path = directory / "text_encoder.resumed.onnx"
-    progress(f"tracing and checking {path.name}")
-    onnx_from_resumed_text_encoder(ResumedTextEncoder(encoder), path, opset=config.opset)
-    share_weights(path, directory / entry.file)
-    parity = check_resumed_text_encoder(encoder, path, tokens)
-    return replace(entry, resumed=GraphEntry(file=path.name, parity=parity))
+    if encoder.can_resume:
+        resumed = directory / "text_encoder.resumed.onnx"
+        progress(f"tracing and checking {resumed.name}")
+        onnx_from_resumed_text_encoder(ResumedTextEncoder(encoder), resumed, opset=config.opset)
+        share_weights(resumed, path)
+        parity = check_resumed_text_encoder(encoder, resumed, tokens)
+        entry = replace(entry, resumed=GraphEntry(file=resumed.name, parity=parity))
+    if config.int8_text:
+        entry = replace(entry, int8=_int8_text_encoder(config, encoder, entry, directory, progress))
+    return entry
+
+
+def _int8_text_encoder(
+    config: ExportConfig, encoder: TextEncoder, source: TextEntry, directory: Path, progress: Progress
+) -> TextEntry:
+    """The same graphs in int8, by one plan: so the weights of both are the same bytes."""
+    path = directory / "text_encoder.int8.onnx"
+    own = [name for file in config.vocabularies for names in parse_classes(file) for name in names]
+    prompts, others = text_prompts(Tokenizer.from_json(tokenizer_json()), len(encoder.positions), own)
+    plan = quantize_text_encoder(directory / source.file, path, prompts, progress=progress)
+    share_weights(path, directory / source.file)
+    resumed = None
+    if source.resumed is not None:
+        resumed = directory / "text_encoder.int8.resumed.onnx"
+        write_int8(directory / source.resumed.file, plan, resumed)
+        share_weights(resumed, path)
+    progress(f"checking {path.name}")
+    parity, of_resumed = check_int8_text_encoder(encoder, path, resumed, torch.from_numpy(pad(others)))
+    return TextEntry(
+        file=path.name,
+        parity=parity,
+        resumed=None if resumed is None else GraphEntry(file=resumed.name, parity=of_resumed or {}),
+        facts={"quantization": plan.to_json()},
+    )
 
 
 def _vocabularies(

@@ -181,7 +181,8 @@ def _write_small_bundle(bundle: Bundle, spec: EncoderSpec, folder: Path) -> None
     document["encoders"] = [entry for entry in document["encoders"] if entry["file"] == spec.file]
     document.pop("engines", None)
     document.pop("gpu_kernels", None)
-    document["text_encoder"].pop("resumed", None)
+    for other in ("resumed", "int8"):
+        document["text_encoder"].pop(other, None)
     keep = {spec.file, bundle.text_encoder.file, bundle.manifest.tokenizer, *bundle.manifest.vocabularies}
     document["files"] = {name: entry for name, entry in document["files"].items() if name in keep}
     for name in sorted(keep):

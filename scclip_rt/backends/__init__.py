@@ -91,21 +91,23 @@ def open_backend(
     return module.open_encoder(bundle, request)
 
 
-def open_text_backend(bundle: Bundle, *, threads: int | None = None) -> TextBackend:
+def open_text_backend(bundle: Bundle, *, precision: str = "fp32", threads: int | None = None) -> TextBackend:
     """Load the text encoder of a bundle, on the CPU: a vocabulary is embedded once.
 
     Args:
         bundle: an open bundle.
+        precision: `fp32`, or `int8` where the bundle has that.
         threads: CPU threads; None takes the cores this process may use.
 
     Raises:
+        BackendError: the bundle has no such text encoder.
         OptionError: `threads` is less than 1.
         BundleError: the graph is damaged or does not agree with bundle.json.
     """
     _check_options("auto", threads, None)
     from scclip_rt.backends.onnxruntime.encoder import open_text
 
-    return open_text(bundle, threads=threads)
+    return open_text(bundle, precision=precision, threads=threads)
 
 
 def _check_options(backend: str, threads: int | None, batch: int | None) -> None:

@@ -43,6 +43,7 @@ class BatchJob:
         templates: as for `Segmenter`.
         background: as for `Segmenter`.
         background_words: as for `Segmenter`.
+        text_precision: as for `Segmenter`.
         format: `parquet`, `webdataset`, `png`, or one of docs/formats.md, a folder a shard.
         reading: size of shards, columns.
         resume: go on with the run that the output holds.
@@ -58,6 +59,7 @@ class BatchJob:
     templates: str | os.PathLike[str] | None = None  # the bundle's
     background: str | None = None
     background_words: str | None = None
+    text_precision: str = "fp32"
     format: str = "parquet"
     reading: InputOptions = field(default_factory=InputOptions)
     resume: bool = False
@@ -185,7 +187,11 @@ def _need_pyarrow(format: str) -> None:  # noqa: A002 (the option's name)
 
 def _vocabulary(bundle: Bundle, job: BatchJob) -> Vocabulary:
     options = EmbeddingOptions(
-        templates=job.templates, cache=job.cache, progress=True, background_words=job.background_words
+        templates=job.templates,
+        cache=job.cache,
+        progress=True,
+        background_words=job.background_words,
+        text_precision=job.text_precision,
     )
     return resolve_vocabulary(
         bundle, options, classes=job.classes, vocabulary=job.vocabulary, background=job.background

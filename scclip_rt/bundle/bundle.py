@@ -19,11 +19,12 @@ from scclip_rt.bundle.manifest import (
     ModelSpec,
     PreprocessingSpec,
     TextEncoderSpec,
+    TextGraphs,
     parse_manifest,
 )
 from scclip_rt.bundle.onnx_weights import external_locations
 from scclip_rt.bundle.presets import PresetSpec, preset
-from scclip_rt.errors import BundleError, OptionError, did_you_mean
+from scclip_rt.errors import BackendError, BundleError, OptionError, did_you_mean
 from scclip_rt.files import check_regular, sha256_file
 from scclip_rt.strict_json import parse_json
 
@@ -125,6 +126,22 @@ class Bundle:
     def text_encoder(self) -> TextEncoderSpec:
         """The text encoder."""
         return self.manifest.text_encoder
+
+    def text_graphs(self, precision: str) -> TextGraphs:
+        """The text encoder in a precision.
+
+        Raises:
+            BackendError: the bundle has none.
+        """
+        found = self.text_encoder.precisions.get(precision)
+        if found is None:
+            have = ", ".join(self.text_encoder.precisions)
+            raise BackendError(
+                f"{self.path}: no text encoder in precision {precision!r}; the bundle has: {have}. Choose one with "
+                "--text-precision, or export the bundle again with --int8-text",
+                field="text_precision",
+            )
+        return found
 
     def encoders_for(self, grid: GridKind) -> tuple[EncoderSpec, ...]:
         """The encoders of one kind of grid, possibly none."""
@@ -235,7 +252,8 @@ class Bundle:
             if digests[name] != spec.sha256:
                 forget(path)
                 raise _wrong_hash(path, name, spec, digests[name])
-        for graph in (*self.encoders, *self.text_encoder.graphs):
+        texts = (graph for text in self.text_encoder.precisions.values() for graph in text.graphs)
+        for graph in (*self.encoders, *texts):
             self.data_files(graph.file)
         return digests
 

@@ -75,20 +75,35 @@ class EncoderSpec(GraphSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextEncoderSpec(GraphSpec):
-    """The text encoder; a vocabulary embedded by another `model_sha256` does not fit.
+class TextGraphs(GraphSpec):
+    """The text encoder in one precision.
 
     `resumed` is the same tower from where a text with the same beginning left it; older bundles lack it.
     """
 
-    context_length: int
-    model_sha256: str
     resumed: GraphSpec | None = None
 
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
         """This graph, and `resumed` if there is one."""
         return (self,) if self.resumed is None else (self, self.resumed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderSpec(TextGraphs):
+    """The text encoder in float32, and in `int8` where the bundle has that.
+
+    A vocabulary embedded by another `model_sha256` does not fit.
+    """
+
+    context_length: int
+    model_sha256: str
+    int8: TextGraphs | None = None
+
+    @property
+    def precisions(self) -> dict[str, TextGraphs]:
+        """The graphs by precision, fp32 first."""
+        return {"fp32": self} if self.int8 is None else {"fp32": self, "int8": self.int8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +207,7 @@ class Manifest:
     def references(self) -> tuple[str, ...]:
         """Every file that the manifest names outside its `files` table."""
         graphs = tuple(encoder.file for encoder in self.encoders)
-        texts = tuple(graph.file for graph in self.text_encoder.graphs)
+        texts = tuple(graph.file for text in self.text_encoder.precisions.values() for graph in text.graphs)
         return (*graphs, *texts, self.tokenizer, *self.vocabularies, *self.engines)
 
 
@@ -215,7 +230,8 @@ def parse_manifest(text: str | bytes) -> Manifest:
     _check_members(manifest)
     for encoder in manifest.encoders:
         _check_encoder(encoder, manifest)
-    _check_text_encoder(manifest.text_encoder, manifest.model.embed_dim)
+    for graphs in manifest.text_encoder.precisions.values():
+        _check_text_graphs(graphs, manifest.model.embed_dim)
     return manifest
 
 
@@ -282,6 +298,11 @@ def _graph(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _text_graphs(item: dict[str, Any]) -> dict[str, Any]:
+    resumed = GraphSpec(**_graph(item["resumed"])) if "resumed" in item else None
+    return _graph(item) | {"resumed": resumed}
+
+
 def _encoder(item: dict[str, Any]) -> EncoderSpec:
     return EncoderSpec(
         **_graph(item),
@@ -310,10 +331,10 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         decoding=DecodingSpec(**_known(DecodingSpec, document["decoding"])),
         encoders=tuple(_encoder(item) for item in document["encoders"]),
         text_encoder=TextEncoderSpec(
-            **_graph(text),
+            **_text_graphs(text),
             context_length=text["context_length"],
             model_sha256=text["model_sha256"],
-            resumed=GraphSpec(**_graph(text["resumed"])) if "resumed" in text else None,
+            int8=TextGraphs(**_text_graphs(text["int8"])) if "int8" in text else None,
         ),
         tokenizer=document["tokenizer"],
         vocabularies=tuple(document["vocabularies"]),
@@ -383,7 +404,7 @@ def _check_encoder(encoder: EncoderSpec, manifest: Manifest) -> None:
     _check_shape(encoder, _tensor(encoder, "outputs", "logits", "float32"), (None, patches, None))
 
 
-def _check_text_encoder(text: TextEncoderSpec, embed_dim: int) -> None:
+def _check_text_graphs(text: TextGraphs, embed_dim: int) -> None:
     _check_shape(text, _tensor(text, "inputs", "tokens", "int64"), (None, None))
     _check_shape(text, _tensor(text, "outputs", "embeddings", "float32"), (None, embed_dim))
     if text.resumed is not None:

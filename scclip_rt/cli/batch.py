@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         templates=template_source(args),
         background=args.background,
         background_words=args.background_words,
+        text_precision=args.text_precision or "fp32",
         format=args.format,
         reading=InputOptions(shard_size=args.shard_size, column=args.column, key=args.key),
         resume=args.resume,

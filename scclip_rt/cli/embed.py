@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         threads=args.threads,
         background_words=args.background_words,
+        text_precision=args.text_precision or "fp32",
     )
     vocabulary = resolve_vocabulary(bundle, options, classes=class_source(args), background=args.background)
     tell_names_that_demo_does_not_know(bundle, vocabulary)
@@ -123,7 +124,7 @@ def _chosen(
             f"{templates.name}",
             field="template_count",
         )
-    tower = TextTower(bundle, threads=args.threads)
+    tower = TextTower(bundle, precision=args.text_precision or "fp32", threads=args.threads)
     single = embed_each_template(
         vocabulary.queries,
         tower.prompts,

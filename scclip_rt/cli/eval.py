@@ -100,6 +100,12 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         "--background", "NAME", 'folder: the background class (default: "background", if there is one)'
     )
     group.text("--templates", "NAME|FILE", "prompts around each name (default: imagenet)")
+    group.text(
+        "--text-precision",
+        "NAME",
+        "of the text encoder: fp32, or int8 where the bundle was exported with --int8-text (default: fp32)",
+        default="fp32",
+    )
     group.flag("--no-cache", "neither read nor keep class embeddings on disk")
 
 
@@ -215,6 +221,7 @@ def _segmenter(args: argparse.Namespace, dataset: "Dataset", bundle: str, precis
         templates=template_source(args),
         **backend_settings(args) | {"precision": precision},
         **image_settings(args),
+        text_precision=args.text_precision,
         cache=not args.no_cache,
         progress=True,
     )

@@ -76,7 +76,7 @@ def _check_graphs(bundle: Bundle) -> list[str]:
     from scclip_rt.backends.onnxruntime.session import create_session
 
     graphs: list[GraphSpec] = [spec for spec in bundle.encoders if spec.precision in ("fp32", "int8")]
-    graphs += bundle.text_encoder.graphs
+    graphs += [graph for text in bundle.text_encoder.precisions.values() for graph in text.graphs]
     for spec in graphs:
         create_session(bundle, spec, threads=1, optimize=False)
     return [spec.file for spec in graphs]
@@ -189,11 +189,12 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
     for encoder in manifest.encoders:
         yield from _graph(bundle, encoder, "encoder", _encoder_facts(encoder), checked)
     text = manifest.text_encoder
-    facts = f"up to {text.context_length} tokens, model {text.model_sha256[:12]}"
-    yield from _graph(bundle, text, "text encoder", facts, checked)
-    if text.resumed is not None:
-        facts = "the same from known beginnings of texts"
-        yield from _graph(bundle, text.resumed, "text encoder", facts, checked)
+    for precision, graphs in text.precisions.items():
+        facts = f"{precision}, up to {text.context_length} tokens, model {text.model_sha256[:12]}"
+        yield from _graph(bundle, graphs, "text encoder", facts, checked)
+        if graphs.resumed is not None:
+            facts = f"{precision}, the same from known beginnings of texts"
+            yield from _graph(bundle, graphs.resumed, "text encoder", facts, checked)
     for state in engines:
         yield from _engine(bundle, state)
     yield "files"

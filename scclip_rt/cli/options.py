@@ -60,6 +60,12 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
         "with --classes: words that find the background, voc, coco-object or clip-es; adds a class "
         '"background" where there is none (docs/classes.md)',
     )
+    group.text(
+        "--text-precision",
+        "NAME",
+        "with --classes: of the text encoder, fp32, or int8 where the bundle was exported with --int8-text "
+        "(default: fp32)",
+    )
     group.flag("--no-cache", "neither read nor keep class embeddings on disk")
 
 
@@ -223,7 +229,7 @@ def class_settings(args: argparse.Namespace, bundle: "Bundle") -> dict[str, Any]
     """What `Segmenter` is to be told of the options of `add_class_options`.
 
     Raises:
-        OptionError: no classes anywhere, or templates beside a vocabulary that is embedded already.
+        OptionError: no classes anywhere, or how to embed them beside a vocabulary that is embedded already.
     """
     classes, templates = class_source(args), template_source(args)
     if classes is None and args.vocabulary is None and not bundle.manifest.vocabularies:
@@ -237,12 +243,18 @@ def class_settings(args: argparse.Namespace, bundle: "Bundle") -> dict[str, Any]
             "--templates go with --classes: a ready vocabulary is embedded already. Leave them out",
             field="templates",
         )
+    if classes is None and args.text_precision is not None:
+        raise OptionError(
+            "--text-precision goes with --classes: a ready vocabulary is embedded already. Leave it out",
+            field="text_precision",
+        )
     return {
         "classes": classes,
         "vocabulary": args.vocabulary,
         "templates": templates,
         "background": args.background,
         "background_words": args.background_words,
+        "text_precision": args.text_precision or "fp32",
         "cache": not args.no_cache,
     }
 

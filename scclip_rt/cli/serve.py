@@ -69,6 +69,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.text("--templates", "NAME|FILE", "prompts around names (default: the bundle's)")
     group.text("--background", "NAME", "the background among --classes, or none")
+    group.text(
+        "--text-precision",
+        "NAME",
+        "of the text encoder: fp32, or int8 where the bundles were exported with --int8-text (default: fp32)",
+        default="fp32",
+    )
     group.number("--short-side", "PIXELS", "resize the short side to this")
     group.number("--stride", "PIXELS", "distance between windows")
     group.text("--preset", "NAME", PRESET_HELP)
@@ -160,6 +166,7 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
         vocabularies={name: Path(file) for name, file in map(_pair, args.vocabularies)},
         templates=template_source(args),
         background=args.background,
+        text_precision=args.text_precision,
         **backend_settings(args),
         short_side=args.short_side,
         stride=args.stride,

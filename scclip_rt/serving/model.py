@@ -97,6 +97,7 @@ class LoadedModel:
             stride=settings.stride,
             preset=settings.preset,
             templates=settings.templates,
+            text_precision=settings.text_precision,
             max_pixels=settings.limits.max_pixels,
         )
         default = _default_vocabulary(segmenter, settings)
@@ -113,6 +114,7 @@ class LoadedModel:
             max_names=settings.limits.max_classes,
             threads=settings.threads,
             shared=settings.shared,
+            text_precision=settings.text_precision,
         )
         model = cls(
             name=name,

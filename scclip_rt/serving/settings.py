@@ -67,6 +67,7 @@ class ServeSettings:
         vocabularies: name → file that `scclip embed` wrote; a request asks for them by name.
         templates: prompts around names.
         background: of `classes`, as for `Segmenter`.
+        text_precision: as for `Segmenter`.
         backend, device, precision, ort_provider, threads, batch, short_side, stride, preset: as for `Segmenter`.
         limits: of requests.
         api_key: what clients must send, or None.
@@ -82,6 +83,7 @@ class ServeSettings:
     vocabularies: Mapping[str, Path] = field(default_factory=dict)
     templates: str | Path | None = None  # the bundle's
     background: str | None = None
+    text_precision: str = "fp32"
     backend: str = "auto"
     device: str = "auto"
     precision: str = "auto"

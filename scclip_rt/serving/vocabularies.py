@@ -43,6 +43,7 @@ class Vocabularies:
         max_names: most names in a list, synonyms included.
         threads: of the text encoder.
         shared: folder where other processes see them too, or None.
+        text_precision: as for `Segmenter`.
         text: the text encoder, if it runs elsewhere; None loads the bundle's when it is first needed.
     """
 
@@ -57,6 +58,7 @@ class Vocabularies:
         max_names: int,
         threads: int | None,
         shared: Path | None,
+        text_precision: str = "fp32",
         text: TextBackend | None = None,
     ) -> None:
         self._bundle = bundle
@@ -68,7 +70,7 @@ class Vocabularies:
         self._shared = shared
         self._recent: OrderedDict[str, Vocabulary] = OrderedDict()
         self._lock = threading.Lock()
-        self._tower = TextTower(bundle, threads=threads, text=text)
+        self._tower = TextTower(bundle, precision=text_precision, threads=threads, text=text)
 
     @property
     def default(self) -> Vocabulary | None:
@@ -108,8 +110,8 @@ class Vocabularies:
         return self._remembered(self.name_of(self._parse(classes, background), background))
 
     def name_of(self, parsed: ParsedClasses, background: str | None) -> str:
-        """The name of a list: the same on every server with this model and these templates."""
-        content = [parsed.classes, background, self._templates.sha256, self._bundle.text_encoder.model_sha256]
+        """The name of a list: the same on every server with this model, these templates and this precision."""
+        content = [parsed.classes, background, self._templates.sha256, self._tower.sha256]
         return "v-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
     def embed(

@@ -48,6 +48,7 @@ def embed_classes(
     background: str | None = None,
     context_length: int = CONTEXT_LENGTH,
     cache_dir: Path | None = None,
+    cache_key: str | None = None,
     progress: bool = False,
 ) -> Vocabulary:
     """Embed a class list.
@@ -59,10 +60,11 @@ def embed_classes(
         encode: the text encoder: a `PromptEncoder`, or any other in `encode_whole`.
         tokenizer: of the same model.
         templates: prompts around each name.
-        model_sha256: identity of the text model, for the vocabulary and the cache.
+        model_sha256: identity of the text model, for the vocabulary.
         background: see `find_background`.
         context_length: most tokens the text encoder takes, start and end included.
         cache_dir: folder of embeddings made before (`embedding_cache_directory()`), or None.
+        cache_key: of what embeddings in the cache depend on; None: the text model alone.
         progress: show a bar on standard error.
 
     Raises:
@@ -71,7 +73,7 @@ def embed_classes(
     first_names = tuple(names[0] for names in classes)
     background_index = find_background(first_names, background)
     queries = tuple(name for names in classes for name in names)
-    cache = _Cache(cache_dir, templates.sha256, model_sha256)
+    cache = _Cache(cache_dir, templates.sha256, cache_key or model_sha256)
     rows: dict[str, NDArray[np.float32]] = {}
     for name in queries:
         cached = cache.get(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scclip_rt.backends import TextBackend, open_text_backend
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_sidecar import source_sha256
 from scclip_rt.errors import OptionError
 from scclip_rt.vocabulary.background_words import BACKGROUND, add_words, background_words
 from scclip_rt.vocabulary.classes import Classes, find_background, only_class, parse_classes
@@ -26,21 +27,33 @@ class TextTower:
 
     Args:
         bundle: whose they are.
+        precision: `fp32`, or `int8` where the bundle has that.
         threads: CPU threads; None takes the cores this process may use.
         keep: hold the weights between calls (for a ViT-B/16 some 250 MB), so that the next name costs only itself.
         text: a text encoder that runs elsewhere, instead of the bundle's.
+
+    Raises:
+        BackendError: the bundle has no text encoder of that precision.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
+        precision: str = "fp32",
         threads: int | None = None,
         keep: bool = True,
         text: TextBackend | None = None,
     ) -> None:
         self._bundle, self._keep = bundle, keep
-        self.prompts = PromptEncoder(lambda: text or open_text_backend(bundle, threads=threads))
+        graphs = bundle.text_graphs(precision)
+        self.sha256 = bundle.text_encoder.model_sha256
+        """Of what embeddings depend on: the text model, and in int8 the file."""
+        if precision != "fp32":
+            self.sha256 = source_sha256(bundle, graphs.file)
+        self.prompts = PromptEncoder(
+            lambda: text or open_text_backend(bundle, precision=precision, threads=threads)
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -68,6 +81,7 @@ class TextTower:
                 background=background,
                 context_length=self._bundle.text_encoder.context_length,
                 cache_dir=cache_dir,
+                cache_key=self.sha256,
                 progress=progress,
             )
         finally:
@@ -84,6 +98,7 @@ class EmbeddingOptions:
     progress: bool = False
     threads: int | None = None
     background_words: str | None = None  # a name of `BACKGROUND_WORDS`
+    text_precision: str = "fp32"
     tower: TextTower | None = None  # one for each call
 
 
@@ -227,7 +242,7 @@ def _embed(
     parsed = parse_with_background(
         classes, background, options.background_words, alone=bundle.decoding.class_weighting == "surgery"
     )
-    tower = options.tower or TextTower(bundle, threads=options.threads)
+    tower = options.tower or TextTower(bundle, precision=options.text_precision, threads=options.threads)
     vocabulary = tower.embed(
         parsed.classes,
         load_templates(options.templates or bundle.decoding.templates),

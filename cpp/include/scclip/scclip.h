@@ -59,9 +59,10 @@ SCCLIP_C_API void scclip_options_free(scclip_options* options);
 
 /* Set an option by name. For opening: backend, device, precision, ort_provider, threads, batch, short_side, stride,
  * whole_image (0 or 1), preset (a benchmark of the bundle, or exact, balanced or fast, or one of each with a comma
- * between), max_pixels, max_windows, max_memory, remember_hashes. For segmenting: confidence (0 or 1), logit_scale,
- * prob_threshold, area_threshold, class_threshold, refine (none or pamr). What is not set is the preset's or the
- * bundle's. Numbers are written as text, with a point; one outside its range is refused here. */
+ * between), text_precision (fp32 or int8), keep_text (0 or 1), max_pixels, max_windows, max_memory, remember_hashes.
+ * For segmenting: confidence (0 or 1), logit_scale, prob_threshold, area_threshold, class_threshold, refine (none or
+ * pamr). What is not set is the preset's or the bundle's. Numbers are written as text, with a point; one outside its
+ * range is refused here. */
 SCCLIP_C_API scclip_code scclip_options_set(scclip_options* options, const char* name, const char* value);
 
 /* Open a bundle directory. `options` may be NULL. On success *segmenter is to be freed. */

@@ -52,6 +52,8 @@ struct OpenOptions {
     /// A benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of each ("voc21,fast"); their settings hold
     /// where none are given. Empty: none.
     std::string preset;
+    std::string text_precision = "fp32";  ///< `fp32`, or `int8` where the bundle has it: what embeds class names
+    bool keep_text = true;  ///< hold the text encoder, once a name has needed it (some 250 MB for a ViT-B/16)
     std::int64_t max_pixels = 128000000;  ///< largest image taken
     std::int64_t max_windows = 1024;      ///< most windows of an image
     std::int64_t max_memory = 0;          ///< most bytes that one image may take; 0: half of what is free

@@ -139,7 +139,7 @@ std::string HostDecodeReason(const Manifest& manifest, const GridSpec& grid) {
 }
 
 #if !defined(SCCLIP_ONNXRUNTIME)
-std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle&, int) {
+std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle&, const TextGraphs&, int) {
     ThrowBackend("class names are embedded with ONNX Runtime, which this build lacks: give a file of `scclip embed`",
                  "backend");
 }

@@ -8,8 +8,8 @@
 
 namespace scclip {
 
-/// Load the text encoder of a bundle, the one that resumes if there is one; only where ONNX Runtime is compiled in.
+/// Load a text encoder of a bundle, the one that resumes if there is one; only where ONNX Runtime is compiled in.
 /// `threads` 0: the cores of this process. Throws Error(kBackend) or Error(kBundle).
-std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle& bundle, int threads);
+std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle& bundle, const TextGraphs& graphs, int threads);
 
 }  // namespace scclip

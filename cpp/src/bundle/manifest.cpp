@@ -117,6 +117,11 @@ void FillGraph(const Json& item, GraphSpec* graph) {
     }
 }
 
+void FillTextGraphs(const Json& item, TextGraphs* graphs) {
+    FillGraph(item, graphs);
+    if (item.contains("resumed")) FillGraph(item["resumed"], &graphs->resumed.emplace());
+}
+
 EncoderSpec Encoder(const Json& item) {
     EncoderSpec encoder;
     FillGraph(item, &encoder);
@@ -191,9 +196,9 @@ Manifest Fill(const Json& document) {
             manifest.benchmarks[item.key()] = Benchmark(item.key(), item.value());
     }
     for (const Json& item : document["encoders"]) manifest.encoders.push_back(Encoder(item));
-    FillGraph(document["text_encoder"], &manifest.text_encoder);
-    if (document["text_encoder"].contains("resumed")) {
-        FillGraph(document["text_encoder"]["resumed"], &manifest.text_encoder.resumed.emplace());
+    FillTextGraphs(document["text_encoder"], &manifest.text_encoder);
+    if (document["text_encoder"].contains("int8")) {
+        FillTextGraphs(document["text_encoder"]["int8"], &manifest.text_encoder.int8.emplace());
     }
     manifest.text_encoder.model_sha256 = document["text_encoder"]["model_sha256"];
     manifest.text_encoder.context_length =
@@ -286,6 +291,12 @@ void CheckResumed(const GraphSpec& graph, std::int64_t embed_dim) {
     CheckShape(graph, Tensor(graph, false, "embeddings", "float32"), {kAny, embed_dim});
 }
 
+void CheckTextGraphs(const TextGraphs& text, std::int64_t embed_dim) {
+    CheckShape(text, Tensor(text, true, "tokens", "int64"), {kAny, kAny});
+    CheckShape(text, Tensor(text, false, "embeddings", "float32"), {kAny, embed_dim});
+    if (text.resumed) CheckResumed(*text.resumed, embed_dim);
+}
+
 }  // namespace
 
 std::string TensorSpec::ToString() const { return name + ": " + dtype + " " + ShapeText(shape); }
@@ -304,12 +315,25 @@ const TensorSpec* GraphSpec::Find(bool input, const std::string& name) const {
 std::vector<std::string> Manifest::References() const {
     std::vector<std::string> names;
     for (const EncoderSpec& encoder : encoders) names.push_back(encoder.file);
-    names.push_back(text_encoder.file);
-    if (text_encoder.resumed) names.push_back(text_encoder.resumed->file);
+    for (const TextGraphs* text :
+         {static_cast<const TextGraphs*>(&text_encoder), text_encoder.int8 ? &*text_encoder.int8 : nullptr}) {
+        if (text == nullptr) continue;
+        names.push_back(text->file);
+        if (text->resumed) names.push_back(text->resumed->file);
+    }
     names.push_back(tokenizer);
     names.insert(names.end(), vocabularies.begin(), vocabularies.end());
     names.insert(names.end(), engines.begin(), engines.end());
     return names;
+}
+
+const TextGraphs& Manifest::TextIn(const std::string& precision) const {
+    if (precision == "fp32") return text_encoder;
+    if (precision == "int8" && text_encoder.int8) return *text_encoder.int8;
+    ThrowBackend("no text encoder in precision " + Quote(precision) + "; the bundle has: fp32" +
+                     (text_encoder.int8 ? ", int8" : "") +
+                     ". Choose one as text_precision, or export the bundle again with --int8-text",
+                 "text_precision");
 }
 
 PresetSpec Manifest::Preset(const std::string& names) const {
@@ -373,10 +397,8 @@ Manifest ParseManifest(const std::string& text) {
     CheckMembers(document);
     Manifest manifest = Fill(document);
     for (const EncoderSpec& encoder : manifest.encoders) CheckEncoder(encoder, manifest);
-    const TextEncoderSpec& encoder = manifest.text_encoder;
-    CheckShape(encoder, Tensor(encoder, true, "tokens", "int64"), {kAny, kAny});
-    CheckShape(encoder, Tensor(encoder, false, "embeddings", "float32"), {kAny, manifest.embed_dim});
-    if (encoder.resumed) CheckResumed(*encoder.resumed, manifest.embed_dim);
+    CheckTextGraphs(manifest.text_encoder, manifest.embed_dim);
+    if (manifest.text_encoder.int8) CheckTextGraphs(*manifest.text_encoder.int8, manifest.embed_dim);
     return manifest;
 }
 

@@ -44,10 +44,15 @@ struct EncoderSpec : GraphSpec {
     std::vector<std::string> runs_on;
 };
 
-struct TextEncoderSpec : GraphSpec {
-    std::string model_sha256;
-    int context_length = 0;            ///< tokens
+/// The text encoder in one precision.
+struct TextGraphs : GraphSpec {
     std::optional<GraphSpec> resumed;  ///< the same tower from known beginnings of texts; older bundles lack it
+};
+
+struct TextEncoderSpec : TextGraphs {
+    std::string model_sha256;
+    int context_length = 0;          ///< tokens
+    std::optional<TextGraphs> int8;  ///< where the bundle has it
 };
 
 struct FileSpec {
@@ -96,6 +101,9 @@ struct Manifest {
 
     /// Every file that the manifest names outside its `files` table.
     std::vector<std::string> References() const;
+
+    /// The text encoder in a precision, `fp32` or `int8`. Throws Error(kBackend): there is none.
+    const TextGraphs& TextIn(const std::string& precision) const;
 
     /// The settings of a preset; of "", none. A benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of
     /// each with a comma between. Throws Error(kOption): no such name, or two of a kind.

@@ -319,6 +319,7 @@ def _run(args: argparse.Namespace) -> int:
         opset=args.opset,
         precisions=precisions_from(args),
         int8=int8_from(args),
+        int8_text=args.int8_text,
         dynamic_grid=args.dynamic_grid,
         image_sizes=tuple(args.image_size),
         debug_outputs=args.debug_outputs,

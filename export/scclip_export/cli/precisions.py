@@ -31,6 +31,11 @@ def add_precision_arguments(parser: argparse.ArgumentParser) -> None:
         "with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from "
         "(default: with --fp16 and an engine)",
     )
+    group.flag(
+        "--int8-text",
+        "also the text encoder with 8-bit integer products on CPUs; used only where --text-precision int8 is asked for "
+        "(docs/quantisation.md)",
+    )
     _add_int8(group)
 
 

@@ -48,10 +48,15 @@ class TextEncoder(nn.Module):
         length, width = tokens.shape[1], self.table.shape[1]
         x = (self.embedded(tokens) + self.positions[:length]).view(-1, width)
         mask = causal_mask(length, tokens.device) if self.causal else None
-        for block in self.blocks:
+        blocks: Any = list(self.blocks)
+        last = blocks.pop() if self.can_resume else None
+        for block in blocks:
             x = block(x, length, mask)
-        x = x.view(-1, length, width)
-        return unit_rows(self.proj(self.ln_final(self.pooled(x, tokens))))
+        if last is not None and mask is not None:
+            x, *_ = _last_block(last, tokens, x, length, mask.expand(tokens.shape[0], 1, -1, -1))
+        else:
+            x = self.pooled(x.view(-1, length, width), tokens)
+        return unit_rows(self.proj(self.ln_final(x)))
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """Rows of the table: int64 (B, T) → (B, T, D)."""
@@ -69,7 +74,7 @@ class TextEncoder(nn.Module):
             return x[:, 0]
         if self.pool == "last":
             return x[:, -1]
-        end = tokens.argmax(dim=-1)  # the end token has the highest id
+        end = tokens.argmax(dim=-1)
         return torch.gather(x, 1, end.reshape(-1, 1, 1).expand(-1, 1, x.shape[-1])).squeeze(1)
 
 
@@ -119,28 +124,37 @@ class ResumedTextEncoder(TextEncoder):
         blocks: Any = self.blocks
         for layer, block in enumerate(blocks):
             known = [rows.index_select(0, beginnings + (2 * layer + part) * count) for part in (0, 1)]
-            resume = block.resume if layer < len(blocks) - 1 else partial(_resume_last, block, tokens)
+            resume = block.resume if layer < len(blocks) - 1 else partial(_last_block, block, tokens)
             x, *own_heads = resume(x, length, mask, *known)
             present += own_heads
         embeddings = unit_rows(self.proj(self.ln_final(x)))
         return embeddings, *present
 
 
-def _resume_last(
-    block: Block,
-    tokens: Tensor,
-    x: Tensor,
-    length: int,
-    mask: Tensor,
-    past_key: Tensor,
-    past_value: Tensor,
+def _last_block(
+    block: Block, tokens: Tensor, x: Tensor, length: int, mask: Tensor, *past: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`Block.resume` of the end tokens alone, (B, D): nothing reads what the others become."""
+    """The last block of the end tokens alone, (B, D): nothing reads what the others become.
+
+    Args:
+        block: the tower's last.
+        tokens: int64 (B, N).
+        x: (B * N, D).
+        length: N.
+        mask: added to the attention scores, (B, 1, N, M + N).
+        past: keys and values of M earlier tokens, or none of them.
+
+    Returns:
+        (B, D), and the keys and values of the N tokens.
+    """
     tap = block.tap(x, length)
     end = tokens.argmax(dim=-1).reshape(-1, 1, 1, 1)  # the end token has the highest id
     query = tap.query.gather(2, end.expand(-1, tap.query.shape[1], 1, tap.query.shape[3]))
     end_mask = mask.gather(2, end.expand(-1, 1, 1, mask.shape[3]))
-    attended = attend_to_both(query, (past_key, past_value), (tap.key, tap.value), end_mask)
+    if past:
+        attended = attend_to_both(query, (past[0], past[1]), (tap.key, tap.value), end_mask)
+    else:
+        attended = block.attend(query, tap.key, tap.value, end_mask)
     width = x.shape[-1]
     x = x.view(-1, length, width).gather(1, end.squeeze(3).expand(-1, 1, width)).squeeze(1)
     return block.finish(x, attended), tap.key, tap.value

@@ -1,7 +1,7 @@
 """8-bit encoders: calibrated, static, with QuantizeLinear and DequantizeLinear around the big matrix products.
 
-Int8 for CPUs: `quantize_encoder` is all of it on files; `make_plan` and `write_int8` are its two steps. Float8 for
-GPUs: `plan_fp8` and `write_fp8`.
+Int8 for CPUs: `quantize_encoder` and `quantize_text_encoder`, and `write_int8` for further graphs of the same weights.
+Float8 for GPUs: `plan_fp8` and `write_fp8`.
 """
 
 from pathlib import Path
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from scclip_export.quantize.fp8 import Fp8Plan, plan_fp8, write_fp8
 from scclip_export.quantize.images import CALIBRATION_OPTION, calibration_windows
+from scclip_export.quantize.observe import window_runs
 from scclip_export.quantize.options import Int8Options, Progress
 from scclip_export.quantize.plan import Plan, make_plan
 from scclip_export.quantize.rewrite import write_int8
 from scclip_export.quantize.sensitivity import measure_sensitivity, sensitivity_table
+from scclip_export.quantize.text import quantize_text_encoder, text_prompts
 
 __all__ = [
     "CALIBRATION_OPTION",
@@ -22,11 +24,12 @@ __all__ = [
     "Int8Options",
     "Plan",
     "calibration_windows",
-    "make_plan",
     "measure_sensitivity",
     "plan_fp8",
     "quantize_encoder",
+    "quantize_text_encoder",
     "sensitivity_table",
+    "text_prompts",
     "write_fp8",
     "write_int8",
 ]
@@ -58,7 +61,14 @@ def quantize_encoder(
         ExportError: nothing can be quantised, or an option fits nothing.
     """
     options = options or Int8Options()
-    plan = make_plan(source, windows, options, images=images, progress=progress)
+    progress(f"calibrating {target.name} on {len(windows)} windows of {images}")
+    plan = make_plan(
+        source,
+        window_runs(source, windows),
+        options,
+        calibration={"calibration_images": images, "calibration_windows": len(windows)},
+        progress=progress,
+    )
     if options.sensitivity:
         measured = measure_sensitivity(source, plan, windows, progress)
         progress(f"sensitivity to int8\n{sensitivity_table(plan, measured)}")

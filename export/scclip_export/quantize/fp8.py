@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from scclip_export.errors import ExportError
 from scclip_export.quantize.layers import Layer, Product, find_layers, joint_weight
-from scclip_export.quantize.observe import Observed, observe, shares_of_work
+from scclip_export.quantize.observe import Observed, observe, shares_of_work, window_runs
 from scclip_export.quantize.options import Progress
 from scclip_export.quantize.plan import worst_layers
 from scclip_export.quantize.rewrite import save_graph
@@ -94,7 +94,7 @@ def plan_fp8(source: Path, windows: NDArray[np.uint8], *, images: str, progress:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     arrays = {p.weight: numpy_helper.to_array(tensors[p.weight]) for layer in layers for p in layer.products}
     progress(f"calibrating {len(layers)} products on {len(windows)} windows of {images}")
-    seen = observe(source, layers, windows)
+    seen = observe(source, layers, window_runs(source, windows))
     return Fp8Plan(layers=_plan_layers(layers, arrays, seen), windows=len(windows), images=images)
 
 

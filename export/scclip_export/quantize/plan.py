@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from scclip_export.errors import ExportError
 from scclip_export.quantize.layers import Layer, find_layers, joint_weight
-from scclip_export.quantize.observe import Observed, observe, shares_of_work
+from scclip_export.quantize.observe import Feeds, Observed, observe, shares_of_work
 from scclip_export.quantize.options import Int8Options, Progress
 from scclip_export.quantize.tune import Quantized, choose_smoothing, quantize, rescaled
 
@@ -40,11 +40,10 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Every product of an encoder, by name, and what it was calibrated on."""
+    """Every product of an encoder, by name, and what it was calibrated on, for bundle.json."""
 
     layers: Mapping[str, PlannedLayer]
-    windows: int
-    images: str
+    calibration: Mapping[str, object]
 
     @property
     def factors(self) -> Factors:
@@ -61,8 +60,7 @@ class Plan:
         errors = [layer.quantized.error for layer in self.layers.values() if not layer.keep_float]
         return {
             "method": "tuned",
-            "calibration_images": self.images,
-            "calibration_windows": self.windows,
+            **self.calibration,
             "int8_layers": len(errors),
             "float_layers": list(self.float_layers),
             "worst_output_error": max(errors, default=0.0),
@@ -70,16 +68,21 @@ class Plan:
 
 
 def make_plan(
-    path: Path, windows: NDArray[np.uint8], options: Int8Options, *, images: str, progress: Progress
+    path: Path,
+    runs: Sequence[Feeds],
+    options: Int8Options,
+    *,
+    calibration: Mapping[str, object],
+    progress: Progress,
 ) -> Plan:
     """Calibrate: look at the inputs of every product, choose rescaling, ranges and rounding, and what stays float.
 
     Args:
-        path: the float32 window encoder.
-        windows: uint8 (W, H, W, 3).
+        path: the float32 encoder.
+        runs: what it is run on.
         options: limits, and what stays float32.
-        images: where the windows are from, for bundle.json.
-        progress: is told of the two long steps.
+        calibration: what that is, for bundle.json.
+        progress: is told of the second long step; the first is the calibration.
 
     Raises:
         ExportError: the graph has no product to quantise, or a pattern of `keep_float` matches none.
@@ -89,11 +92,10 @@ def make_plan(
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     arrays = {p.weight: numpy_helper.to_array(tensors[p.weight]) for layer in layers for p in layer.products}
     weights = {layer.name: joint_weight(layer, arrays) for layer in layers}
-    progress(f"calibrating {len(layers)} products on {len(windows)} windows of {images}")
-    seen = observe(path, layers, windows)
+    seen = observe(path, layers, runs)
     progress("choosing rescaling and ranges")
     planned = _choose(layers, weights, seen)
-    return Plan(layers=keep_float(planned, options), windows=len(windows), images=images)
+    return Plan(layers=keep_float(planned, options), calibration=calibration)
 
 
 def _choose(

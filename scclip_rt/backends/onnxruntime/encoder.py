@@ -111,15 +111,14 @@ class OnnxRuntimeResumingText(OnnxRuntimeText):
         }
 
 
-def open_text(bundle: Bundle, *, threads: int | None = None) -> OnnxRuntimeText:
+def open_text(bundle: Bundle, *, precision: str = "fp32", threads: int | None = None) -> OnnxRuntimeText:
     """Load the text encoder, the one that resumes if there is one.
 
-    Errors as `scclip_rt.backends.open_text_backend`.
+    Arguments and errors as `scclip_rt.backends.open_text_backend`.
     """
-    spec = bundle.text_encoder
-    graph = spec.resumed or spec
-    kind = OnnxRuntimeText if spec.resumed is None else OnnxRuntimeResumingText
-    return kind(create_session(bundle, graph, threads=threads), spec, graph.file)
+    graph = bundle.text_graphs(precision).graphs[-1]
+    kind = OnnxRuntimeText if bundle.text_graphs(precision).resumed is None else OnnxRuntimeResumingText
+    return kind(create_session(bundle, graph, threads=threads), bundle.text_encoder, graph.file)
 
 
 def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:

@@ -1,5 +1,6 @@
 """Every rule of reading of docs/bundle.md, each broken once."""
 
+import copy
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from scclip_rt.bundle import hashes
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.onnx_weights import external_locations
-from scclip_rt.errors import BundleError
+from scclip_rt.errors import BackendError, BundleError
 from scclip_rt.files import cache_directory
 from tiny_bundle import build_bundle, edit_manifest, encoder_model, relist
 
@@ -345,6 +346,44 @@ def test_a_resumed_text_encoder_is_read(own_bundle: Path) -> None:
     text = Bundle.open(own_bundle).text_encoder
     assert text.resumed is not None
     assert text.graphs == (text, text.resumed)
+
+
+def int8_entry(document: dict[str, Any]) -> dict[str, Any]:
+    """`text_encoder.int8` with the float32 file's tensors."""
+    entry = {name: document["text_encoder"][name] for name in ("file", "inputs", "outputs", "axes", "parity")}
+    return copy.deepcopy(entry) | {"quantization": {}, "resumed": resumed_entry()}
+
+
+def test_an_int8_text_encoder_is_read(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, lambda document: document["text_encoder"].update(int8=int8_entry(document)))
+    bundle = Bundle.open(own_bundle)
+    assert list(bundle.text_encoder.precisions) == ["fp32", "int8"]
+    assert bundle.text_graphs("int8") is bundle.text_encoder.int8
+    with pytest.raises(BackendError, match="no text encoder in precision 'bf16'; the bundle has: fp32, int8"):
+        bundle.text_graphs("bf16")
+
+
+@pytest.mark.parametrize("file", ["text_encoder.int8.onnx", "../text_encoder.onnx"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_int8_text_encoder_that_is_not_listed_is_refused(
+    own_bundle: Path, file: str, resumed: bool
+) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        entry = document["text_encoder"]["int8"] = int8_entry(document)
+        (entry["resumed"] if resumed else entry)["file"] = file
+
+    edit_manifest(own_bundle, edit)
+    refuse(own_bundle, "does not list it" if ".." not in file else "leaves the bundle")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_int8_text_encoder_of_other_shapes_is_refused(own_bundle: Path, resumed: bool) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        entry = document["text_encoder"]["int8"] = int8_entry(document)
+        (entry["resumed"] if resumed else entry)["outputs"][0]["shape"] = ["batch", 7]
+
+    edit_manifest(own_bundle, edit)
+    refuse(own_bundle, "embeddings")
 
 
 @pytest.mark.parametrize(

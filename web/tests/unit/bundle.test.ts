@@ -50,6 +50,13 @@ for (const [what, field, change] of REFUSED) {
   });
 }
 
+test("an int8 text encoder is passed over", async () => {
+  const { manifest } = await Bundle.open(source((json: any) => {
+    json.text_encoder.int8 = { ...json.text_encoder, file: "text_encoder.int8.onnx" };
+  }));
+  assert.equal(manifest.textEncoder.file, "text_encoder.onnx");
+});
+
 test("what only format 2 knows is read there, and refused in format 1", async () => {
   const add = (version: number) => (manifest: any): void => {
     manifest.format_version = version;

@@ -156,10 +156,9 @@ class OrtResumingText final : public OrtText {
 
 }  // namespace
 
-std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle& bundle, int threads) {
-    const TextEncoderSpec& spec = bundle.manifest().text_encoder;
-    if (spec.resumed) return std::make_unique<OrtResumingText>(bundle, *spec.resumed, threads);
-    return std::make_unique<OrtText>(bundle, spec, threads);
+std::unique_ptr<TextEncoder> OpenTextEncoder(const Bundle& bundle, const TextGraphs& graphs, int threads) {
+    if (graphs.resumed) return std::make_unique<OrtResumingText>(bundle, *graphs.resumed, threads);
+    return std::make_unique<OrtText>(bundle, graphs, threads);
 }
 
 }  // namespace scclip
