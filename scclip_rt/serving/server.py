@@ -123,7 +123,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
                 rest = b""
             except httptools.HttpParserUpgrade as offer:
-                rest = self._without_offer() + rest[offer.args[0] :]
+                # What follows CONNECT is no HTTP.
+                rest = self._without_offer() + rest[offer.args[0] :] if self._offer else b""
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
                 return
@@ -153,7 +154,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _without_offer(self) -> bytes:
         """The head of a request that offers HTTP/2 or WebSocket, to be read again: httptools leaves out its body."""
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         return b"\r\n".join(lines) + b"\r\n\r\n"

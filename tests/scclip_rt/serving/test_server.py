@@ -406,6 +406,25 @@ def test_a_client_that_offers_another_protocol_is_answered_in_this_one(running: 
     assert [replies.count(text) for text in (b"HTTP/1.1 200", b"\x89PNG", b'{"live":true}')] == [3, 1, 2]
 
 
+def test_connect_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httptools ends such a request as it ends an offer; read again as one, it would be read for ever."""
+    begun = []
+
+    async def answer(scope: dict[str, object], receive: object, send: object) -> None:
+        begun.append((scope["method"], scope["path"]))
+
+    async def heard() -> None:
+        protocol = BoundedProtocol(uvicorn.Config(answer), ServerState(), {})
+        protocol.connection_made(Mock(is_closing=lambda: False, get_extra_info=lambda _: None))
+        monkeypatch.setattr(protocol, "_without_offer", Mock(side_effect=AssertionError("read again")))
+        protocol.data_received(b"CONNECT http://a:80/b HTTP/1.1\r\nHost: a\r\n\r\n not HTTP")
+        protocol.connection_lost(None)
+        await asyncio.sleep(0)
+
+    asyncio.run(heard())
+    assert begun == [("CONNECT", "/b")]
+
+
 def test_an_address_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ScclipError, match="another --port"):
         server_module._listen("127.0.0.1", taken.getsockname()[1], "--port")
