@@ -13,6 +13,7 @@ from scclip_rt.cli.options import (
     add_class_options,
     add_image_options,
     add_label_options,
+    check_embedding_options,
     check_json_target,
     class_source,
     segmenter_options,
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from scclip_rt.batch.run import BatchJob, run_batch
 
     engine = _engine(args)
+    check_embedding_options(args)
     check_json_target(args.json, force=False)
     options = segmenter_options(args)
     for name in ("device", "threads"):  # the engine divides these

@@ -231,32 +231,43 @@ def class_settings(args: argparse.Namespace, bundle: "Bundle") -> dict[str, Any]
     Raises:
         OptionError: no classes anywhere, or how to embed them beside a vocabulary that is embedded already.
     """
-    classes, templates = class_source(args), template_source(args)
+    classes = class_source(args)
     if classes is None and args.vocabulary is None and not bundle.manifest.vocabularies:
         raise OptionError(
             "no classes: pass --classes FILE|NAMES or --vocabulary FILE "
             f"({bundle.path} carries no vocabulary of its own)",
             field="classes",
         )
-    if classes is None and templates is not None:
-        raise OptionError(
-            "--templates go with --classes: a ready vocabulary is embedded already. Leave them out",
-            field="templates",
-        )
-    if classes is None and args.text_precision is not None:
-        raise OptionError(
-            "--text-precision goes with --classes: a ready vocabulary is embedded already. Leave it out",
-            field="text_precision",
-        )
+    check_embedding_options(args)
     return {
         "classes": classes,
         "vocabulary": args.vocabulary,
-        "templates": templates,
+        "templates": template_source(args),
         "background": args.background,
         "background_words": args.background_words,
         "text_precision": args.text_precision or "fp32",
         "cache": not args.no_cache,
     }
+
+
+def check_embedding_options(args: argparse.Namespace) -> None:
+    """Refuse how to embed names where `--classes` names none.
+
+    Raises:
+        OptionError: `--templates` or `--text-precision` beside a vocabulary that is embedded already.
+    """
+    if class_source(args) is not None:
+        return
+    if args.templates is not None:
+        raise OptionError(
+            "--templates go with --classes: a ready vocabulary is embedded already. Leave them out",
+            field="templates",
+        )
+    if args.text_precision is not None:
+        raise OptionError(
+            "--text-precision goes with --classes: a ready vocabulary is embedded already. Leave it out",
+            field="text_precision",
+        )
 
 
 def _exists(name: str) -> bool:

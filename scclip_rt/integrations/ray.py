@@ -107,6 +107,7 @@ def segment_dataset(
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
     templates: str | None = None,
     background: str | None = None,
+    text_precision: str = "fp32",
     column: str | None = None,
     keep: Sequence[str] | None = None,
     actors: int | None = None,
@@ -125,6 +126,7 @@ def segment_dataset(
         vocabulary: instead of `classes`.
         templates: as for `Segmenter`.
         background: as for `Segmenter`.
+        text_precision: as for `Segmenter`.
         column: see `SegmentRows`.
         keep: see `SegmentRows`.
         actors: how many; None takes one for each four CPUs, or for each GPU share.
@@ -149,7 +151,7 @@ def segment_dataset(
     arguments = {
         "vocabulary": resolve_vocabulary(
             Bundle.open(os.fspath(bundle)),
-            EmbeddingOptions(templates=templates),
+            EmbeddingOptions(templates=templates, text_precision=text_precision),
             classes=classes,
             vocabulary=vocabulary,
             background=background,

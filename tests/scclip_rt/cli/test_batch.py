@@ -83,6 +83,17 @@ def test_options_that_do_not_fit(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", [("--templates", "none"), ("--text-precision", "int8")])
+def test_how_to_embed_names_goes_with_names(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
+) -> None:
+    """The demo bundle carries a vocabulary."""
+    arguments = ["batch", str(photos), "--bundle", "demo", "--output", str(tmp_path / "out"), *option]
+    assert cli.run([*arguments, "--format", "webdataset"]) == 2
+    assert "with --classes: a ready vocabulary is embedded already" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_three_kills_change_nothing(bundle_path: Path, tmp_path: Path) -> None:
     """Real processes, two workers, `kill -9` when one, three and five of twelve shards are done."""
     folder = tmp_path / "photos"

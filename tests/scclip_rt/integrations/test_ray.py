@@ -2,15 +2,17 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scclip_rt import OptionError, Segmenter
+from scclip_rt import BackendError, OptionError, Segmenter
 from scclip_rt.batch import BatchJob, InputOptions, run_batch
 from scclip_rt.integrations import ray as integration
 from scclip_rt.integrations.ray import RayEngine, plan_actors, segment_dataset
@@ -54,6 +56,17 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         plan_actors(nodes, actors=actors, gpus_per_actor=gpus)
+
+
+def test_classes_of_a_dataset_are_embedded_in_the_precision_asked_for(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This bundle has no int8 text encoder: float32 must not take its place."""
+    monkeypatch.setitem(sys.modules, "ray.data", Mock())
+    monkeypatch.setattr(integration, "_cluster", lambda: [(4.0, 0.0)])
+    monkeypatch.setattr(integration, "_tell_if_busy", Mock())
+    with pytest.raises(BackendError, match="the bundle has: fp32"):
+        segment_dataset(Mock(), bundle_path, CLASSES, text_precision="int8")
 
 
 @pytest.fixture(scope="module")
