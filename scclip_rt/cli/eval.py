@@ -99,7 +99,7 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.text(
         "--background", "NAME", 'folder: the background class (default: "background", if there is one)'
     )
-    group.text("--templates", "NAME|FILE", "prompts around each name (default: imagenet)")
+    group.text("--templates", "NAME|FILE", "prompts around each name (default: the bundle's)")
     group.text(
         "--text-precision",
         "NAME",

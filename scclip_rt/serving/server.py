@@ -206,12 +206,13 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen. A loop accepts as many connections at once as `backlog` says, whatever may wait in the socket."""
+        for listener in sockets or ():
+            if isinstance(listener, TakingTurns):  # before the loop accepts from it
+                self._turns = listener
+                listener.ready = lambda: self._service.ready
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)
-            if isinstance(listener, TakingTurns):
-                self._turns = listener
-                listener.ready = lambda: self._service.ready
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """SIGTERM or SIGINT."""

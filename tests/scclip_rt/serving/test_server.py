@@ -22,7 +22,7 @@ from scclip_rt.cli import build_parser
 from scclip_rt.cli.serve import parse
 from scclip_rt.errors import ScclipError
 from scclip_rt.serving import server as server_module
-from scclip_rt.serving.server import BoundedProtocol, ServerOptions, serve, threads_of_each
+from scclip_rt.serving.server import BoundedProtocol, DrainingServer, ServerOptions, serve, threads_of_each
 from scclip_rt.serving.settings import ServeSettings
 from scclip_rt.serving.turns import TakingTurns
 from services import Running, picture, png, settings_of, wait_for
@@ -238,6 +238,22 @@ def test_a_process_that_is_not_ready_leaves_connections_to_one_that_is() -> None
         second.ready = lambda: False
         second.tell()
         first.accept()[0].close()  # to say that nobody is ready
+
+
+def test_a_process_is_asked_whether_it_is_ready_before_it_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that takes a dead one's place has no connections, and gets those that come while its model loads."""
+    asked = []
+
+    async def startup(_: uvicorn.Server, sockets: list[TakingTurns]) -> None:
+        asked.append(sockets[0].ready())
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        shared = TakingTurns(listener.dup(), [0, 0], 0)
+    with shared:
+        server = DrainingServer(uvicorn.Config(Mock()), Mock(ready=False), (), at_once=False)
+        asyncio.run(server.startup([shared]))
+    assert asked == [False]
 
 
 def test_a_process_that_waited_long_enough_accepts_out_of_turn() -> None:
