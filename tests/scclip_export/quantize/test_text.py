@@ -1,6 +1,7 @@
 """`scclip-export --int8-text`: both graphs by one plan, near float32, chosen by name, and not mixed with float32."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_a_segmenter_and_the_commands_take_it_by_name(
     names = [name for (name,) in NAMES]
     segmenter = Segmenter(bundle, classes=names, text_precision="int8", cache=False)
     assert np.array_equal(segmenter.vocabulary.embeddings, embed(bundle, "int8"))
+    elsewhere = pickle.loads(pickle.dumps(segmenter))
+    elsewhere.set_classes(names[:2])
+    assert np.array_equal(elsewhere.vocabulary.embeddings, segmenter.vocabulary.embeddings[:2])
     out = tmp_path / "v.safetensors"
     line = ["embed", str(bundle), "--classes", "; ".join(names), "--output", str(out), "--no-cache"]
     assert scclip([*line, "--text-precision", "int8"]) == 0
