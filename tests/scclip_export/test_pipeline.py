@@ -128,7 +128,7 @@ REFUSED = {
     ),
     "small window": (
         ("--checkpoint", "{checkpoint}", "--window", "80", *LAYERS),
-        "more than 31 patches; this window has 25",
+        "more than 31 patches; the smallest have 25",
     ),
     "stride": (("--checkpoint", "{checkpoint}", "--stride", "300"), "--stride must be in 1..window"),
     "image size": (
