@@ -8,6 +8,8 @@ from typing import Any
 
 from benchmarks.tables.summary import Row, load_rows, markdown, ms, paired, with_range
 
+MODELS = {"vitb16": "ViT-B/16", "vitl14": "ViT-L/14"}
+
 
 def miou_table(report: dict[str, Any]) -> str:
     """`scclip compare-methods`' report: quality on the demo model."""
@@ -54,6 +56,26 @@ def photo_table(rows: Sequence[Row]) -> str:
     return markdown(header, lines)
 
 
+def exports_table(rows: Sequence[Row]) -> str:
+    """How near each method's exported files are to its float32 torch model: a line per method."""
+    lines = []
+    for row in rows:
+        encoders = {name.split(".")[1]: parity for name, parity in row["encoders"].items()}
+        gap = f"{encoders['fp32']['features_max_abs']:.1e}"
+        labels = [
+            f"{encoders[precision]['labels_agreement']:.2%}" if precision in encoders else "–"
+            for precision in ("fp32", "fp16", "int8")
+        ]
+        lines.append([f"`{row['method']}`", MODELS[row["model"]], gap, *labels])
+    header = (
+        "method",
+        "model",
+        "features, fp32, largest gap",
+        *(f"labels, {p}" for p in ("fp32", "fp16", "int8")),
+    )
+    return markdown(header, lines)
+
+
 def vocabulary_table(report: dict[str, Any]) -> str:
     """What each tool makes of each list: a line per tool, a column per list; then what the images were."""
     lists = list(dict.fromkeys(row["list"] for row in report["rows"]))
@@ -83,4 +105,6 @@ def method_tables(results: Path) -> dict[str, str]:
     for name, of_rows in (("methods-encoder", encoder_table), ("methods-photo", photo_table)):
         if rows := load_rows(results, f"{name}.json"):
             made[name] = of_rows(rows)
+    if rows := load_rows(results, "method-exports.json"):
+        made["method-exports"] = exports_table(rows)
     return made

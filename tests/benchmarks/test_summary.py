@@ -290,6 +290,20 @@ def test_methods_are_paired_with_the_plain_encoder_and_their_naive_forms(tmp_pat
     assert cells(made["methods-photo"])[2][3] == "**2.00×** (2.00–4.00)"
 
 
+def test_exports_of_methods_have_a_line_each_and_say_what_was_not_made(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    own = {"features_max_abs": 2.34e-6, "labels_agreement": 1.0}
+    narrow = {"features_max_abs": 0.1, "labels_agreement": 0.91234}
+    both = {"encoder.fp32.onnx": own, "encoder.int8.onnx": narrow}
+    rows = [{"model": "vitb16", "method": "sfp", "encoders": both}]
+    rows += [{"model": "vitl14", "method": "gem", "encoders": {"encoder.fp32.onnx": own}}]
+    write(folder, "method-exports.json", rows)
+    assert cells(summary.tables(folder)["method-exports"])[2:] == [
+        ["`sfp`", "ViT-B/16", "2.3e-06", "100.00%", "–", "91.23%"],
+        ["`gem`", "ViT-L/14", "2.3e-06", "100.00%", "–", "–"],
+    ]
+
+
 def test_tools_for_class_lists_are_held_against_the_list_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
