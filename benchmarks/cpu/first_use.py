@@ -105,11 +105,10 @@ def export(tree: Path, model: str, work: Path, target: Path, options: tuple[str,
 
 
 def operators(bundle: Path) -> dict[str, Counter[str]]:
-    """The operators of every graph of a bundle, but those that only one side writes."""
+    """The operators of every image encoder of a bundle; what texts become is compared by `names`."""
     return {
         path.name: Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-        for path in sorted(bundle.glob("*.onnx"))
-        if "resumed" not in path.name
+        for path in sorted(bundle.glob("encoder.*.onnx"))
     }
 
 
