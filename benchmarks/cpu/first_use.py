@@ -7,9 +7,9 @@
 80 templates, text encoder loaded and all. `name`: one new name in a segmenter that has embedded others. `photo`: from
 the import to the labels of a first photo. `command`: `scclip segment demo SCENE`. `write`: labels and overlay of a
 photo of 12 megapixels. Each measurement is a process of its own.
-The processor's time is what counts here, user and system together: it hardly moves on a busy machine. First the gate:
-embeddings within 1e-6, labels equal, and graphs of the same operators. Each side embeds with the bundle that its own
-exporter wrote, from the same checkpoint.
+The processor's time is what counts here, user and system together. Beside other work it grows, an export's from 36 to
+66 s, so keep the machine quiet. First the gate: embeddings within 1e-6, labels equal, and image encoders of the same
+operators. Each side embeds with the bundle that its own exporter wrote, from the same checkpoint.
 """
 
 import os
