@@ -333,18 +333,7 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
         for batch in (1, len(tokens)):
             got = session.run(None, {"tokens": tokens[:batch, :length].numpy()})[0]
             worst = float(np.maximum(worst, _max_abs(got, expected[:batch])))
-    threshold = THRESHOLDS["fp32"].max_abs or 0.0
-    if not worst <= threshold:
-        raise ExportError(
-            f"the text encoder misses parity: embeddings differ by {worst:.2e}, allowed {threshold:.0e}"
-        )
-    return {
-        "threshold": threshold,
-        "embeddings_max_abs": worst,
-        "lengths": list(lengths),
-        "batches": [1, len(tokens)],
-        "reference": "torch fp32",
-    }
+    return _text_figures("text encoder", worst, lengths=list(lengths), batches=[1, len(tokens)])
 
 
 def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict[str, object]:
@@ -365,15 +354,20 @@ def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor)
         expected = encoder(tokens).numpy()
     cuts = _cuts(tokens.numpy())
     worst = _max_abs(_resumed(path, tokens.numpy(), cuts), expected)
+    return _text_figures("resumed text encoder", worst, cuts=cuts.tolist())
+
+
+def _text_figures(what: str, worst: float, **compared: list[int]) -> dict[str, object]:
+    """The figures of a float32 text encoder whose embeddings differ from torch's by at most `worst`."""
     threshold = THRESHOLDS["fp32"].max_abs or 0.0
     if not worst <= threshold:
         raise ExportError(
-            f"the resumed text encoder misses parity: embeddings differ by {worst:.2e}, allowed {threshold:.0e}"
+            f"the {what} misses parity: embeddings differ by {worst:.2e}, allowed {threshold:.0e}"
         )
     return {
         "threshold": threshold,
         "embeddings_max_abs": worst,
-        "cuts": cuts.tolist(),
+        **compared,
         "reference": "torch fp32",
     }
 

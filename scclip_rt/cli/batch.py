@@ -18,6 +18,7 @@ from scclip_rt.cli.options import (
     class_source,
     segmenter_options,
     template_source,
+    text_precision,
     write_json,
 )
 from scclip_rt.cli.parsers import Options, add_command
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         templates=template_source(args),
         background=args.background,
         background_words=args.background_words,
-        text_precision=args.text_precision or "fp32",
+        text_precision=text_precision(args),
         format=args.format,
         reading=InputOptions(shard_size=args.shard_size, column=args.column, key=args.key),
         resume=args.resume,

@@ -12,6 +12,7 @@ from scclip_rt.cli.options import (
     class_source,
     tell,
     template_source,
+    text_precision,
 )
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         threads=args.threads,
         background_words=args.background_words,
-        text_precision=args.text_precision or "fp32",
+        text_precision=text_precision(args),
     )
     vocabulary = resolve_vocabulary(bundle, options, classes=class_source(args), background=args.background)
     tell_names_that_demo_does_not_know(bundle, vocabulary)
@@ -124,7 +125,7 @@ def _chosen(
             f"{templates.name}",
             field="template_count",
         )
-    tower = TextTower(bundle, precision=args.text_precision or "fp32", threads=args.threads)
+    tower = TextTower(bundle, precision=text_precision(args), threads=args.threads)
     single = embed_each_template(
         vocabulary.queries,
         tower.prompts,

@@ -245,9 +245,14 @@ def class_settings(args: argparse.Namespace, bundle: "Bundle") -> dict[str, Any]
         "templates": template_source(args),
         "background": args.background,
         "background_words": args.background_words,
-        "text_precision": args.text_precision or "fp32",
+        "text_precision": text_precision(args),
         "cache": not args.no_cache,
     }
+
+
+def text_precision(args: argparse.Namespace) -> str:
+    """Of the text encoder: `--text-precision` has no default, so that one beside a ready vocabulary shows."""
+    return args.text_precision or "fp32"
 
 
 def check_embedding_options(args: argparse.Namespace) -> None:
