@@ -5,7 +5,7 @@
 One 375×500 photo with 20 queries, windows and the whole image in one pass; then each narrow encoder's time by
 operator. Rows go to benchmarks/results/narrow-PROCESSOR.json, so that those of several machines are kept. `--isa` holds
 OpenVINO to older instructions (oneDNN's names: AVX2, AVX512_CORE_VNNI, …) in a file of its own, with its own float32 as
-the base: ONNX Runtime has no such switch.
+the base: ONNX Runtime has no such switch. OpenVINO's float32 products are not held either.
 """
 
 import os
@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.cpu.profile_ops import profile_onnxruntime, profile_openvino, window_encoder, windows
 from benchmarks.harness import parser
 from benchmarks.models import ROOT, add_model_options, bundle, photo
-from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
+from scclip_rt.backends.processor import BF16_FLAGS, ISA_LIMITS, processor_flags
 from scclip_rt.bench import Bench, Case, Entry, Plan, Workload, document, parse_target, table
 from scclip_rt.bench.environment import environment
 from scclip_rt.bundle.bundle import Bundle
@@ -28,7 +28,6 @@ from scclip_rt.cli.options import write_json
 from scclip_rt.cpus import default_threads
 from scclip_rt.errors import ScclipError
 
-ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 PROFILE_RUNS = 5
 
 
@@ -36,7 +35,7 @@ def targets(flags: Collection[str], isa: str | None) -> list[str]:
     """The contenders on a processor with these flags (the kernel's names), the base first."""
     libraries = ["openvino"] if isa else ["onnxruntime", "openvino"]
     named = [f"fp32@{libraries[0]}", *(f"int8@{library}" for library in libraries)]
-    if not isa and BF16_FLAGS & set(flags):
+    if BF16_FLAGS & set(flags):
         named.append("bf16@openvino")
     return named + [f"int8@{library}@whole" for library in libraries]
 
@@ -69,7 +68,7 @@ def main() -> None:
     options.add_argument("--isa", help="hold OpenVINO to these instructions (the processor's)")
     args = options.parse_args()
     if args.isa:
-        os.environ |= dict.fromkeys(ISA_VARIABLES, args.isa)  # read when the library loads, in every process
+        os.environ |= dict.fromkeys(ISA_LIMITS, args.isa)  # read when the library loads, in every process
     path = bundle(args.model, args.work)
     base = Case(bundle=str(path), workload=Workload(image=str(photo(args.work)), queries=20))
     named = targets(processor_flags(), args.isa)

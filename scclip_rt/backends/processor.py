@@ -1,19 +1,28 @@
 """The processor this process may use: which narrow arithmetic it has."""
 
 import functools
+import os
 from pathlib import Path
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
 """Instruction sets with bf16 arithmetic that OpenVINO's CPU plugin uses."""
 INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """Instruction sets that multiply and add int8 in one step."""
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that hold oneDNN, and with it OpenVINO, to older instructions."""
+_ISAS_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
 
 
-@functools.cache
 def processor_flags() -> frozenset[str]:
-    """The kernel's names of the instruction sets (`avx2`, `avx512_vnni`, `amx_bf16`, …); empty where unknown."""
+    """The kernel's names of the instruction sets (`avx2`, `avx512_vnni`, `amx_bf16`, …); empty where unknown.
+
+    Those with bf16 are left out where `ISA_LIMITS` keep oneDNN from them: OpenVINO says that it has bf16 even then, and
+    can't compile a graph in it.
+    """
     fields = _cpuinfo()
-    return frozenset(fields.get("flags", fields.get("Features", "")).split())
+    flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
+    held = any(os.environ.get(name, "").upper() in _ISAS_WITHOUT_BF16 for name in ISA_LIMITS)
+    return flags - BF16_FLAGS if held else flags
 
 
 def processor_identity() -> str:

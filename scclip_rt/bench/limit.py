@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends.openvino.encoder import load_openvino
+from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
 from scclip_rt.bench.flops import Product
 from scclip_rt.bench.onnx_graph import float_product, quantised_product
 from scclip_rt.decode.threads import set_blas_threads
@@ -103,7 +104,7 @@ def _openvino_runs(request: LimitRequest) -> dict[str, list[Run]]:
         return lambda: infer.infer({0: x}, share_inputs=True, share_outputs=True)
 
     runs = {"fp32": [run(float_product(_weights(p)), p, "f32") for p in request.products]}
-    if "BF16" in capabilities:
+    if BF16_FLAGS & processor_flags():
         runs["bf16"] = [run(float_product(_weights(p)), p, "bf16") for p in request.products]
     if "INT8" in capabilities:
         runs["int8"] = [

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,17 @@ def test_the_baseline_passes_the_gate_and_gives_the_runtime_s_labels(case: Case)
     )
     assert naive.sample().total > 0
     assert runtime.stream(2) > 0
+
+
+@pytest.mark.parametrize("method", ["surgery", "gem"])
+def test_methods_that_change_the_decoding_have_the_runtime_s_labels(
+    method: str, tiny_checkpoint: Path, export_cli: Callable[..., int], tmp_path: Path
+) -> None:
+    bundle = tmp_path / f"tiny-{method}.scclip"
+    assert export_cli("--checkpoint", tiny_checkpoint, "--calibration", method, "--output", bundle) == 0
+    (tmp_path / "tiny.safetensors").symlink_to(tiny_checkpoint)
+    case = Case(bundle=str(bundle), workload=Workload(image_size=(230, 340), queries=7))
+    assert (NaiveContender(case).labels() == Contender(case).labels()).mean() > 0.999
 
 
 def test_features_of_another_image_fail_the_gate(case: Case) -> None:

@@ -254,7 +254,7 @@ def test_narrow_contenders_follow_from_the_processor() -> None:
         "int8@openvino@whole",
     ]
     assert "bf16@openvino" in narrow.targets({"avx2", "avx512_bf16"}, None)
-    assert narrow.targets({"avx512_bf16"}, "AVX2") == [
+    assert narrow.targets({"avx2"}, "AVX2") == [
         "fp32@openvino",
         "int8@openvino",
         "int8@openvino@whole",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ MAPS: dict[str, Maps] = {
     "naclip": lambda h, _, side: self_map(h.k, h.scale, neighbourhood(side, 5.0)),
     "resclip": _resclip,
 }
-WHOLE_BLOCK = ("none", "sclip")  # with residual and MLP
+WHOLE_BLOCK = ("none", "sclip", "surgery")  # with residual and MLP; Surgery takes the class token alone
 METHODS = (*MAPS, "sfp", "surgery", "gem")
 
 
@@ -91,10 +91,16 @@ class NaiveMethod(NaiveScclip):
     """A method by its name, with its published parameters; `segment` is the shared protocol."""
 
     method: str
+    class_tokens: list[Tensor] = field(default_factory=list)
 
     def resized_logits(self, image: NDArray[np.uint8], text: Tensor) -> Tensor:
-        """Of GEM stretched to 0..1 for each query over the image."""
+        """Of GEM stretched to 0..1 for each query over the image; of CLIP Surgery times each query's weight."""
+        self.class_tokens.clear()
         logits = super().resized_logits(image, text)
+        if self.method == "surgery":
+            whole = F.normalize(torch.stack(self.class_tokens).mean(dim=0), dim=-1)
+            weights = (2 * text @ whole).softmax(dim=0)
+            return logits * (weights / weights.mean()).reshape(-1, 1, 1)
         if self.method != "gem":
             return logits
         low, high = (reduce(logits, dim=(1, 2), keepdim=True) for reduce in (torch.amin, torch.amax))
@@ -102,7 +108,7 @@ class NaiveMethod(NaiveScclip):
 
     def window_features(self, pixels: Tensor) -> Tensor:
         """Patch features (N, E) of one normalised window (3, w, w); unit rows but for segearth's."""
-        visual, hidden = self.clip.visual, self.hidden_states(pixels)
+        hidden = self.hidden_states(pixels)
         side = math.isqrt(hidden[0].shape[0] - 1)
         if self.method == "sfp":
             dense = self._sfp(hidden, side)
@@ -110,10 +116,17 @@ class NaiveMethod(NaiveScclip):
             dense = self._stream(hidden)[1:]
         else:
             dense = self._last_block(hidden, side)
-        features = F.normalize(visual.ln_post(dense) @ visual.proj, dim=-1)
+        features = self._joint(dense)
+        if self.method == "surgery":
+            self.class_tokens.append(self._joint(self._last_block(hidden, side)[0]))
         if self.method == "segearth":
             return features[1:] - 0.3 * features[:1]
         return features[1:] if self.method in MAPS else features
+
+    def _joint(self, tokens: Tensor) -> Tensor:
+        """Unit rows in the space of the texts."""
+        visual = self.clip.visual
+        return F.normalize(visual.ln_post(tokens) @ visual.proj, dim=-1)
 
     def _last_block(self, hidden: list[Tensor], side: int) -> Tensor:
         blocks = self.clip.visual.transformer.resblocks
@@ -123,7 +136,8 @@ class NaiveMethod(NaiveScclip):
         if self.method == "resclip":
             earlier = [heads_of(block, x) for block, x in zip(blocks[1:-1], hidden, strict=False)]
             earlier = [own, *earlier]  # block 0 is not among those taken
-        y = project(last, MAPS[self.method](own, earlier, side) @ own.v)
+        attention = MAPS["none" if self.method == "surgery" else self.method]
+        y = project(last, attention(own, earlier, side) @ own.v)
         if self.method in WHOLE_BLOCK:
             y = x + y
             y = y + last.mlp(last.ln_2(y))

@@ -1,5 +1,8 @@
 #include "backends/processor.hpp"
 
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <fstream>
 #include <initializer_list>
 #include <iterator>
@@ -34,6 +37,20 @@ std::map<std::string, std::string> CpuInfo() {
     return fields;
 }
 
+/// Whether a variable keeps oneDNN, and with it OpenVINO, from bf16. OpenVINO says that it has bf16 even then, and
+/// can't compile a graph in it.
+bool HeldFromBf16() {
+    static const std::set<std::string> without = {"SSE41",     "AVX",         "AVX2",
+                                                  "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"};
+    for (const char* name : {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}) {
+        const char* value = std::getenv(name);
+        std::string isa = value == nullptr ? "" : value;
+        std::transform(isa.begin(), isa.end(), isa.begin(), [](unsigned char c) { return std::toupper(c); });
+        if (without.count(isa) != 0) return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 std::set<std::string> ProcessorFlags() {
@@ -42,7 +59,11 @@ std::set<std::string> ProcessorFlags() {
     if (found == fields.end()) found = fields.find("Features");
     if (found == fields.end()) return {};
     std::istringstream words(found->second);
-    return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+    std::set<std::string> flags{std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+    if (HeldFromBf16()) {
+        for (std::string flag; !(flag = Bf16Flag(flags)).empty();) flags.erase(flag);
+    }
+    return flags;
 }
 
 std::string ProcessorIdentity() {

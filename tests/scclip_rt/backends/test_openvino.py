@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scclip_rt.backends import open_backend
+from scclip_rt.backends import open_backend, processor
 from scclip_rt.backends.openvino import encoder as backend_module
 from scclip_rt.backends.openvino.split import narrow_nodes, split_encoder
 from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
@@ -293,6 +293,18 @@ def test_bf16_without_the_arithmetic_is_refused(demo: Bundle, monkeypatch: pytes
     monkeypatch.setattr(backend_module, "processor_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(BackendError, match=r"needs a processor with bf16 .*Use --precision fp32, or int8"):
         open_backend(demo, backend="openvino", precision="bf16")
+
+
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_onednn_can_be_held_from_bf16(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: {"flags": "avx2 avx512_vnni avx512_bf16"})
+    assert processor_flags() == {"avx2", "avx512_vnni", "avx512_bf16"}
+    for isa in ("AVX512_CORE_BF16", "all"):
+        monkeypatch.setenv(variable, isa)
+        assert "avx512_bf16" in processor_flags()
+    for isa in ("AVX2", "avx512_core_vnni"):
+        monkeypatch.setenv(variable, isa)
+        assert processor_flags() == {"avx2", "avx512_vnni"}
 
 
 @pytest.mark.usefixtures("bf16_processor", "asked")
