@@ -1,4 +1,6 @@
 // Engines and compiled kernels of a bundle: chosen, or refused as the Python runtime does.
+#include <cstdlib>
+
 #include "backends/choose.hpp"
 #include "backends/processor.hpp"
 #include "errors.hpp"
@@ -60,6 +62,12 @@ TEST_CASE("what auto and fast pick on a CPU is Python's choice") {
     }
     CHECK(Fixtures()["choices"].size() == 800);
     CHECK_FALSE(ProcessorFlags().empty());
+}
+
+TEST_CASE("oneDNN can be held from bf16") {
+    setenv("ONEDNN_MAX_CPU_ISA", "avx2", 1);
+    CHECK(Bf16Flag(ProcessorFlags()).empty());
+    unsetenv("ONEDNN_MAX_CPU_ISA");
 }
 
 TEST_CASE("where the bundle may hold an engine, auto picks Python's choice") {
