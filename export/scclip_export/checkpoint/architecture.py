@@ -174,6 +174,8 @@ def build_clip(architecture: Architecture, state: Mapping[str, Tensor]) -> CLIP:
             block.mlp.gelu = _activation(activation)
     weights = dict(state)
     weights.setdefault("logit_scale", torch.tensor(100.0).log())
+    if weights["logit_scale"].numel() != 1:
+        raise CheckpointError(f"logit_scale holds {weights['logit_scale'].numel()} numbers; a CLIP has one")
     weights["logit_scale"] = weights["logit_scale"].reshape(())
     projection_bias = weights.pop("visual.proj_bias", None)  # of timm's towers; CLIP's own have none
     _check_names(model, weights)

@@ -279,8 +279,13 @@ def _timm_tower(vision: Json, source: str) -> list[tuple[str, Any]]:
             "is not what "
             "text was trained against, and SC-CLIP adds that token to every patch"
         )
-    with torch.device("meta"):
-        trunk: Any = timm.create_model(name, pretrained=False, num_classes=1)
+    try:
+        with torch.device("meta"):
+            trunk: Any = timm.create_model(name, pretrained=False, num_classes=1)
+    except RuntimeError as error:
+        raise ExportError(
+            f"{source}: timm {timm.__version__} has no model {name!r}; correct the name, or install a timm that has it"
+        ) from error
     block = trunk.blocks[0]
     activation = {"QuickGELU": "quickgelu", "GELU": "gelu", "GELUTanh": "gelu_tanh"}.get(
         type(block.mlp.act).__name__

@@ -22,6 +22,8 @@ _TEXT = "token_embedding.weight"
 _BUFFERS = re.compile(
     r"(^|\.)(input_resolution|context_length|vocab_size|attn_mask|logit_bias|n_averaged|position_ids|mask1|mask2)$"
 )
+# What torch's compiler, FSDP and activation checkpointing put into names, wherever a module is wrapped.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # LongCLIP keeps CLIP's first positions as they were and trains the rest (its paper, "knowledge-preserved stretching").
 _KEPT_POSITIONS = 20
 
@@ -40,6 +42,8 @@ def openai_layout(tensors: StateDict, where: str) -> Layout:
     Raises:
         CheckpointError: it is no CLIP ViT (the message names what it is), or has tensors that would be ignored.
     """
+    for name in [name for name in tensors if _WRAPPERS.search(name)]:
+        tensors.setdefault(_WRAPPERS.sub("", name), tensors.pop(name))
     for anchor, convert in ((_HUGGING_FACE, _hugging_face), (_TIMM, _timm), (_OPENAI, _openai)):
         prefix = _prefix(tensors, anchor, where)
         if prefix is not None:

@@ -65,11 +65,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if weights.torchscript:
             claims += _openai_claims()
         for name in list(weights.tensors):
-            tensors[name] = _float32(weights.tensors.pop(name))
+            tensors[name] = _float32(weights.tensors.pop(name), name, file)
     where = str(path)
     layout = openai_layout(tensors, where)
     expand_token_table(layout.state, where)
-    _check_finite(layout.state, where)
+    _check_numbers(layout.state, where)
     return Checkpoint(
         state=layout.state,
         sha256=_sha256(files),
@@ -79,8 +79,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _float32(tensor: Tensor) -> Tensor:
+def _float32(tensor: Tensor, name: str, file: Path) -> Tensor:
     tensor = tensor.detach()
+    odd = {
+        "sparse": tensor.layout != torch.strided,
+        "quantised": tensor.is_quantized,
+        "without values (meta)": tensor.is_meta,
+        "nested": tensor.is_nested,
+    }
+    if any(odd.values()):
+        what = next(kind for kind, is_so in odd.items() if is_so)
+        raise CheckpointError(f"{file}: tensor {name} is {what}; save the weights as dense float tensors")
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
@@ -103,8 +112,13 @@ def _sha256(files: tuple[Path, ...]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _check_finite(state: StateDict, where: str) -> None:
+def _check_numbers(state: StateDict, where: str) -> None:
     for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{where}: tensor {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating point "
+                "numbers (a quantised model?); save the weights in float32 or float16"
+            )
         if torch.isfinite(tensor.sum()):  # one pass and no copy; a sum that overflows is looked at again
             continue
         bad = int((~torch.isfinite(tensor)).sum())

@@ -90,7 +90,7 @@ def test_a_grid_that_is_no_square_is_refused(micro_state: State) -> None:
         infer_architecture(micro_state | {"visual.positional_embedding": torch.zeros(200, 128)})
 
 
-@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "scale"])
 def test_tensors_of_another_model_are_refused(micro_state: State, change: str) -> None:
     architecture, _ = infer_architecture(micro_state)
     name = "visual.transformer.resblocks.1.ln_1.weight"
@@ -98,8 +98,11 @@ def test_tensors_of_another_model_are_refused(micro_state: State, change: str) -
         "missing": {k: v for k, v in micro_state.items() if k != name},
         "extra": micro_state | {"visual.attn_pool.query": torch.zeros(1)},
         "shape": micro_state | {name: torch.zeros(7)},
+        "scale": micro_state | {"logit_scale": torch.zeros(2)},
     }[change]
-    with pytest.raises(CheckpointError, match=r"lacks 1 \(visual|has unknown 1 \(visual|do not fit"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 \(visual|has unknown 1 \(visual|do not fit|holds 2 numbers"
+    ):
         build_clip(architecture, state)
 
 

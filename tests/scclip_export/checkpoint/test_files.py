@@ -59,6 +59,12 @@ WRAPPED: dict[str, Callable[[State], object]] = {
     "custom text": lambda s: prefixed("net.", custom_text(s)),
     "tiny clip": tiny_clip,
     "clipseg": lambda s: prefixed("clip.", hugging_face(s)) | {"decoder.film.weight": torch.ones(2)},
+    "compiled blocks": lambda s: {
+        name.replace("resblocks.1.", "resblocks.1._orig_mod.").replace(
+            ".mlp.", "._checkpoint_wrapped_module.mlp."
+        ): tensor
+        for name, tensor in s.items()
+    },
     "model_ema": lambda s: {"model_ema": s},
     "ema": lambda s: {"ema": {"module": prefixed("module.", s)}},
     "state_dict_ema": lambda s: {"epoch": 3, "state_dict_ema": s},

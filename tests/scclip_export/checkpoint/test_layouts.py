@@ -104,6 +104,33 @@ BAD: dict[str, tuple[str, Callable[[State, Path], Any], str]] = {
         lambda s, p: torch.save(_with(s, **{"visual.ln_pre.bias": torch.full((128,), float("nan"))}), p),
         "visual.ln_pre.bias holds 128 NaN or infinite values of 128",
     ),
+    "sparse": (
+        "a.pt",
+        lambda s, p: torch.save(_with(s, **{"visual.proj": s["visual.proj"].to_sparse()}), p),
+        "tensor visual.proj is sparse",
+    ),
+    "without values": (
+        "a.pt",
+        lambda s, p: torch.save(_with(s, **{"visual.proj": s["visual.proj"].to("meta")}), p),
+        "tensor visual.proj is without values",
+    ),
+    "quantised": (
+        "a.pt",
+        lambda s, p: torch.save(
+            _with(s, **{"visual.proj": torch.quantize_per_tensor(s["visual.proj"], 0.1, 0, torch.qint8)}), p
+        ),
+        "tensor visual.proj is quantised",
+    ),
+    "integers": (
+        "a.safetensors",
+        lambda s, p: save_file(s | {"visual.proj": s["visual.proj"].to(torch.int8)}, p),
+        "visual.proj holds int8, not floating point",
+    ),
+    "complex": (
+        "a.safetensors",
+        lambda s, p: save_file(s | {"visual.proj": s["visual.proj"].to(torch.complex64)}, p),
+        "visual.proj holds complex64, not floating point",
+    ),
     "hugging face with a hole": (
         "model.safetensors",
         lambda s, p: save_file({k: v for k, v in hugging_face(s).items() if "fc1" not in k}, p),

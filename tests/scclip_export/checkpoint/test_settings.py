@@ -165,6 +165,7 @@ def test_a_value_of_the_wrong_kind_is_named(weights: Path, config: object) -> No
     ("section", "settings"),
     [
         ("vision_cfg", {"attentional_pool": True}),
+        ("vision_cfg", {"timm_model_name": "vit_nope_patch16_clip_224", "timm_pool": "token"}),
         ("vision_cfg", {"pool_type": "avg"}),
         ("vision_cfg", {"final_ln_after_pool": True}),
         ("vision_cfg", {"scaled_cosine_attn": True}),
