@@ -54,6 +54,7 @@ from scclip_rt.image.geometry import MIN_PATCHES, resize
 from scclip_rt.vocabulary.classes import parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes
 from scclip_rt.vocabulary.file import save_vocabulary
+from scclip_rt.vocabulary.open import parse_with_background
 from scclip_rt.vocabulary.prompts import encode_whole
 from scclip_rt.vocabulary.templates import load_templates
 from scclip_rt.vocabulary.tokenizer import Tokenizer, pad
@@ -85,13 +86,14 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
     """
     if config.output is not None:
         check_replaceable_folder(config.output, force=config.force, own=is_bundle)
+    _check_class_files(config.vocabularies)  # as what follows: before minutes of work
     check_requests(config.engines, precisions=("fp32", *config.precisions), grids=_grid_names(config))
     if config.gpu_kernels:
         check_kernels()
     if config.plugins and config.method != "scclip":
         raise ExportError(f"--tensorrt-plugins: --calibration {config.method} has nothing for them to do")
     if {"int8", "fp8"} & set(config.precisions) and config.int8.images is not None:
-        image_files(config.int8.images, CALIBRATION_OPTION)  # before minutes of work
+        image_files(config.int8.images, CALIBRATION_OPTION)
     if config.method != "scclip":
         progress(
             f"no part of {config.method} has a Triton kernel or a TensorRT plug-in: it runs on traceable operators"
@@ -107,7 +109,7 @@ def export_bundle(config: ExportConfig, progress: Progress = lambda _: None) -> 
         entries, parities = _encoders(config, plan, directory, progress)
         text_entry = _text_encoder(config, model, directory, progress)
         (directory / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
-        vocabularies = _vocabularies(config, model, plan.defaults.templates, directory, progress)
+        vocabularies = _vocabularies(config, model, plan.defaults, directory, progress)
         progress("writing the manifest")
         manifest = build_manifest(
             directory,
@@ -346,8 +348,25 @@ def _int8_text_encoder(
     )
 
 
+def _check_class_files(files: tuple[Path, ...]) -> None:
+    """Refuse class files that can't be read, or whose vocabularies would have one name.
+
+    Raises:
+        VocabularyError: as `parse_classes`.
+        ExportError: two of one name.
+    """
+    owners: dict[str, Path] = {}
+    for path in files:
+        parse_classes(path)
+        other = owners.setdefault(path.stem, path)
+        if other is not path:
+            raise ExportError(
+                f"--vocabulary {other} and {path} would both be vocabularies/{path.stem}.safetensors; rename one"
+            )
+
+
 def _vocabularies(
-    config: ExportConfig, model: LoadedModel, templates: str, directory: Path, progress: Progress
+    config: ExportConfig, model: LoadedModel, defaults: Defaults, directory: Path, progress: Progress
 ) -> list[str]:
     """Embed the class files with the exported text encoder: the vocabularies the bundle carries ready."""
     if not config.vocabularies:
@@ -357,17 +376,19 @@ def _vocabularies(
     files = []
     for classes in config.vocabularies:
         progress(f"embedding the classes of {classes}")
+        parsed = parse_with_background(classes, None, None, alone=defaults.class_weighting == "surgery")
         vocabulary = embed_classes(
-            parse_classes(classes),
+            parsed.classes,
             encode_whole(lambda tokens: session.run(None, {"tokens": tokens})[0]),
             Tokenizer.from_json(tokenizer),
-            load_templates(templates),
+            load_templates(defaults.templates),
             model_sha256=text_model_sha256(model.checkpoint.state, tokenizer),
+            background="none",
             context_length=model.architecture.context_length,
             progress=True,
         )
         file = f"vocabularies/{classes.stem}.safetensors"
-        save_vocabulary(vocabulary, directory / file)
+        save_vocabulary(parsed.named(vocabulary), directory / file)
         files.append(file)
     return files
 

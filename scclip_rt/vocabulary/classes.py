@@ -83,11 +83,12 @@ def find_background(classes: Sequence[str], background: str | None = None) -> in
     )
 
 
-def only_class(names: Sequence[str]) -> str:
+def only_class(names: Sequence[str], what: str | None = None) -> str:
     """The warning for a list of one class: every pixel gets it, whatever the image shows.
 
     Args:
         names: of the class, the first one and its synonyms.
+        what: becomes of pixels, where it is not that.
     """
     if len(names) > 1:
         several = "; ".join(shorten(name) for name in names[:4])
@@ -95,7 +96,7 @@ def only_class(names: Sequence[str]) -> str:
         synonyms = "1 synonym" if len(names) == 2 else f"{len(names) - 1} synonyms"
         return (
             f"one class, {shorten(names[0])!r}, with {synonyms}: commas separate synonyms, semicolons "
-            f"separate classes. Every pixel will be {shorten(names[0])!r}; for {len(names)} classes write "
+            f"separate classes. {what or f'Every pixel will be {shorten(names[0])!r}'}; for {len(names)} classes write "
             f'"{several}{more}"'
         )
     return (

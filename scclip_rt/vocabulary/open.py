@@ -204,7 +204,7 @@ def parse_with_background(
         background: as for `Segmenter`.
         words: name of a list of background words, or None.
         alone: compare one class without a background with the empty text, as CLIP Surgery does: f · (t - t_empty) > 0.
-        warn: log that one class alone gets every pixel.
+        warn: log that one class alone gets every pixel, or that commas alone make one class.
 
     Raises:
         VocabularyError: as `parse_classes`, `find_background` and `background_words`.
@@ -214,6 +214,10 @@ def parse_with_background(
     index = find_background([names[0] for names in parsed], background)
     if words is None:
         if alone and len(parsed) == 1 and index is None and background is None:
+            if warn and len(parsed[0]) > 1:
+                _warn_of_only_class(
+                    tuple(parsed[0]), "It gets every pixel that is nearer to it than the empty text"
+                )
             return ParsedClasses(classes=(*parsed, ("",)), background=1, added=True)
         if warn and len(parsed) == 1 and index is None:
             _warn_of_only_class(tuple(parsed[0]))
@@ -228,9 +232,9 @@ def parse_with_background(
 
 
 @lru_cache(maxsize=1024)
-def _warn_of_only_class(names: tuple[str, ...]) -> None:
+def _warn_of_only_class(names: tuple[str, ...], what: str | None = None) -> None:
     """Once for each list, however often it is set."""
-    _log.warning("%s", only_class(names))
+    _log.warning("%s", only_class(names, what))
 
 
 def _embed(

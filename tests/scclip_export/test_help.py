@@ -30,6 +30,7 @@ def test_help_is_short_and_help_all_is_whole(capsys: pytest.CaptureFixture[str])
 
 def test_a_named_method_shows_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--detector" in help_of(capsys, "--calibration", "sfp", "--help")
+    assert "--detector" in help_of(capsys, "--calibration=sfp", "--help")
     assert "--outlier-neighbors" in help_of(capsys, "--calibration", "scclip", "--help")
 
 

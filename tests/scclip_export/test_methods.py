@@ -434,6 +434,12 @@ def test_a_floor_that_rounding_may_put_above_a_patch_itself_is_refused() -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_model_of_one_block_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=r"block"):
+        METHODS[method].options().parts(layers=1, patch_size=16).check(layers=1, num_patches=196)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_batch_equals_its_singles(method: str, visual: Any) -> None:
     parts = METHODS[method].options().parts(layers=12, patch_size=16)
     model = CalibratedEncoder(visual, parts, grid=(14, 14)).eval()

@@ -147,6 +147,14 @@ REFUSED = {
         "width 128 (the tensors) or 768 (open_clip's ViT-B-16-quickgelu (openai))",
     ),
     "no such checkpoint": (("--checkpoint", "none.pt"), "does not exist"),
+    "blocks of a stream": (
+        ("--checkpoint", "{checkpoint}", "--calibration", "gem"),
+        "it has 4. Give fewer with --blocks",
+    ),
+    "cross blocks": (
+        ("--checkpoint", "{checkpoint}", "--calibration", "resclip", "--cross-blocks", "1:4"),
+        "block 3 is not one of the model's 0 to 2 before the last; give others with --cross-blocks",
+    ),
     "no such images": (
         ("--checkpoint", "{checkpoint}", "--verify-images", "none", *LAYERS),
         "no such folder",
@@ -197,6 +205,20 @@ def test_a_download_is_read_like_a_file(micro_checkpoint: Path, monkeypatch: pyt
         pipeline.ExportError, match=r"width 128 \(the tensors\) or 768 \(open_clip's ViT-B-16"
     ):
         pipeline.load_model(Source(backbone="vitb16"), lambda _: None)
+
+
+def test_an_existing_report_is_kept_without_force(
+    micro_checkpoint: Path, export_cli: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, bundle = tmp_path / "report.json", tmp_path / "micro.scclip"
+    report.write_text("mine")
+    asked = ("--checkpoint", micro_checkpoint, "--calibration", "none", "--output", bundle)
+    assert export_cli(*asked, f"--json={report}") == 2
+    assert "report.json exists; pass --force" in capsys.readouterr().err
+    assert report.read_text() == "mine"
+    assert not bundle.exists()
+    assert export_cli(*asked, f"--json={report}", "--force") == 0
+    assert json.loads(report.read_text()) == manifest(bundle)
 
 
 def test_an_existing_bundle_is_kept_without_force(

@@ -32,6 +32,35 @@ def test_a_ready_vocabulary_is_the_default(
     assert np.array_equal(ready(image).labels, embedded(image).labels)
 
 
+def test_class_files_are_looked_at_before_anything_is_exported(
+    micro_checkpoint: Path, export_cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "a" / "names.txt", tmp_path / "b" / "names.txt"
+    for path in (first, second):
+        path.parent.mkdir()
+        path.write_text("cat\ndog\n")
+    output = tmp_path / "out.scclip"
+    asked = ("--checkpoint", micro_checkpoint, "--calibration", "none", "--output", output)
+    assert export_cli(*asked, "--vocabulary", tmp_path / "absent.txt") == 2
+    assert "can't read the class list" in (told := capsys.readouterr().err)
+    assert export_cli(*asked, "--vocabulary", first, "--vocabulary", second) == 2
+    assert "would both be vocabularies/names.safetensors" in (told := told + capsys.readouterr().err)
+    assert "reading" not in told
+    assert not output.exists()
+
+
+def test_a_ready_vocabulary_of_commas_alone_is_warned_of_and_compared_as_surgery_does(
+    micro_checkpoint: Path, export_cli: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes, bundle = tmp_path / "commas.txt", tmp_path / "micro.scclip"
+    classes.write_text("cat, lynx, ocelot\n")
+    options = ("--calibration", "surgery", "--blocks", "2", "--vocabulary", classes, "--output", bundle)
+    assert export_cli("--checkpoint", micro_checkpoint, *options) == 0
+    assert '"cat; lynx; ocelot"' in caplog.text
+    vocabulary = Segmenter(bundle).vocabulary
+    assert (vocabulary.classes, vocabulary.background) == (("cat", "background"), 1)
+
+
 def test_without_one_classes_must_be_named(
     micro_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,10 @@ def test_a_single_class_of_surgery_is_compared_with_the_empty_text(caplog: pytes
     labels = segment.decode(weighted).labels  # two classes, and no class weights
     np.testing.assert_array_equal(labels, segment.decode(encoded).labels)
     assert set(np.unique(labels)) <= {0, 1}
+    with caplog.at_level(logging.WARNING, logger="scclip_rt"):
+        Segmenter(bundle, classes="grass, tartan", cache=False)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert 'nearer to it than the empty text; for 2 classes write "grass; tartan"' in message
     assert Segmenter(bundle, classes="checkerboard; sky", cache=False).vocabulary.queries == (
         "checkerboard",
         "sky",

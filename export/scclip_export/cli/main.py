@@ -21,6 +21,7 @@ from scclip_export.errors import ExportError
 from scclip_export.methods import METHODS
 from scclip_rt import __version__
 from scclip_rt.cli.guard import Parser
+from scclip_rt.cli.options import check_json_target, write_json
 from scclip_rt.cli.parsers import Options, number, size
 
 _METHOD = "method"
@@ -104,7 +105,8 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_output(parser)
     parser.add_argument("--help-all", action="help", help="show every option")
     if "--help-all" not in argv:
-        _shorten_help(parser, keep_method="--calibration" in argv)
+        named = any(word.split("=")[0] == "--calibration" for word in argv)
+        _shorten_help(parser, keep_method=named)
     return parser
 
 
@@ -242,7 +244,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.text(
         "--json",
         "FILE",
-        "print the manifest, with the parity figures, as JSON: to standard output, or to FILE",
+        "print the manifest, with the parity figures, as JSON: to standard output, or to FILE (--force replaces it)",
         nargs="?",
         const="-",
     )
@@ -269,6 +271,7 @@ def main() -> NoReturn:
 
 
 def _run(args: argparse.Namespace) -> int:
+    check_json_target(args.json, force=args.force)
     plan = plan_from(args)
     if args.baked is not None:
         return _run_converters(args, plan)
@@ -330,7 +333,7 @@ def _run(args: argparse.Namespace) -> int:
         plugins=args.tensorrt_plugins,
     )
     report = export_bundle(config, progress)
-    _print_summary(report, args.json)
+    _print_summary(report, args)
     _write_repository(args, report.path)
     plan.run(report.path)
     return 0
@@ -388,6 +391,8 @@ def _run_engines(
         ours |= {"triton_repository", "repository_precision", "force"}
     if plan.bake is not None:
         ours |= {*BAKE_OPTIONS, "force"}
+    if args.json is not None:
+        ours.add("force")
     if options := _given(args, ours):
         raise ExportError(
             f"--bundle adds engines to a bundle that exists; {options} would need another export"
@@ -400,7 +405,7 @@ def _run_engines(
         "engines": [asdict(report) for report in reports],
         "kernels": kernels,
     }
-    _write_json(document, args.json)
+    _write_json(document, args)
     if args.json != "-":
         for report in reports:
             print(f"{args.bundle}/{report.sidecar}: {report.bytes / 1e6:.0f} MB in {report.seconds:.0f} s")
@@ -409,16 +414,13 @@ def _run_engines(
     return 0
 
 
-def _write_json(document: Any, target: str | None) -> None:
-    """Print a document (target `-`), write it to a file, or do nothing."""
-    if target is None:
-        return
-    from scclip_rt.cli.options import write_json
-
-    write_json(document, target, force=True)
+def _write_json(document: Any, args: argparse.Namespace) -> None:
+    """Print a document, write it to a file, or do nothing, as `--json` says."""
+    if args.json is not None:
+        write_json(document, args.json, force=args.force)
 
 
-def _print_summary(report: Any, json_target: str | None) -> None:
+def _print_summary(report: Any, args: argparse.Namespace) -> None:
     manifest = report.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     for line in manifest["model"]["assumptions"]:
@@ -426,8 +428,8 @@ def _print_summary(report: Any, json_target: str | None) -> None:
     calibration = manifest["calibration"]
     if calibration.get("source") == "extrapolated":
         print("the calibration is extrapolated: the paper has no values for this model", file=sys.stderr)
-    _write_json(manifest, json_target)
-    if json_target == "-":
+    _write_json(manifest, args)
+    if args.json == "-":
         return
     encoders = len(manifest["encoders"])
     print(f"{report.path}: {encoders} encoder(s), calibration {calibration['method']}, {size / 1e6:.0f} MB")

@@ -70,6 +70,8 @@ class SfpOptions(MethodOptions):
         """Its fixed numbers, or the user's."""
         from scclip_export.model.calibration import SfpConfig
 
+        if layers < 2:
+            raise ValueError("SFP reads blocks before the last; the model has 1 block")
         published = layers == 12 and patch_size == 16
         first, guide, last = (scaled(block, layers, needs=11) for block in (3, 8, 9))
         taps: dict[str, Any] = {"pre_layer": guide, "post_layer": first, "fusion_layers": (first, last + 1)}

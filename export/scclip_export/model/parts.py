@@ -63,11 +63,14 @@ class LastBlockParts:
     pads: bool = False
 
     def check(self, *, layers: int, num_patches: int) -> None:  # noqa: ARG002  (the other kinds need it)
-        """Raise ValueError if a term reads a block that the model doesn't have."""
+        """Raise ValueError if there is no block before the last, or a term reads one that the model doesn't have."""
+        if layers < 2:
+            raise ValueError("the last block is changed, and one before it is read; the model has 1 block")
         for term in self.terms:
             if term.block is not None and not 0 <= term.block < layers - 1:
                 raise ValueError(
-                    f"block {term.block} is not one of the model's 0 to {layers - 2} before the last"
+                    f"block {term.block} is not one of the model's 0 to {layers - 2} before the last; give others with "
+                    "--cross-blocks A:B"
                 )
 
     def taps(self, layers: int) -> frozenset[int]:  # noqa: ARG002
@@ -106,7 +109,9 @@ class StreamParts:
     def check(self, *, layers: int, num_patches: int) -> None:  # noqa: ARG002
         """Raise ValueError if the model has too few blocks."""
         if self.blocks >= layers:
-            raise ValueError(f"a stream of {self.blocks} blocks needs a model of more; it has {layers}")
+            raise ValueError(
+                f"a stream of {self.blocks} blocks needs a model of more; it has {layers}. Give fewer with --blocks"
+            )
 
     def taps(self, layers: int) -> frozenset[int]:
         """Blocks before the last whose queries, keys and values are kept."""
