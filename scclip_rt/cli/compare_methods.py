@@ -32,10 +32,15 @@ METHODS = (
     "scclip", "sfp", "naclip", "clearclip", "sclip", "segearth", "resclip", "maskclip", "none", "surgery", "gem",
 )  # fmt: skip
 
+_OURS = ("--calibration", "--checkpoint", "--output", "-o", "--bundle", "--baked")
+"""Options of scclip-export that are not for --export: another one would change what a row stands for."""
+_ROWS = 4
+
 _DESCRIPTION = """\
 Export a CLIP checkpoint by several methods into a scratch folder, evaluate each on a data set with the method's own
 settings for it, and print one table: mIoU, pixel accuracy, time and windows per image. Needs the extra `export`.
 A method that can't be exported or run is told at the end, after the table of the others, and the exit code is 2.
+After Ctrl-C the table has the methods that are done.
 
 With --refine none, methods that refine by default don't. Times are of one image after the other on this machine, images
 already read; they are told after the first image, which warms up.
@@ -55,14 +60,14 @@ class Row:
     Attributes:
         method: its name.
         miou, accuracy: percent.
-        milliseconds: mean time per image, encoded and decoded.
+        milliseconds: mean time per image, encoded and decoded; None of a single image, which warms up.
         windows: mean number per image.
     """
 
     method: str
     miou: float
     accuracy: float
-    milliseconds: float
+    milliseconds: float | None
     windows: float
 
 
@@ -90,7 +95,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     add_dataset_options(parser)
     options.choice("--refine", ["pamr", "none"], "of every method (default: each method's own)")
     options.file("--sheet", "FILE.png", "a picture: images, truth and every method's labels")
-    options.number("--rows", "N", "images in the sheet (default: %(default)s)", limit="worst", default=4)
+    options.number("--rows", "N", f"images in the sheet (default: {_ROWS})", limit="worst")
     add_backend_options(parser)
     add_output_options(parser, force=True)
 
@@ -100,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     check_json_target(args.json, force=args.force)
     if args.sheet is not None:
         check_replaceable(args.sheet, force=args.force)
+    elif args.rows is not None:
+        raise OptionError("--rows goes with --sheet FILE.png", field="rows")
     methods = [name.strip() for name in args.methods.split(",") if name.strip()]
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
@@ -108,28 +115,40 @@ def run(args: argparse.Namespace) -> int:
             field="methods",
         )
     _words(args.export)
+    if Path(args.checkpoint).suffix and not Path(args.checkpoint).exists():
+        raise OptionError(f"{args.checkpoint}: no such checkpoint", field="checkpoint")
     dataset = open_from(args)
     rows: list[Row] = []
     columns: list[list[Any]] = []
     failures: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="scclip-methods-") as scratch:
-        for method in methods:
-            try:
-                row, labels = _export_and_measure(method, Path(scratch), dataset, args)
-            except ScclipError as error:  # of one method: hours of the others are not lost
-                failures[method] = str(error)
-                print(f"{method}: {printable(str(error))}", file=sys.stderr, flush=True)
-                continue
-            rows.append(row)
-            columns.append(labels)
+    try:
+        with tempfile.TemporaryDirectory(prefix="scclip-methods-") as scratch:
+            for method in methods:
+                try:
+                    row, labels = _export_and_measure(method, Path(scratch), dataset, args)
+                except ScclipError as error:  # of one method: hours of the others are not lost
+                    failures[method] = str(error)
+                    print(f"{method}: {printable(str(error))}", file=sys.stderr, flush=True)
+                    continue
+                rows.append(row)
+                columns.append(labels)
+    finally:  # also after Ctrl-C or a full disk
+        if rows:
+            document = _document(rows, failures, dataset, args.limit)
+            tell(document, _table(rows, dataset), args.json, force=args.force)
     if rows and args.sheet is not None:
         _sheet([row.method for row in rows], columns, dataset, args)
-    if rows:
-        document = _document(rows, failures, dataset, args.limit)
-        tell(document, _table(rows, dataset), args.json, force=args.force)
     if failures:
-        raise OptionError("; ".join(f"{method}: {reason}" for method, reason in failures.items()))
+        raise OptionError(_joined(failures))
     return 0
+
+
+def _joined(failures: dict[str, str]) -> str:
+    """Every reason once, after the methods that it is of."""
+    methods: dict[str, list[str]] = {}
+    for method, reason in failures.items():
+        methods.setdefault(reason, []).append(method)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in methods.items())
 
 
 def _export_and_measure(
@@ -153,17 +172,23 @@ def _export(method: str, bundle: Path, args: argparse.Namespace) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         last = done.stdout.strip().splitlines()[-1:] or ["no message"]
-        raise OptionError(
-            f"scclip-export --calibration {method} failed: {last[0].removeprefix('scclip-export: error: ')}"
-        )
+        raise OptionError(f"scclip-export failed: {last[0].removeprefix('scclip-export: error: ')}")
 
 
 def _words(options: str) -> list[str]:
     """The options of --export, as a shell would split them."""
     try:
-        return shlex.split(options)
+        words = shlex.split(options)
     except ValueError as error:
         raise OptionError(f"--export {options!r}: {error}", field="export") from error
+    for word in words:
+        if word.partition("=")[0] in _OURS:
+            raise OptionError(
+                f"--export {options!r}: {word} is not for it; this command names the checkpoint, each of --methods and "
+                "the bundles itself",
+                field="export",
+            )
+    return words
 
 
 def _measure(
@@ -179,6 +204,7 @@ def _measure(
         templates=template_source(args),
         **backend_settings(args),
         refine=args.refine,
+        text_precision=args.text_precision,
         cache=not args.no_cache,
         progress=True,
     )
@@ -194,14 +220,14 @@ def _measure(
         windows += len(encoded.tiling)
         truth = sample.truth_for(result.labels.shape)
         matrix.update(truth, result.labels, unlabelled=result.unlabelled)
-        if index < args.rows and args.sheet is not None:
+        if args.sheet is not None and index < (_ROWS if args.rows is None else args.rows):
             kept.append(result.labels)
     scores = matrix.scores()
     row = Row(
         method=method,
         miou=float(scores.miou),
         accuracy=float(scores.aacc),
-        milliseconds=1000 * seconds / max(total - 1, 1),
+        milliseconds=1000 * seconds / (total - 1) if total > 1 else None,
         windows=windows / total,
     )
     print(f"{method}: mIoU {row.miou:.2f}", file=sys.stderr, flush=True)
@@ -210,10 +236,9 @@ def _measure(
 
 def _table(rows: list[Row], dataset: "Dataset") -> str:
     lines = [f"{dataset.title}", f"{'method':<12} {'mIoU':>7} {'accuracy':>9} {'ms/image':>9} {'windows':>8}"]
-    lines += [
-        f"{row.method:<12} {row.miou:7.2f} {row.accuracy:9.2f} {row.milliseconds:9.1f} {row.windows:8.1f}"
-        for row in rows
-    ]
+    for row in rows:
+        taken = "–" if row.milliseconds is None else f"{row.milliseconds:.1f}"
+        lines.append(f"{row.method:<12} {row.miou:7.2f} {row.accuracy:9.2f} {taken:>9} {row.windows:8.1f}")
     return "\n".join(lines)
 
 

@@ -37,6 +37,9 @@ examples:
 """
 
 
+_TEMPLATE_COUNT = 4
+
+
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Register the command."""
     parser = add_command(
@@ -54,7 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "least entropy (docs/classes.md says what that gained and lost)",
         nargs="+",
     )
-    group.number("--template-count", "N", "templates that a class keeps (default: %(default)s)", default=4)
+    group.number("--template-count", "N", f"templates that a class keeps (default: {_TEMPLATE_COUNT})")
     options.number("--threads", "N", "CPU threads (default: the cores this process may use)")
     add_output_options(parser, force=True)
 
@@ -63,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     """Embed what the command line names."""
     check_replaceable(args.output, force=args.force)
     check_json_target(args.json, force=args.force)
+    if args.template_count is not None and args.template_images is None:
+        raise OptionError(
+            "--template-count goes with --template-images PATH: images choose the templates",
+            field="template_count",
+        )
 
     from scclip_rt.bundle.bundle import Bundle
     from scclip_rt.vocabulary.file import save_vocabulary
@@ -112,16 +120,19 @@ def _chosen(
     """The vocabulary with each class's own templates."""
     from tqdm import tqdm
 
+    from scclip_rt.evaluation.class_use import check_probabilities
     from scclip_rt.evaluation.template_choice import choose_templates, template_entropies
     from scclip_rt.segmenter import Segmenter
     from scclip_rt.vocabulary.embedding import embed_each_template
     from scclip_rt.vocabulary.open import TextTower
     from scclip_rt.vocabulary.templates import load_templates
 
+    check_probabilities(bundle, "template_images")
     templates = load_templates(template_source(args) or bundle.decoding.templates)
-    if args.template_count > len(templates.patterns):
+    count = args.template_count or _TEMPLATE_COUNT
+    if count > len(templates.patterns):
         raise OptionError(
-            f"--template-count {args.template_count} is more than the {len(templates.patterns)} templates of "
+            f"--template-count {count} is more than the {len(templates.patterns)} templates of "
             f"{templates.name}",
             field="template_count",
         )
@@ -136,4 +147,4 @@ def _chosen(
     )
     segmenter = Segmenter(bundle, vocabulary=vocabulary, threads=args.threads)
     entropies = template_entropies(segmenter, single, tqdm(images, desc="choosing templates", unit="image"))
-    return choose_templates(vocabulary, single, entropies, args.template_count)
+    return choose_templates(vocabulary, single, entropies, count)

@@ -133,7 +133,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         nargs=2,
     )
     group.file("--sheet", "FILE", "with --compare: the images that differ most, as one HTML file")
-    group.number("--worst", "N", "images in the sheet (default: %(default)s)", default=12)
+    group.number("--worst", "N", "with --compare: images in the sheet (default: 12)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -170,8 +170,10 @@ def _check(args: argparse.Namespace) -> None:
     """
     if (args.bundle is None) == (args.compare is None):
         raise OptionError("name one bundle, or two with --compare A B")
-    if args.compare is None and args.sheet is not None:
-        raise OptionError("--sheet goes with --compare A B")
+    if args.compare is None:
+        for option, value in (("--sheet", args.sheet), ("--worst", args.worst)):
+            if value is not None:
+                raise OptionError(f"{option} goes with --compare A B")
     if args.compare is not None:
         for option, value in (("--resume", args.resume), ("--plot", args.plot)):
             if value is not None:
@@ -199,10 +201,12 @@ def _evaluate(args: argparse.Namespace, dataset: "Dataset") -> int:
 
 def _compare(args: argparse.Namespace, dataset: "Dataset") -> int:
     from scclip_rt.evaluation import compare, report, sheet
+    from scclip_rt.evaluation.compare import WORST
 
     pair = [_bundle_and_precision(name, args.precision) for name in args.compare]
     first, second = (_segmenter(args, dataset, bundle, precision) for bundle, precision in pair)
-    result = compare(first, second, dataset, limit=args.limit, worst=args.worst, progress=True)
+    worst = WORST if args.worst is None else args.worst
+    result = compare(first, second, dataset, limit=args.limit, worst=worst, progress=True)
     names = (args.compare[0], args.compare[1])
     document = report.comparison_document(result)
     tell(document, report.comparison_table(result, names), args.json, force=args.force)

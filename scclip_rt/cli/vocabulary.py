@@ -16,9 +16,9 @@ from scclip_rt.cli.options import (
     tell,
 )
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
-from scclip_rt.errors import printable
+from scclip_rt.errors import OptionError, VocabularyError, printable
 from scclip_rt.files import atomic_path, check_replaceable
-from scclip_rt.vocabulary.classes import shorten
+from scclip_rt.vocabulary.classes import parse_classes, shorten
 
 if TYPE_CHECKING:
     from scclip_rt.evaluation.class_advice import Advice, Pair
@@ -111,6 +111,7 @@ def run_suggest(args: argparse.Namespace) -> int:
     if args.output is not None:
         with atomic_path(args.output, force=args.force) as temporary:
             temporary.write_text(_class_file(advice, vocabulary), "utf-8")
+            _check_class_file(temporary, advice)
     document = {
         "schema": "scclip-vocabulary-suggest/1",
         **_document(segmenter, use),
@@ -126,6 +127,8 @@ def run_suggest(args: argparse.Namespace) -> int:
 
 
 def _look(args: argparse.Namespace) -> "tuple[Segmenter, ClassUse | None, list[Pair]]":
+    if args.limit is not None and args.images is None:
+        raise OptionError("--limit goes with --images PATH", field="limit")
     from scclip_rt.bundle.bundle import Bundle
     from scclip_rt.cli.inputs import find_images
     from scclip_rt.evaluation.class_advice import nearest_pairs
@@ -213,6 +216,25 @@ def _class_file(advice: "Advice", vocabulary: "Vocabulary") -> str:
     head = f"# suggested from {len(vocabulary)} classes by scclip vocabulary suggest"
     unused = [f"# no image picked: {vocabulary.classes[index]}" for index in advice.unused]
     return "\n".join([head, *lines, *unused]) + "\n"
+
+
+def _check_class_file(path: Path, advice: "Advice") -> None:
+    """Refuse a list that would be read as another one: a class file has no way to write some names.
+
+    Raises:
+        OptionError: such as one with a comma inside, which a list of lists in Python may have.
+    """
+    wanted = tuple(names for names in advice.classes if names != ("",))  # Surgery's, which is made by itself
+    try:
+        found = parse_classes(path)
+    except VocabularyError:
+        found = ()
+    if found != wanted:
+        raise OptionError(
+            "--output can't hold these names: in a class file commas and semicolons separate, and # begins a comment. "
+            "Leave it out; the report (--json) has the suggested list",
+            field="output",
+        )
 
 
 def _document(segmenter: "Segmenter", use: "ClassUse | None") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.encoded import Encoded
 from scclip_rt.errors import OptionError
 from scclip_rt.segmenter import Segmenter
@@ -70,12 +71,7 @@ def class_use(segmenter: Segmenter, images: Iterable[ImageSource]) -> ClassUse:
         ImageError: an image that can't be read.
         OptionError: no image, or a method whose maps are stretched: those have no probabilities.
     """
-    if segmenter.options.maps != "cosine":
-        raise OptionError(
-            f"the maps of {segmenter.bundle.name}'s method are stretched for each image, so its probabilities tell "
-            "nothing of single classes. Take a bundle of another method",
-            field="images",
-        )
+    check_probabilities(segmenter.bundle, "images")
     vocabulary, number = segmenter.vocabulary, len(segmenter.vocabulary)
     pixels = np.zeros(number, np.int64)
     seen, patches = np.zeros(number, np.int64), np.zeros(number, np.int64)
@@ -109,6 +105,24 @@ def class_use(segmenter: Segmenter, images: Iterable[ImageSource]) -> ClassUse:
         unsure=unsure / total,
         unlabelled=1.0 - float(pixels.sum()) / total,
     )
+
+
+def check_probabilities(bundle: Bundle, field: str) -> None:
+    """Refuse a bundle whose patches have no probabilities.
+
+    Args:
+        bundle: whose method it is.
+        field: the option that needs them.
+
+    Raises:
+        OptionError: the method's maps are stretched.
+    """
+    if bundle.decoding.maps != "cosine":
+        raise OptionError(
+            f"the maps of {bundle.name}'s method are stretched for each image, so its probabilities tell nothing of "
+            "single classes. Take a bundle of another method",
+            field=field,
+        )
 
 
 def patch_probabilities(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.manifest import VERSION_1_METHODS
 from scclip_rt.bundle.presets import split
 from scclip_rt.errors import OptionError
 from scclip_rt.evaluation.datasets.base import Dataset, Sample
@@ -88,7 +89,7 @@ def open_segmenter(
     # A method's own numbers for this benchmark, where it has some, else those that SC-CLIP was published with.
     benchmark, point = split(options.get("preset"))
     own = dataset.name if dataset.name in opened.manifest.benchmarks else None
-    if opened.manifest.format_version > 1:
+    if opened.manifest.benchmarks or opened.manifest.calibration["method"] not in VERSION_1_METHODS:
         preset = Settings()
     options["preset"] = ",".join(name for name in (benchmark or own, point) if name) or None
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.errors import OptionError
-from scclip_rt.evaluation.class_use import patch_probabilities
+from scclip_rt.evaluation.class_use import check_probabilities, patch_probabilities
 from scclip_rt.segmenter import Segmenter
 from scclip_rt.vocabulary.file import Vocabulary
 
@@ -38,8 +38,9 @@ def template_entropies(
 
     Raises:
         ImageError: an image that can't be read.
-        OptionError: no image.
+        OptionError: no image, or a method whose maps are stretched: those have no probabilities.
     """
+    check_probabilities(segmenter.bundle, "template_images")
     vocabulary = segmenter.vocabulary
     shape = (len(single), len(vocabulary))
     sums, counts = np.zeros(shape), np.zeros(shape, np.int64)

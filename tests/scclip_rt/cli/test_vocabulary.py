@@ -1,15 +1,20 @@
 """`scclip vocabulary`, and the options of `scclip embed` that look at images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from scclip_rt import Segmenter
+from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.cli import run
 from scclip_rt.demo.scenes import tuning_scene
+from scclip_rt.errors import OptionError
+from scclip_rt.evaluation.class_use import check_probabilities
 from scclip_rt.vocabulary.classes import parse_classes
-from scclip_rt.vocabulary.file import load_vocabulary
+from scclip_rt.vocabulary.file import load_vocabulary, save_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +77,32 @@ def test_embed_keeps_each_class_s_templates(
     assert "more than the 3 templates" in capsys.readouterr().err
     assert call(*asked, "--template-images", scenes, "--template-count", 1) == 0
     assert "the 1 of least entropy" in load_vocabulary(output).templates
+
+
+def test_options_of_images_go_with_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "v.safetensors"
+    assert call("embed", "demo", "--classes", "grass", "--template-count", 2, "--output", output) == 2
+    assert "--template-count goes with --template-images" in capsys.readouterr().err
+    assert call("vocabulary", "inspect", "demo", "--classes", CLASSES, "--limit", 2) == 2
+    assert "--limit goes with --images" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_stretched_maps_have_no_probabilities_to_choose_by() -> None:
+    demo = Bundle.open("demo")
+    decoding = replace(demo.decoding, maps="minmax")
+    with pytest.raises(OptionError, match="maps of demo's method are stretched"):
+        check_probabilities(replace(demo, manifest=replace(demo.manifest, decoding=decoding)), "images")
+
+
+def test_names_that_no_class_file_can_hold_are_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocabulary, output = tmp_path / "v.safetensors", tmp_path / "better.txt"
+    segment = Segmenter("demo", classes=[["Washington, D.C."], ["lawn"]])
+    save_vocabulary(segment.vocabulary, vocabulary)
+    asked = ("vocabulary", "suggest", "demo", "--vocabulary", vocabulary)
+    assert call(*asked, "--output", output) == 2
+    assert "commas and semicolons separate" in capsys.readouterr().err
+    assert not output.exists()
+    assert call(*asked) == 0

@@ -175,6 +175,25 @@ def test_a_method_s_own_settings_of_a_benchmark_replace_those_of_sc_clip(bundle_
         open_segmenter(bundle, open_dataset("voc20", root=voc.data), templates="none", preset="potsdam")
 
 
+def test_maskclip_with_its_residual_has_the_settings_that_maskclip_has(bundle_path: Path, voc) -> None:
+    """It is of format 2, and has no settings of its own either: both are there to compare with SC-CLIP."""
+    from dataclasses import replace
+
+    opened, dataset = Bundle.open(bundle_path), open_dataset("voc21", root=voc.data)
+    plain, whole = (
+        replace(
+            opened,
+            manifest=replace(
+                opened.manifest, format_version=version, calibration={"method": "maskclip", **more}
+            ),
+        )
+        for version, more in ((1, {}), (2, {"residual": True}))
+    )
+    wanted = open_segmenter(plain, dataset, templates="none").options
+    assert wanted.logit_scale == 50
+    assert open_segmenter(whole, dataset, templates="none").options == wanted
+
+
 def test_other_names_for_the_classes(voc, tmp_path: Path) -> None:
     listing = tmp_path / "mine.txt"
     listing.write_text("background\n" + "".join(f"thing {i}, object {i}\n" for i in range(20)))
