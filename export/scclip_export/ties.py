@@ -1,8 +1,8 @@
 """Hard decisions of the method, and what the features are in float64 once they are taken.
 
-The method decides three times by comparing: which patches are outliers, which similarities reach the floor, and which
-lie above their mean. Where both sides of a comparison agree to the last bits, another order of summation decides the
-other way, and a few features move by far more than rounding. A graph that does so is right, if it follows its own
+SC-CLIP and SFP decide three times by comparing: which patches are outliers, which similarities reach the floor, and
+which lie above their mean. Where both sides of a comparison agree to the last bits, another order of summation decides
+the other way, and a few features move by far more than rounding. A graph that does so is right, if it follows its own
 decisions and each of them was as close as rounding. Both are checked here against float64: the similarities and scores
 that the graph compared, and the features that follow from its decisions.
 """
@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scclip_export.model.calibration import SfpConfig
 from scclip_export.model.dtypes import DtypePolicy
-from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.encoder import CalibratedEncoder, Trunk
 from scclip_kernels import attention as attentions
 from scclip_kernels import neighbor_weights, outlier_indices, repair
 from scclip_kernels.operations import TorchOperations
@@ -32,9 +31,9 @@ class Decisions:
     """What one window's comparisons were decided on.
 
     Attributes:
-        outliers: int64 (m,), ascending; None without anomaly detection.
+        outliers: int64 (m,), ascending, -1 where a detector found fewer; None without anomaly detection.
         before: similarities (N, N) compared with the floor before the last block, and with their mean.
-        above_mean: similarities minus their mean (N, N), of either scale.
+        above_mean: similarities minus their mean (N, N), of either scale; SFP's are 0 under the floor.
         after: similarities (N, N) compared with the floor after the last block.
     """
 
@@ -47,21 +46,22 @@ class Decisions:
         """How many comparisons come out the other way."""
         count = 0
         if self.outliers is not None and other.outliers is not None:
-            count = int((~np.isin(self.outliers, other.outliers)).sum())
+            mine, theirs = (set(found[found >= 0].tolist()) for found in (self.outliers, other.outliers))
+            count = max(len(mine - theirs), len(theirs - mine))
         pairs = (
             (self.before >= floor, other.before >= floor),
             (self.above_mean >= 0, other.above_mean >= 0),
             (self.after >= floor, other.after >= floor),
         )
-        return count + sum(int((mine != theirs).sum()) for mine, theirs in pairs)
+        return count + sum(int((own != others).sum()) for own, others in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """One window, its decisions taken or given: unit features (N, E), and what the comparisons are about.
 
-    `decisions` is None without the calibration of SC-CLIP, `scores` (N,), the outlier factors, without anomaly
-    detection.
+    `decisions` is None without the calibration of SC-CLIP or SFP, `scores` without anomaly detection: what outliers are
+    ranked by, (N,), or what SFP's detector by attention compares, (2, N): the first is more in outliers.
     """
 
     features: NDArray[Any]
@@ -124,10 +124,14 @@ class _Decided:
     scores: Tensor | None = None
     outliers: Tensor | None = None
     similarities: list[Tensor] | None = None
+    above_mean: Tensor | None = None
+
+    @property
+    def attend(self) -> attentions.Attention:
+        return self.plain.attend
 
     def anomaly_scores(self, features: Tensor, num_neighbors: int) -> Tensor:
-        self.scores = self.plain.anomaly_scores(features, num_neighbors)
-        return self.scores
+        return self.plain.anomaly_scores(features, num_neighbors)
 
     def repair_outliers(
         self, patches: Tensor, guide: Tensor, scores: Tensor, *, num_outliers: int, columns: int
@@ -136,7 +140,7 @@ class _Decided:
             outliers = outlier_indices(scores, num_outliers)
         else:
             outliers = torch.from_numpy(self.decisions.outliers)[None]
-        self.outliers = outliers
+        self.scores, self.outliers = scores, outliers
         weights = neighbor_weights(outliers, patches.shape[1], columns).to(patches.dtype)
         return repair(patches, outliers, weights), repair(guide, outliers, weights)
 
@@ -158,22 +162,41 @@ class _Decided:
     def calibrated_attention(
         self, key: Tensor, value: Tensor, similarity: tuple[Tensor, Tensor], num_heads: int
     ) -> Tensor:
-        scores = 3.0 * (similarity[0] - similarity[0].mean(dim=(1, 2), keepdim=True))
-        above = scores >= 0.0
+        weights = self._attention(similarity[0])
+        return attentions.calibrated_attention(key, value, weights, num_heads, self.attend)
+
+    def thresholded_attention(self, similarity: tuple[Tensor, Tensor], floor: float) -> Tensor:
+        del floor
+        return self._attention(torch.where(similarity[1], similarity[0], 0.0))
+
+    def _attention(self, similarity: Tensor) -> Tensor:
+        self.above_mean = similarity - similarity.mean(dim=(1, 2), keepdim=True)
+        above = self.above_mean >= 0.0
         if self.decisions is not None:
             above = torch.from_numpy(self.decisions.above_mean >= 0)[None]
-        weights = torch.softmax(torch.where(above, scores, float("-inf")), dim=-1)
-        return attentions.calibrated_attention(key, value, weights, num_heads, self.plain.attend)
+        return torch.softmax(torch.where(above, 3.0 * self.above_mean, float("-inf")), dim=-1)
+
+    def follow(self, trunk: Trunk, parts: Any) -> Trunk:
+        """The trunk whose salience finds the outliers that are given; SFP's detector by attention has no operation."""
+        if trunk.salience is None:
+            return trunk
+        to_class, to_itself = trunk.salience
+        self.scores = torch.stack([parts.salience * parts.cls_residual * to_class, to_itself], dim=1)
+        if self.decisions is None or self.decisions.outliers is None:
+            return trunk
+        index = np.arange(self.scores.shape[-1])
+        found = torch.from_numpy(np.isin(index, self.decisions.outliers))[None].to(self.scores.dtype)
+        return replace(trunk, salience=(found, torch.zeros_like(found)))
 
     def taken(self) -> Decisions | None:
         """What was compared; None if the calibration did not run."""
-        if self.similarities is None:
+        if self.similarities is None or self.above_mean is None:
             return None
         before, after = (found[0].numpy() for found in self.similarities)
         return Decisions(
             outliers=None if self.outliers is None else self.outliers[0].sort().values.numpy(),
             before=before,
-            above_mean=before - before.mean(),
+            above_mean=self.above_mean[0].numpy(),
             after=after,
         )
 
@@ -200,8 +223,7 @@ def outcome(
     # Shares every module with the encoder; only what is replaced here is its own.
     model = copy.copy(encoder)
     model._modules = dict(encoder._modules)
-    if not isinstance(encoder.parts, SfpConfig):  # whose decisions are others
-        model.operations = decided
+    model.operations, model.debug_outputs = decided, True
     if float64:
         model.policy = FLOAT64
         model.blocks = nn.ModuleList(_OneAtATime(block) for block in encoder.blocks)
@@ -210,7 +232,9 @@ def outcome(
         if encoder.grid:
             model._buffers = {"fixed_positions": encoder.fixed_positions.double()}
     with torch.inference_mode():
-        features, _ = model.encode(model.trunk(pixels), *grid)
+        features, outliers = model.encode(decided.follow(model.trunk(pixels), encoder.parts), *grid)
+    if decided.outliers is None:
+        decided.outliers = outliers
     scores = None if decided.scores is None else decided.scores[0].numpy()
     return Outcome(features=features[0].numpy(), decisions=decided.taken(), scores=scores)
 
@@ -264,10 +288,22 @@ def unexplained(
         if not far <= 2 * allowed.similarities:  # of a similarity and of their mean
             return f"a similarity is {far:.1e} from the mean and counts as on its other side"
     if graph.outliers is not None and reference.scores is not None:
-        chosen = np.isin(np.arange(len(reference.scores)), graph.outliers)
-        short = 1.0 - reference.scores[chosen].min() / reference.scores[~chosen].max()
+        short = _short_of(graph.outliers, reference.scores)
         if not short <= allowed.scores:
             return f"an outlier's score falls short by {short:.1e}, allowed {allowed.scores:.1e}"
     if not found.features <= allowed.features:
         return f"features differ by {found.features:.1e}, allowed {allowed.features:.1e}"
     return None
+
+
+def _short_of(outliers: NDArray[np.int64], scores: NDArray[Any]) -> float:
+    """By what share `Outcome.scores` would have to be off for these outliers to be those that the method finds."""
+    chosen = np.isin(np.arange(scores.shape[-1]), outliers)
+    if scores.ndim == 1:
+        return float(1.0 - scores[chosen].min() / scores[~chosen].max())
+    to_class, to_itself = scores
+    salient = to_class / to_itself
+    left = salient[~chosen]
+    if (outliers >= 0).all():  # as many as may be: others are salient too, but rank behind
+        left = np.minimum(left, to_class[~chosen] / to_class[chosen].min())
+    return float(np.concatenate([1.0 - salient[chosen], left - 1.0]).max())

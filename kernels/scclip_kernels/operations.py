@@ -7,6 +7,7 @@ writes the matrix out, Triton keeps the factors it is made from.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from scclip_kernels import anomaly, attention, outlier_repair
@@ -69,6 +70,10 @@ class TorchOperations:
         """Both passes of the last block's attention: two (2, B, N, D) → (B, N, D)."""
         weights = attention.similarity_attention(similarity)
         return attention.calibrated_attention(key, value, weights, num_heads, self.attend)
+
+    def thresholded_attention(self, similarity: Tensor, floor: float) -> Tensor:
+        """SFP's attention by similarity: those under the floor count as 0. (B, N, N) → (B, N, N)."""
+        return attention.similarity_attention(torch.where(similarity >= floor, similarity, 0.0))
 
 
 def repair_positive(

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from scclip_export.model.calibration import CalibrationConfig
+from scclip_export.model.calibration import CalibrationConfig, SfpConfig
 from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.onnx.runners import decision_runner, onnx_runner
+from scclip_export.onnx.trace import onnx_from_encoder
+from scclip_export.parity import Reference, check_encoder, run_encoder
 from scclip_export.ties import Distance, Outcome, outcome, unexplained
 from synthetic import scene
 
-CONFIG = CalibrationConfig(pre_layer=1, post_layer=0, fusion_layers=(1, 3), cls_residual=0.3)
+SCCLIP = CalibrationConfig(pre_layer=1, post_layer=0, fusion_layers=(1, 3), cls_residual=0.3)
+SFP = SfpConfig(pre_layer=1, post_layer=0, fusion_layers=(1, 3), cls_residual=0.3)
+CONFIGS = {
+    "scclip": SCCLIP,
+    "sfp": SFP,
+    "sfp, norm": replace(SFP, detector="norm"),
+    "sfp, lof": replace(SFP, detector="lof"),
+}
 WINDOW: NDArray[np.uint8] = scene(224, 224, 0)
 
 
@@ -28,9 +39,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def encoder(micro_clip: nn.Module) -> CalibratedEncoder:
-    return CalibratedEncoder(micro_clip.visual, CONFIG, grid=(14, 14)).eval()  # type: ignore[arg-type]
+@pytest.fixture(params=CONFIGS)
+def encoder(request: pytest.FixtureRequest, micro_clip: nn.Module) -> CalibratedEncoder:
+    return encoder_of(micro_clip, CONFIGS[request.param])
+
+
+def encoder_of(clip: nn.Module, config: CalibrationConfig) -> CalibratedEncoder:
+    return CalibratedEncoder(clip.visual, config, grid=(14, 14)).eval()  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -55,6 +70,10 @@ def test_float64_is_near_and_leaves_the_encoder_as_it_was(encoder: CalibratedEnc
     before = copy.deepcopy(encoder.state_dict())
     wide = outcome(encoder, WINDOW, plain.decisions, float64=True)
     assert wide.features.dtype == np.float64
+    assert wide.decisions is not None
+    assert wide.decisions.before.dtype == wide.decisions.after.dtype == np.float64
+    assert wide.scores is not None
+    assert wide.scores.dtype == np.float64
     assert plain.distance(wide).features < 1e-5
     assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
     assert encoder.policy.linear == torch.float32
@@ -66,7 +85,7 @@ def test_a_flip_as_near_as_rounding_is_explained_and_one_beyond_it_is_not(
 ) -> None:
     decisions = plain.decisions
     assert decisions is not None
-    threshold = 0.0 if flip == "above_mean" else np.float32(CONFIG.similarity_floor)
+    threshold = 0.0 if flip == "above_mean" else np.float32(SCCLIP.similarity_floor)
     values = getattr(decisions, flip).copy()
     gaps = np.abs(values - threshold)
     place = np.unravel_index(gaps.argmin(), gaps.shape)
@@ -74,8 +93,12 @@ def test_a_flip_as_near_as_rounding_is_explained_and_one_beyond_it_is_not(
         threshold, np.float32(-9 if values[place] >= threshold else 9), dtype=np.float32
     )
     flipped = replace(decisions, **{flip: values})
-    assert flipped.differ_from(decisions, CONFIG.similarity_floor) == 1
+    assert flipped.differ_from(decisions, SCCLIP.similarity_floor) == 1
 
+    if flip == "before":  # SFP's goes to 0 or comes from there, and so to the other side of the mean as well
+        own = outcome(encoder, WINDOW, flipped).decisions
+        assert own is not None
+        flipped = replace(flipped, above_mean=own.above_mean)
     graph = outcome(encoder, WINDOW, flipped)
     wide = outcome(encoder, WINDOW, flipped, float64=True)
     near = budget(encoder, plain)
@@ -111,3 +134,77 @@ def test_damage_is_not_explained(damage: str, encoder: CalibratedEncoder, plain:
         taken = replace(taken, outliers=np.sort((taken.outliers + 7) % 196))
     wide = outcome(encoder, WINDOW, taken, float64=True)
     assert unexplained(taken, graph.features, wide, budget(encoder, plain)) is not None
+
+
+def test_sfps_outliers_are_salient_and_as_many_as_may_be(micro_clip: nn.Module) -> None:
+    encoder = encoder_of(micro_clip, SFP)
+    plain = outcome(encoder, WINDOW)
+    assert plain.decisions is not None
+    assert plain.scores is not None
+    to_class, to_itself = plain.scores
+    salient = np.flatnonzero(to_class > to_itself)
+    best = salient[np.argsort(-to_class[salient])][: SFP.max_outliers]
+    assert set(plain.decisions.outliers.tolist()) - {-1} == set(best.tolist())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_an_outlier_of_sfp_is_explained_as_near_as_rounding(few: bool, micro_clip: nn.Module) -> None:
+    """One that just isn't salient any more, and one whose rank another takes."""
+    at = outcome(encoder_of(micro_clip, SFP), WINDOW).scores
+    assert at is not None
+    # A factor by which five patches are salient, or all.
+    factor = SFP.salience / np.sort(at[0] / at[1])[-6] if few else 1e5
+    encoder = encoder_of(micro_clip, replace(SFP, salience=float(factor)))
+    plain = outcome(encoder, WINDOW)
+    assert plain.decisions is not None
+    assert plain.decisions.outliers is not None
+    found = plain.decisions.outliers[plain.decisions.outliers >= 0]
+    assert len(found) == (5 if few else 10)
+    assert plain.scores is not None
+    to_class, to_itself = plain.scores
+    least = found[to_class[found].argmin()]
+    if few:
+        least = found[(to_class / to_itself)[found].argmin()]
+        other, gap = -1, float(to_class[least] / to_itself[least] - 1.0)
+    else:
+        left = np.setdiff1d(np.arange(196), found)
+        other = left[to_class[left].argmax()]
+        gap = float(to_class[least] / to_class[other] - 1.0)
+    outliers = np.sort(np.append(plain.decisions.outliers[plain.decisions.outliers != least], other))
+    flipped = replace(plain.decisions, outliers=outliers)
+    assert flipped.differ_from(plain.decisions, SFP.similarity_floor) == 1
+    graph, wide = (outcome(encoder, WINDOW, flipped, float64=float64) for float64 in (False, True))
+    assert graph.decisions is not None
+    assert np.array_equal(graph.decisions.outliers, outliers)  # type: ignore[arg-type]
+    taken = replace(graph.decisions, outliers=outliers)
+    near = graph.distance(wide).budget(4.0, 1e-6)
+    assert unexplained(taken, graph.features, wide, replace(near, scores=1.01 * gap + 1e-5)) is None
+    assert unexplained(taken, graph.features, wide, replace(near, scores=0.9 * gap - 1e-5)) is not None
+
+
+def test_a_graph_of_sfp_may_flip_a_pair_on_the_floor(micro_clip: nn.Module, tmp_path: Path) -> None:
+    """Its window is held to float64 after the graph's decisions, as SC-CLIP's are."""
+
+    def written(encoder: CalibratedEncoder) -> Path:
+        onnx_from_encoder(encoder, tmp_path / "sfp.onnx", opset=20, example_size=(224, 224))
+        return tmp_path / "sfp.onnx"
+
+    encoder = encoder_of(micro_clip, SFP)
+    run = decision_runner(written(encoder))
+    assert run is not None
+    text = np.eye(1, encoder.proj.out_features, dtype=np.float32)
+    own = outcome(encoder, WINDOW).decisions
+    assert own is not None
+    before = run(WINDOW[None], text)[1][0][0]
+    # Of the similarities that the graph and torch round otherwise, one in the middle becomes the floor.
+    lower, upper = np.minimum(own.before, before), np.maximum(own.before, before)
+    differ = np.argwhere(lower < upper)
+    place = tuple(differ[np.argsort(upper[tuple(differ.T)])[len(differ) // 2]])
+    encoder = encoder_of(micro_clip, replace(SFP, similarity_floor=float(upper[place])))
+    path = written(encoder)
+    # The float64 reference of the noise is of another window: as where the first window of an export has no tie.
+    reference = Reference.of(encoder, np.stack([scene(224, 224, 1), WINDOW]))
+    runs = run_encoder(reference, onnx_runner(path))
+    parity = check_encoder(reference, runs, decisions=lambda: decision_runner(path))
+    assert parity.passed, parity
+    assert parity.tied_windows >= 1

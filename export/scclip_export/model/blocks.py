@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from scclip_export.model.dtypes import FLOAT32, DtypePolicy
 from scclip_export.model.parts import Positions
 from scclip_export.model.positions import resize_positions
-from scclip_kernels import Attention, merge_heads, scaled_attention, similarity_attention, split_heads
+from scclip_kernels import Attention, merge_heads, scaled_attention, split_heads
 from scclip_kernels.operations import Operations
 
 # The modules are taken as they come: benchmarks/gpu runs where neither open_clip nor onnx is installed.
@@ -319,10 +319,12 @@ class SplitLastBlock(nn.Module):
     The adjusted patches attend by key, by query and by similarity, the levels by similarity alone.
     """
 
-    def __init__(self, block: ResidualAttentionBlock, policy: DtypePolicy = FLOAT32) -> None:
+    def __init__(
+        self, block: ResidualAttentionBlock, similarity_floor: float, policy: DtypePolicy = FLOAT32
+    ) -> None:
         super().__init__()
         attention: Any = block.attn
-        self.policy = policy
+        self.policy, self.similarity_floor = policy, similarity_floor
         self.num_heads: int = attention.num_heads
         weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
         self.ln_1 = block.ln_1
@@ -332,15 +334,16 @@ class SplitLastBlock(nn.Module):
         # Of both passes together, each of which has the bias.
         self.sum_proj = linear_copy(attention.out_proj.weight, 2.0 * attention.out_proj.bias, policy.linear)
 
-    def forward(self, adjusted: Tensor, levels: Tensor, similarity: Tensor, operations: Any) -> Tensor:
-        """Return attn(adjusted) + attn(levels), see `LastBlock`; `similarity` is the matrix, thresholded."""
+    def forward(self, adjusted: Tensor, levels: Tensor, similarity: Any, operations: Any) -> Tensor:
+        """Return attn(adjusted) + attn(levels), see `LastBlock`; `operations` is plain torch."""
         policy, (length, width) = self.policy, adjusted.shape[1:]
         own, other = (self.ln_1(x).to(policy.linear).reshape(-1, width) for x in (adjusted, levels))
         query, key, value, level_value = (
             x.to(policy.attention).view(-1, length, width)
             for x in (self.query(own), self.key(own), self.value(own), self.value(other))
         )
-        by_similarity = similarity_attention(similarity).to(value.dtype) @ (value * (1.0 / 3.0) + level_value)
+        weights = operations.thresholded_attention(similarity, self.similarity_floor).to(value.dtype)
+        by_similarity = weights @ (value * (1.0 / 3.0) + level_value)
         values = split_heads(value, self.num_heads)
         scale = values.shape[-1] ** -0.5
         attended = sum(

@@ -15,6 +15,7 @@ from scclip_export.model.dtypes import saturate
 from scclip_export.model.parts import Positions
 from scclip_kernels import num_outliers, outlier_indices
 from scclip_kernels.operations import Operations, repair_positive
+from scclip_kernels.wide import wide
 from scclip_rt.limits import in_range
 
 Source = Literal["published", "extrapolated", "checkpoint", "overridden"]
@@ -93,10 +94,6 @@ class CalibrationConfig:
         """Whether there are always `outliers` of them."""
         return True
 
-    def attended(self, similarity: Any) -> Any:
-        """What of the similarities the last block attends by."""
-        return similarity
-
     def taps(self, layers: int) -> frozenset[int]:  # noqa: ARG002
         """No block's queries, keys or values are kept."""
         return frozenset()
@@ -133,10 +130,6 @@ class SfpConfig(CalibrationConfig):
     def finds_all(self) -> bool:
         """Whether there are always `outliers` of them."""
         return self.detector != "attention"
-
-    def attended(self, similarity: Tensor) -> Tensor:
-        """What the threshold leaves."""
-        return torch.where(similarity >= self.similarity_floor, similarity, 0.0)
 
     def outliers(self, num_patches: int) -> int:
         """Return the most outliers among `num_patches`."""
@@ -218,7 +211,7 @@ def calibrate(
 
     adjusted = average(patches, similarity)  # pre-adjustment
     levels = functools.reduce(torch.add, hidden[slice(*config.fusion_layers)])  # multi-level fusion: R
-    attended = last(adjusted, levels.narrow(1, 1, count), config.attended(similarity), operations)
+    attended = last(adjusted, levels.narrow(1, 1, count), similarity, operations)
     residual = config.cls_residual * (class_token + levels.narrow(1, 0, 1))
     after = operations.similarity(hidden[config.post_layer].narrow(1, 1, count))
     return average(attended + residual, after), outliers  # post-adjustment
@@ -231,7 +224,7 @@ def outlier_scores(
     if config.uses_neighbors or not isinstance(config, SfpConfig):
         return operations.anomaly_scores(patches, config.outlier_neighbors)
     if config.detector == "norm":
-        return torch.linalg.vector_norm(patches.float(), dim=-1)
+        return torch.linalg.vector_norm(wide(patches), dim=-1)
     if salience is None:
         raise ValueError("the detector by attention needs the salience of block L-2")
     to_class, to_itself = salience

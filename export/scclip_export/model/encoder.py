@@ -20,6 +20,7 @@ from scclip_export.model.stream import stream
 from scclip_kernels import Attention, scaled_attention, unit_rows
 from scclip_kernels.fastest import Kernels, check_kernels, use_triton
 from scclip_kernels.operations import Operations, TorchOperations
+from scclip_kernels.wide import wide
 
 # The modules are taken as they come: benchmarks/gpu runs where neither open_clip nor onnx is installed.
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class CalibratedEncoder(nn.Module):
 def _last_block(block: Any, parts: Parts, policy: DtypePolicy, attend: Attention) -> nn.Module:
     """The last block of a method."""
     if isinstance(parts, SfpConfig):
-        return SplitLastBlock(block, policy)
+        return SplitLastBlock(block, parts.similarity_floor, policy)
     if isinstance(parts, CalibrationConfig):
         return LastBlock(block, policy)
     if isinstance(parts, StreamParts):
@@ -232,7 +233,7 @@ def _last_block(block: Any, parts: Parts, policy: DtypePolicy, attend: Attention
 def _salient(block: Block, tokens: Tensor, length: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run a block (B * (1 + N), D); return its output with `Trunk.salience`."""
     tap = block.tap(tokens, length)
-    weights = torch.softmax((tap.query @ tap.key.transpose(-1, -2)).float(), dim=-1)
+    weights = torch.softmax(wide(tap.query @ tap.key.transpose(-1, -2)), dim=-1)
     index = torch.arange(length, device=tokens.device)
     itself = (index.unsqueeze(0) == index.unsqueeze(1)).float()
     to_class = weights.narrow(2, 0, 1).squeeze(2).mean(dim=1).narrow(1, 1, length - 1)

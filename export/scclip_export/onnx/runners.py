@@ -1,7 +1,7 @@
 """Run a written encoder on this machine's CPU to measure parity, also in types that ONNX Runtime has no kernels for.
 
-Every runner also returns the outliers (the indices of the graph's second TopK), which only a `--debug-outputs` export
-has among its outputs.
+Every runner also returns the outliers (the indices of the graph's second TopK, -1 where a detector found fewer), which
+only a `--debug-outputs` export has among its outputs.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from onnx.inliner import inline_local_functions
 
 from scclip_rt.backends.onnxruntime.session import cpu_session
 
-# uint8 windows (B, H, W, 3) and float32 text (Q, E) to `features`, `logits` and, from SC-CLIP, sorted outliers (B, m).
+# uint8 windows (B, H, W, 3) and float32 text (Q, E) to `features`, `logits` and, from SC-CLIP and SFP, sorted outliers
+# (B, m).
 Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], list[NDArray[Any]]]
 
 # Operators that move values or choose among them: their results need no rounding.
@@ -93,7 +94,7 @@ def _compared(model: onnx.ModelProto) -> list[str] | None:
     """What the graph compares: similarities before, their distance from the mean, similarities after."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     inputs = [node.input[0] for node in model.graph.node if node.op_type == "GreaterOrEqual"]
-    similarities = [name for name in inputs if made_by.get(name) == "MatMul"]
+    similarities = list(dict.fromkeys(name for name in inputs if made_by.get(name) == "MatMul"))
     distances = [name for name in inputs if made_by.get(name) in ("Mul", "Sub")]
     if not similarities or len(similarities) > 2 or len(distances) != 1:
         return None
@@ -145,24 +146,28 @@ def _runner(path: Path, model: onnx.ModelProto, level: str) -> Runner:
 
 
 def _session(path: Path, model: onnx.ModelProto, level: str) -> tuple[Any, list[str]]:
-    """A session of a model with its weights beside `path`, and its outputs: features, logits, perhaps outliers."""
+    """A session of a model with its weights beside `path`, and its outputs for `_sorted`."""
     names = ["features", "logits"]
     found = _outliers(model)
     if found is not None:
-        model.graph.output.append(helper.make_tensor_value_info(found, TensorProto.INT64, None))
-        names.append(found)
+        for name, dtype in zip(found, (TensorProto.FLOAT, TensorProto.INT64), strict=True):
+            model.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
+        names += found
     return cpu_session(model.SerializeToString(), level=level, weights=path.parent), names
 
 
 def _sorted(outputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Features, logits, and the outliers in ascending order."""
-    return [*outputs[:2], *(np.sort(indices, axis=-1) for indices in outputs[2:])]
+    """Features, logits and, of scores and indices, the outliers in ascending order: a score of 0 is none."""
+    if len(outputs) == 2:
+        return outputs
+    features, logits, scores, indices = outputs
+    return [features, logits, np.sort(np.where(scores > 0.0, indices, -1), axis=-1)]
 
 
-def _outliers(model: onnx.ModelProto) -> str | None:
-    """The name of the indices of the TopK that takes the largest scores; None without anomaly detection."""
+def _outliers(model: onnx.ModelProto) -> list[str] | None:
+    """The outputs of the TopK that takes the largest scores, these and indices; None without anomaly detection."""
     for node in model.graph.node:
         largest = next((attribute.i for attribute in node.attribute if attribute.name == "largest"), 1)
         if node.op_type == "TopK" and largest:
-            return str(node.output[1])
+            return list(node.output)
     return None

@@ -92,6 +92,7 @@ def make_plan(
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     arrays = {p.weight: numpy_helper.to_array(tensors[p.weight]) for layer in layers for p in layer.products}
     weights = {layer.name: joint_weight(layer, arrays) for layer in layers}
+    del model, tensors, arrays  # the weights once more, while the graph runs
     seen = observe(path, layers, runs)
     progress("choosing rescaling and ranges")
     planned = _choose(layers, weights, seen)
