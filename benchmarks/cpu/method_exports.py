@@ -1,6 +1,7 @@
-"""Every method at full size: exports a synthetic ViT-B/16 or L/14 in fp32, fp16 and int8, and keeps the parity figures.
+"""Every method at full size: exports a synthetic ViT-B/16 or L/14 in every precision, and keeps the parity figures.
 
-    python -m benchmarks.cpu.method_exports [--model vitb16] [--methods sfp gem …] [--cpp BUILD] [--json FILE]
+    python -m benchmarks.cpu.method_exports [--model vitb16] [--methods sfp gem …] [--precisions fp32 int8 …]
+        [--cpp BUILD] [--json FILE]
 
 With `--cpp build/cpp/release`, which cpp/test.sh builds, fp32 and int8 run in C++ too, and cpp/parity.py compares it
 with Python.
@@ -22,9 +23,12 @@ from tempfile import TemporaryDirectory
 from benchmarks.cpu.methods import METHODS
 from benchmarks.harness import Row, parser, write_report
 from benchmarks.models import ROOT, add_model_options, checkpoint
+from scclip_rt.precisions import PRECISIONS
 
 PARITY = ROOT / "cpp/parity.py"
 ALL = (*METHODS, "none")
+IN_CPP = ("fp32", "int8")
+"""What runs on a CPU in C++: ONNX Runtime has no float16 there that it would choose, and fp8 is for engines."""
 
 
 def export_row(args: argparse.Namespace, method: str) -> Row:
@@ -49,8 +53,7 @@ def export_row(args: argparse.Namespace, method: str) -> Row:
         row["format_version"] = manifest["format_version"]
         row["encoders"] = {spec["file"]: spec["parity"] for spec in manifest["encoders"]}
         if args.cpp is not None:
-            # A processor's own precisions: ONNX Runtime has no float16 there that C++ would choose.
-            own = [precision for precision in args.precisions if precision != "fp16"]
+            own = [precision for precision in args.precisions if precision in IN_CPP]
             row["cpp"] = {precision: cpp_labels(args.cpp, bundle, precision) for precision in own}
     failed = [precision for precision, found in row.get("cpp", {}).items() if not found["passed"]]
     if failed:
@@ -75,7 +78,7 @@ def main() -> None:
     add_model_options(options)
     options.add_argument("--methods", nargs="+", choices=ALL, default=ALL, metavar="NAME")
     options.add_argument(
-        "--precisions", nargs="+", choices=("fp32", "fp16", "int8"), default=("fp32", "fp16", "int8")
+        "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, metavar="NAME", help="(all)"
     )
     options.add_argument(
         "--cpp", type=Path, metavar="BUILD", help="compare this build's labels with Python's"

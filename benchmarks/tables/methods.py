@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables.summary import Row, load_rows, markdown, ms, paired, with_range
+from scclip_rt.precisions import PRECISIONS
 
 MODELS = {"vitb16": "ViT-B/16", "vitl14": "ViT-L/14"}
 
@@ -57,21 +58,24 @@ def photo_table(rows: Sequence[Row]) -> str:
 
 
 def exports_table(rows: Sequence[Row]) -> str:
-    """How near each method's exported files are to its float32 torch model: a line per method."""
+    """How near each method's exported files are to its float32 torch model: a line per model and method."""
     lines = []
-    for row in rows:
-        encoders = {name.split(".")[1]: parity for name, parity in row["encoders"].items()}
-        gap = f"{encoders['fp32']['features_max_abs']:.1e}"
-        labels = [
-            f"{encoders[precision]['labels_agreement']:.2%}" if precision in encoders else "–"
-            for precision in ("fp32", "fp16", "int8")
-        ]
-        lines.append([f"`{row['method']}`", MODELS[row["model"]], gap, *labels])
+    for row in sorted(rows, key=lambda row: list(MODELS).index(row["model"])):
+        if not row["passed"]:
+            raise ValueError(f"{row['method']}, {row['model']} did not pass: {row['reason']}")
+        # Those of windows; some methods have files of other grids beside them.
+        parities = [row["encoders"].get(f"encoder.{precision}.onnx") for precision in PRECISIONS]
+        gap = f"{parities[0]['features_max_abs']:.1e}"
+        labels = ["–" if parity is None else f"{parity['labels_agreement']:.2%}" for parity in parities]
+        told = [row.get("cpp", {}).get(precision) for precision in ("fp32", "int8")]
+        in_cpp = ["–" if found is None else f"{found['agreement']:.3%}" for found in told]
+        lines.append([f"`{row['method']}`", MODELS[row["model"]], gap, *labels, *in_cpp])
     header = (
         "method",
         "model",
         "features, fp32, largest gap",
-        *(f"labels, {p}" for p in ("fp32", "fp16", "int8")),
+        *(f"labels, {precision}" for precision in PRECISIONS),
+        *(f"C++ as Python, {precision}" for precision in ("fp32", "int8")),
     )
     return markdown(header, lines)
 

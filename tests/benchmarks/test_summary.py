@@ -294,14 +294,18 @@ def test_exports_of_methods_have_a_line_each_and_say_what_was_not_made(tmp_path:
     folder = tmp_path / "results"
     own = {"features_max_abs": 2.34e-6, "labels_agreement": 1.0}
     narrow = {"features_max_abs": 0.1, "labels_agreement": 0.91234}
-    both = {"encoder.fp32.onnx": own, "encoder.int8.onnx": narrow}
-    rows = [{"model": "vitb16", "method": "sfp", "encoders": both}]
-    rows += [{"model": "vitl14", "method": "gem", "encoders": {"encoder.fp32.onnx": own}}]
-    write(folder, "method-exports.json", rows)
+    both = {"encoder.fp32.onnx": own, "encoder.int8.onnx": narrow, "encoder.fp32.dynamic.onnx": narrow}
+    gem = {"model": "vitl14", "method": "gem", "encoders": {"encoder.fp32.onnx": own}, "passed": True}
+    cpp = {"fp32": {"agreement": 1.0}, "int8": {"agreement": 0.99996}}
+    sfp = {"model": "vitb16", "method": "sfp", "encoders": both, "cpp": cpp, "passed": True}
+    write(folder, "method-exports.json", [gem, sfp])
     assert cells(summary.tables(folder)["method-exports"])[2:] == [
-        ["`sfp`", "ViT-B/16", "2.3e-06", "100.00%", "–", "91.23%"],
-        ["`gem`", "ViT-L/14", "2.3e-06", "100.00%", "–", "–"],
+        ["`sfp`", "ViT-B/16", "2.3e-06", "100.00%", "–", "–", "91.23%", "–", "100.000%", "99.996%"],
+        ["`gem`", "ViT-L/14", "2.3e-06", "100.00%", *"––––––"],
     ]
+    write(folder, "method-exports.json", [gem, {**sfp, "passed": False, "reason": "parity missed"}])
+    with pytest.raises(ValueError, match="sfp, vitb16 did not pass: parity missed"):
+        summary.tables(folder)
 
 
 def test_tools_for_class_lists_are_held_against_the_list_as_it_is(tmp_path: Path) -> None:
