@@ -1,5 +1,6 @@
 """The packaged demo: small, offline, and right about what it shows."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scclip_rt.cli import run
 from scclip_rt.demo.scenes import CLASSES
 from scclip_rt.demo.scenes import test_scene as held_out_scene
 from scclip_rt.vocabulary.classes import parse_classes
+from tiny_bundle import edit_manifest
 
 PACKAGE = Path(scclip_rt.__file__).parent
 
@@ -26,6 +28,20 @@ def test_the_bundle_is_sound_small_and_made_from_the_committed_checkpoint() -> N
 
     assert bundle.model.checkpoint_sha256 == sha256_file(checkpoint)
     assert bundle.manifest.calibration["source"] == "checkpoint"
+
+
+def test_new_names_go_on_from_their_templates_beginnings(tmp_path: Path) -> None:
+    """By a small graph on the weights that are there anyway; a copy without it embeds the same."""
+    bundle = Bundle.open("demo")
+    resumed = bundle.text_encoder.resumed
+    assert resumed is not None
+    assert bundle.data_files(resumed.file) == bundle.data_files(bundle.text_encoder.file)
+    assert bundle.manifest.files[resumed.file].bytes < 50_000
+    whole = shutil.copytree(bundle.path, tmp_path / "whole.scclip")
+    edit_manifest(whole, lambda document: document["text_encoder"].pop("resumed"))
+    names = ["giraffe", "traffic light", "tartan"]
+    rows = [Segmenter(path, classes=names, cache=False).vocabulary.embeddings for path in ("demo", whole)]
+    np.testing.assert_allclose(*rows, rtol=0, atol=1e-6)
 
 
 def test_the_ready_vocabulary_holds_the_classes_in_the_order_of_the_masks() -> None:

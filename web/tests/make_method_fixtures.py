@@ -121,7 +121,8 @@ def lighten(bundle: Path) -> dict[str, Any]:
             for name, content in (*graphs.items(), (DATA, data))
         },
     }
-    for name in ("tokenizer.json", *(() if own_text else ("text_encoder.onnx", "text_encoder.onnx.data"))):
+    theirs = ("text_encoder.onnx", "text_encoder.onnx.data", "text_encoder.resumed.onnx")
+    for name in ("tokenizer.json", *(() if own_text else theirs)):
         shutil.copyfile(DEMO / name, bundle / name)
         document["files"][name] = demo["files"][name]
     for name, content in (*graphs.items(), (DATA, data)):

@@ -47,7 +47,7 @@ export const methods = JSON.parse(
   brotliDecompressSync(readFileSync("tests/fixtures/methods.json.br")).toString("utf8"),
 ) as Fixtures;
 
-const TEXT_FILES = ["text_encoder.onnx", "text_encoder.onnx.data", "tokenizer.json"];
+const TEXT_FILES = ["text_encoder.onnx", "text_encoder.onnx.data", "text_encoder.resumed.onnx", "tokenizer.json"];
 
 /** Write the bundle FOLDER/NAME.scclip; its weights are noise, its text encoder the demo's unless it has its own. */
 export function writeMethodBundle(folder: string, method: string, name = method): string {
