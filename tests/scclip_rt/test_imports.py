@@ -31,6 +31,11 @@ def test_segmenting_an_image_needs_neither_opencv_nor_jsonschema(tmp_path: Path)
     assert not loaded & {"cv2", "jsonschema", "tokenizers", "xml", "tqdm"}
 
 
+def test_plain_names_need_no_repair() -> None:
+    code = "from scclip_rt import Segmenter; Segmenter('demo', classes='sky; traffic light', cache=False)"
+    assert "ftfy" not in loaded_modules(code)
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -1,5 +1,8 @@
 """Token ids are open_clip's, without torch; templates are those of CLIP's authors."""
 
+import html
+
+import ftfy
 import numpy as np
 import open_clip
 import pytest
@@ -10,7 +13,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from scclip_export.checkpoint.tokenizer import tokenizer_json
 from scclip_rt.errors import BundleError, VocabularyError
 from scclip_rt.vocabulary.templates import IMAGENET_TEMPLATES, load_templates
-from scclip_rt.vocabulary.tokenizer import Tokenizer, pad
+from scclip_rt.vocabulary.tokenizer import Tokenizer, clean, pad
 
 REFERENCE = SimpleTokenizer()
 TOKENIZER = Tokenizer.from_json(tokenizer_json())
@@ -69,6 +72,12 @@ def test_ids_equal_open_clip_for_any_text(text):
     if "<" in text.replace(" <end_of_text>", ""):
         text = text.replace("<end_of_text>", "")
     check(text)
+
+
+@given(st.text(st.characters(max_codepoint=0x7F)))
+def test_names_in_ascii_are_cleaned_as_any_others(text):
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+    assert clean(text) == " ".join(repaired.split()).lower()
 
 
 def test_rows_are_padded_with_zeros_to_the_longest():
