@@ -21,7 +21,7 @@ import onnx
 
 from scclip_rt import __version__
 from scclip_rt.bundle.bundle import MANIFEST_FILE, Bundle
-from scclip_rt.bundle.engine_sidecar import Engine, read_engines
+from scclip_rt.bundle.engine_sidecar import Engine, read_engines, source_sha256
 from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.errors import BundleError, OptionError
 from scclip_rt.files import atomic_directory
@@ -45,7 +45,12 @@ class RepositoryReport:
 
 
 def write_repository(
-    bundle: Bundle, target: Path, *, force: bool = False, precision: str = "fp32"
+    bundle: Bundle,
+    target: Path,
+    *,
+    force: bool = False,
+    precision: str = "fp32",
+    text_precision: str = "fp32",
 ) -> RepositoryReport:
     """Write a model repository, completely or not at all.
 
@@ -56,20 +61,25 @@ def write_repository(
         target: the folder to make.
         force: replace what is there.
         precision: of the ONNX encoder.
+        text_precision: of the text encoder, `fp32` or `int8`.
 
     Raises:
         OptionError: the bundle has no encoder of that precision.
+        BackendError: it has no text encoder of that precision.
         BundleError: a file is damaged.
         OutputError: the folder exists, or can't be written.
     """
     spec = _encoder(bundle, precision)
-    engine = _engine(bundle)
+    engine, text = _engine(bundle), bundle.text_graphs(text_precision).file
+    parameters = {"TEXT_PRECISION": text_precision}
+    if engine is None and text_precision != "fp32":
+        parameters["TEXT_SHA256"] = source_sha256(bundle, text)  # of files that are not in the small bundle
     with atomic_directory(target, force=force) as root:
         models = root / "models"
         _write_encoder(bundle, spec, engine, models / ENCODER)
-        _write_text(bundle, models / TEXT)
-        _write_pipeline(bundle, spec, engine, models / MODEL)
-        _write_ovms(bundle, spec, root / "ovms")
+        _write_text(bundle, text, models / TEXT)
+        _write_pipeline(bundle, spec, engine, parameters, models / MODEL)
+        _write_ovms(bundle, spec, text, root / "ovms")
         (root / "README.md").write_text(_readme(bundle, engine), "utf-8")
     return RepositoryReport(
         path=target, models=(MODEL, ENCODER, TEXT), engine=None if engine is None else engine.file
@@ -146,15 +156,16 @@ def features_graph(bundle: Bundle, file: str, target: Path) -> None:
     onnx.checker.check_model(str(target))
 
 
-def _write_text(bundle: Bundle, folder: Path) -> None:
-    file = bundle.text_encoder.file
+def _write_text(bundle: Bundle, file: str, folder: Path) -> None:
     graph = folder / "1" / "model.onnx"
     graph.mkdir(parents=True)
     _copy_graph(bundle, file, graph / "model.onnx")
     (folder / "config.pbtxt").write_text(_text_config(bundle.model.embed_dim), "utf-8")
 
 
-def _write_pipeline(bundle: Bundle, spec: EncoderSpec, engine: Engine | None, folder: Path) -> None:
+def _write_pipeline(
+    bundle: Bundle, spec: EncoderSpec, engine: Engine | None, parameters: dict[str, str], folder: Path
+) -> None:
     """The Python model, and of the bundle what it needs: all with an engine, else everything but the weights."""
     version = folder / "1"
     inside = version / "bundle"
@@ -172,7 +183,7 @@ def _write_pipeline(bundle: Bundle, spec: EncoderSpec, engine: Engine | None, fo
         '__all__ = ["TritonPythonModel"]\n',
         "utf-8",
     )
-    (folder / "config.pbtxt").write_text(_pipeline_config(engine is not None), "utf-8")
+    (folder / "config.pbtxt").write_text(_pipeline_config(engine is not None, parameters), "utf-8")
 
 
 def _write_small_bundle(bundle: Bundle, spec: EncoderSpec, folder: Path) -> None:
@@ -192,12 +203,12 @@ def _write_small_bundle(bundle: Bundle, spec: EncoderSpec, folder: Path) -> None
     Bundle.open(folder)
 
 
-def _write_ovms(bundle: Bundle, spec: EncoderSpec, folder: Path) -> None:
+def _write_ovms(bundle: Bundle, spec: EncoderSpec, text: str, folder: Path) -> None:
     """The same graphs for OpenVINO Model Server, which wants model and weights in the version's folder."""
     for model in (ENCODER, TEXT):
         (folder / model / "1").mkdir(parents=True)
     features_graph(bundle, spec.file, folder / ENCODER / "1" / "model.onnx")
-    _copy_graph(bundle, bundle.text_encoder.file, folder / TEXT / "1" / "model.onnx")
+    _copy_graph(bundle, text, folder / TEXT / "1" / "model.onnx")
     side = bundle.preprocessing.window
     models = [
         {
@@ -273,10 +284,10 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 """
 
 
-def _pipeline_config(local: bool) -> str:
+def _pipeline_config(local: bool, parameters: dict[str, str]) -> str:
     limits = Limits()
     kind = "KIND_GPU" if local else "KIND_CPU"
-    parameters = {
+    parameters = parameters | {
         "ENCODER": "local" if local else "triton",
         "MAX_BATCH": str(_MAX_BATCH),
         "MAX_PIXELS": str(MAX_PIXELS),

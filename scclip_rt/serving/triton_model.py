@@ -127,7 +127,9 @@ class TritonPythonModel:
             max_names=int(parameters["MAX_CLASSES"]),
             threads=None,
             shared=None,
+            text_precision=parameters.get("TEXT_PRECISION", "fp32") if local else "fp32",
             text=None if local else TritonText(triton),
+            text_sha256=parameters.get("TEXT_SHA256"),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -45,6 +45,7 @@ class Vocabularies:
         shared: folder where other processes see them too, or None.
         text_precision: as for `Segmenter`.
         text: the text encoder, if it runs elsewhere; None loads the bundle's when it is first needed.
+        text_sha256: as for `TextTower`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Vocabularies:
         shared: Path | None,
         text_precision: str = "fp32",
         text: TextBackend | None = None,
+        text_sha256: str | None = None,
     ) -> None:
         self._bundle = bundle
         self._templates = load_templates(templates or bundle.decoding.templates)
@@ -70,7 +72,9 @@ class Vocabularies:
         self._shared = shared
         self._recent: OrderedDict[str, Vocabulary] = OrderedDict()
         self._lock = threading.Lock()
-        self._tower = TextTower(bundle, precision=text_precision, threads=threads, text=text)
+        self._tower = TextTower(
+            bundle, precision=text_precision, threads=threads, text=text, sha256=text_sha256
+        )
 
     @property
     def default(self) -> Vocabulary | None:

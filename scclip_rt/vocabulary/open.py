@@ -31,6 +31,7 @@ class TextTower:
         threads: CPU threads; None takes the cores this process may use.
         keep: hold the weights between calls (for a ViT-B/16 some 250 MB), so that the next name costs only itself.
         text: a text encoder that runs elsewhere, instead of the bundle's.
+        sha256: of what its embeddings depend on; None: as those of the bundle's.
 
     Raises:
         BackendError: the bundle has no text encoder of that precision.
@@ -44,13 +45,13 @@ class TextTower:
         threads: int | None = None,
         keep: bool = True,
         text: TextBackend | None = None,
+        sha256: str | None = None,
     ) -> None:
         self._bundle, self._keep = bundle, keep
         graphs = bundle.text_graphs(precision)
-        self.sha256 = bundle.text_encoder.model_sha256
+        own = bundle.text_encoder.model_sha256 if precision == "fp32" else source_sha256(bundle, graphs.file)
+        self.sha256 = sha256 or own
         """Of what embeddings depend on: the text model, and in int8 the file."""
-        if precision != "fp32":
-            self.sha256 = source_sha256(bundle, graphs.file)
         self.prompts = PromptEncoder(
             lambda: text or open_text_backend(bundle, precision=precision, threads=threads)
         )

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,56 @@ def test_what_exists_is_kept_and_an_unknown_precision_is_refused(repository: Pat
     with pytest.raises(OptionError, match="it has fp32, int8"):
         write_repository(Bundle.open("demo"), tmp_path / "x", precision="fp16")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def int8_text(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
+    return export_once("tiny-int8-text", tiny_checkpoint, "--int8-text")
+
+
+@pytest.mark.usefixtures("model")  # the stand-in
+def test_names_are_embedded_in_int8_where_that_is_asked_for(
+    int8_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "repository"
+    line = ["--bundle", str(int8_text), "--triton-repository", str(target), "--text-precision", "int8"]
+    assert run(line) == 0
+    weights = {"text_encoder.onnx.data", "text_encoder.int8.onnx.data"}
+    for folder in (target / "models/scclip_text/1/model.onnx", target / "ovms/scclip_text/1"):
+        assert {path.name for path in folder.iterdir()} == {"model.onnx", *weights}
+    monkeypatch.setattr(triton_backend.InferenceRequest, "models", None)  # put back at the end
+    ours, classes = started(target), ["grass", "brick"]
+    made = ours._vocabulary(ask(ours, png(IMAGE), classes)[0])
+    wanted, other = (
+        Segmenter(int8_text, classes=classes, text_precision=name, cache=False).vocabulary.embeddings
+        for name in ("int8", "fp32")
+    )
+    np.testing.assert_allclose(made.embeddings, wanted, rtol=0, atol=1e-5)
+    assert np.abs(made.embeddings - other).max() > 1e-4
+    # What is in the cache on disk from here on is int8's, and not taken for float32's.
+    again = Segmenter(int8_text, classes=classes, text_precision="int8").vocabulary.embeddings
+    assert np.array_equal(again, made.embeddings)
+    narrow = Segmenter(int8_text, classes=classes).vocabulary.embeddings
+    np.testing.assert_allclose(narrow, other, rtol=0, atol=1e-6)
+
+
+def test_text_in_a_precision_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "x"
+    asked = ("--triton-repository", str(target))
+    for line, message in (
+        (("--bundle", "demo", *asked, "--text-precision", "int8"), "the bundle has: fp32"),
+        (("--backbone", "vitb16", *asked, "--text-precision", "int8"), "this export makes fp32"),
+        (("--backbone", "vitb16", *asked, "--repository-precision", "bf16"), "this export makes fp32"),
+        (("--backbone", "vitb16", "--text-precision", "int8"), "only with --triton-repository"),
+        (("--backbone", "vitb16", "--repository-precision", "fp32"), "only with --triton-repository"),
+    ):
+        assert run(list(line)) == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert len(told) == 1
+        assert message in told[0]
+    assert not target.exists()
 
 
 def test_an_engine_goes_in_as_a_plan_with_the_whole_bundle(tmp_path: Path) -> None:

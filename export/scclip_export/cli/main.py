@@ -229,7 +229,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "DIR",
         "also write a model repository for NVIDIA Triton, and for OpenVINO Model Server (docs/serving.md)",
     )
-    group.text("--repository-precision", "NAME", "of its ONNX encoder (fp32)", default="fp32")
+    group.text("--repository-precision", "NAME", "of its ONNX encoder (fp32)")
+    group.text("--text-precision", "NAME", "of its text encoder: fp32, or int8 of --int8-text (fp32)")
     add_bake_arguments(group)
     group.number("--opset", "N", "ONNX opset, 18 to 23 (20)", default=20)
     group.file(
@@ -273,6 +274,7 @@ def main() -> NoReturn:
 def _run(args: argparse.Namespace) -> int:
     check_json_target(args.json, force=args.force)
     plan = plan_from(args)
+    _check_repository(args)
     if args.baked is not None:
         return _run_converters(args, plan)
     engines, progress = requests_from(args), _progress()
@@ -339,6 +341,27 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_repository(args: argparse.Namespace) -> None:
+    """Refuse a repository's options without one, and precisions that the export beside it doesn't make.
+
+    Raises:
+        ExportError: says which option.
+    """
+    options = {"--repository-precision": args.repository_precision, "--text-precision": args.text_precision}
+    given = {option: precision for option, precision in options.items() if precision is not None}
+    if given and args.triton_repository is None:
+        raise ExportError(f"{' and '.join(given)}: only with --triton-repository DIR")
+    if args.bundle is not None:
+        return
+    made = {
+        "--repository-precision": ("fp32", *precisions_from(args)),
+        "--text-precision": ("fp32", "int8") if args.int8_text else ("fp32",),
+    }
+    for option, precision in given.items():
+        if precision not in made[option]:
+            raise ExportError(f"{option} {precision}: this export makes {', '.join(made[option])}")
+
+
 def _write_repository(args: argparse.Namespace, bundle: Path) -> None:
     """The model repository, if one is asked for."""
     if args.triton_repository is None:
@@ -349,7 +372,11 @@ def _write_repository(args: argparse.Namespace, bundle: Path) -> None:
     # The name as it was given: `demo` is the packaged bundle's.
     opened = Bundle.open(str(bundle))
     report = write_repository(
-        opened, args.triton_repository, force=args.force, precision=args.repository_precision
+        opened,
+        args.triton_repository,
+        force=args.force,
+        precision=args.repository_precision or "fp32",
+        text_precision=args.text_precision or "fp32",
     )
     if args.json != "-":
         print(f"{report.path}: {', '.join(report.models)}, with {report.engine or 'ONNX encoders'}")
@@ -388,7 +415,7 @@ def _run_engines(
     """Add engines to an existing bundle. Whatever asks for an export beside it would be ignored: refuse it."""
     ours = {"bundle", "tensorrt", "tensorrt_rtx", "tensorrt_plugins", "gpu_kernels", "json", *ENGINE_DETAILS}
     if args.triton_repository is not None:
-        ours |= {"triton_repository", "repository_precision", "force"}
+        ours |= {"triton_repository", "repository_precision", "text_precision", "force"}
     if plan.bake is not None:
         ours |= {*BAKE_OPTIONS, "force"}
     if args.json is not None:
