@@ -24,6 +24,9 @@ from scclip_rt.serving.errors import (
 Result = TypeVar("Result")
 _LARGE_BYTES = 1 << 20
 _MAX_PART_BYTES = 1 << 20  # of a form field that is no file
+_GZIP = b"\x1f\x8b"
+_MAX_MEMBERS = 10_000  # of a gzip body (RFC 1952, 2.2): a million empty ones would hold up the event loop
+_FIRST_PIECE = 1 << 12  # what follows a member is copied, so that pieces begin small
 
 FormParts = list[tuple[str, str | bytes]]
 """Names and values of a form: text, or a file's bytes."""
@@ -145,18 +148,35 @@ def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes:
         return data
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedMediaError(f"content coding {coding!r} is not read here; gzip, deflate or none")
+    unpacked, place = bytearray(), 0
+    for _ in range(_MAX_MEMBERS):
+        place += _unpack_member(memoryview(data)[place:], coding, unpacked, max_bytes)
+        if coding == "deflate" or not data.startswith(_GZIP, place):
+            break
+    else:
+        raise BadRequestError(f"the body's {coding} has more than {_MAX_MEMBERS:,} members")
+    if place < len(data):
+        raise BadRequestError(f"{len(data) - place:,} bytes follow the end of the body's {coding}")
+    return bytes(unpacked)
+
+
+def _unpack_member(data: memoryview, coding: str, unpacked: bytearray, max_bytes: int) -> int:
+    """Append what the first member of `data` holds; return how many bytes it takes."""
     unpacker = zlib.decompressobj(wbits=47)  # gzip and zlib, told apart by their header
-    try:
-        unpacked = unpacker.decompress(data, max_bytes + 1)
-    except zlib.error as error:
-        raise BadRequestError(f"the body is not {coding}: {error}") from error
-    if len(unpacked) > max_bytes:
-        raise _too_large(max_bytes)
-    if not unpacker.eof:
-        raise BadRequestError(f"the body's {coding} is cut off")
-    if unpacker.unused_data:
-        raise BadRequestError(f"{len(unpacker.unused_data):,} bytes follow the end of the body's {coding}")
-    return unpacked
+    place, step = 0, _FIRST_PIECE
+    while not unpacker.eof:
+        piece = data[place : place + step]
+        if not piece:
+            raise BadRequestError(f"the body's {coding} is cut off")
+        try:
+            unpacked += unpacker.decompress(piece, max_bytes + 1 - len(unpacked))
+        except zlib.error as error:
+            raise BadRequestError(f"the body is not {coding}: {error}") from error
+        if len(unpacked) > max_bytes:
+            raise _too_large(max_bytes)
+        place += len(piece) - len(unpacker.unused_data)
+        step *= 2
+    return place
 
 
 def _too_large(max_bytes: int) -> TooLargeError:

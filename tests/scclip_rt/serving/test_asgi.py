@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from services import CLASSES, Running, picture, png, settings_of, wait_for
 
 IMAGE = picture(1)
 FILE = png(IMAGE)
+MEMBERS = gzip.compress(FILE[:100]) + gzip.compress(b"") + gzip.compress(FILE[100:])
 
 
 def labels_of(body: bytes) -> np.ndarray:
@@ -179,6 +181,13 @@ def test_the_same_image_with_other_classes_needs_no_encoding(running: Running) -
         ({"json": {"image": base64.b64encode(FILE).decode(), "name": {}}}, 400, "`name` must be text"),
         ({"content": gzip.compress(FILE) + b"x", "headers": {"Content-Encoding": "gzip"}}, 400, "1 bytes follow"),
         ({"content": gzip.compress(FILE), "headers": {"Content-Encoding": "X-GZIP"}}, 200, ""),
+        ({"content": MEMBERS, "headers": {"Content-Encoding": "gzip"}}, 200, ""),
+        ({"content": MEMBERS[:-1], "headers": {"Content-Encoding": "gzip"}}, 400, "cut off"),
+        ({"content": MEMBERS + b"xy", "headers": {"Content-Encoding": "gzip"}}, 400, "2 bytes follow"),
+        ({"content": 2 * gzip.compress(bytes(600_000)), "headers": {"Content-Encoding": "gzip"}}, 413, "larger"),
+        ({"content": 10_001 * gzip.compress(b""), "headers": {"Content-Encoding": "gzip"}}, 400, "10,000 members"),
+        ({"content": zlib.compress(FILE), "headers": {"Content-Encoding": "deflate"}}, 200, ""),
+        ({"content": 2 * zlib.compress(FILE), "headers": {"Content-Encoding": "deflate"}}, 400, "bytes follow"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "form"),
         ({"json": {"image": "%%%"}}, 400, "base64"),
         ({"json": {"image": base64.b64encode(FILE).decode(), "classes": [1]}}, 400, "text"),
