@@ -30,10 +30,10 @@ class FeatureCache:
         """What an image is found by under the loaded model `owner`; None if nothing is kept anyway."""
         if self._capacity == 0:
             return None
-        if isinstance(image, bytes):
-            return hashlib.sha256(image).digest() + owner
-        found = hashlib.sha256(repr(image.shape).encode())  # the same pixels make a wide and a tall image
-        found.update(image.ravel().data)
+        # A file may hold what a picture's pixels are, and the same pixels make a wide and a tall picture.
+        kind = "file" if isinstance(image, bytes) else repr(image.shape)
+        found = hashlib.sha256(kind.encode())
+        found.update(image if isinstance(image, bytes) else image.ravel().data)
         return found.digest() + owner
 
     def get(self, key: bytes | None) -> Encoded | None:
