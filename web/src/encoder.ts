@@ -70,7 +70,7 @@ export class SessionEncoder implements Encoder {
 
 /** Workers that take calls as they are free: no operator waits for another thread. */
 class WorkerEncoder implements Encoder {
-  private readonly idle: Remote[];
+  private idle: Remote[];
   private readonly waiting: ((free: Remote) => void)[] = [];
 
   constructor(private readonly all: readonly Remote[]) {
@@ -82,14 +82,26 @@ class WorkerEncoder implements Encoder {
   }
 
   async encode(windows: Windows): Promise<Float32Array> {
-    const free = this.idle.pop() ?? (await new Promise<Remote>((settle) => this.waiting.push(settle)));
+    const free = this.take() ?? (await new Promise<Remote>((settle) => this.waiting.push(settle)));
     try {
       return await free.ask({ kind: "encode", windows }, [windows.pixels.buffer as ArrayBuffer]);
     } finally {
-      const next = this.waiting.shift();
-      if (next) next(free);
-      else this.idle.push(free);
+      this.giveBack(free);
     }
+  }
+
+  /** A worker that is free, if there is one; where all have failed, one of those: it says why. */
+  private take(): Remote | undefined {
+    this.idle = this.idle.filter((remote) => remote.works);
+    return this.idle.pop() ?? (this.all.some((remote) => remote.works) ? undefined : this.all[0]);
+  }
+
+  /** One that has failed gets nothing more to do while others work. */
+  private giveBack(remote: Remote): void {
+    if (!remote.works && this.all.some((other) => other.works)) return;
+    const next = this.waiting.shift();
+    if (next) next(remote);
+    else this.idle.push(remote);
   }
 
   async release(): Promise<void> {
@@ -111,6 +123,10 @@ class Remote {
       },
       (reason) => this.fail(new ScclipError("BackendError", `a worker that encodes has failed: ${reasonOf(reason)}`, "workers")),
     );
+  }
+
+  get works(): boolean {
+    return this.broken === null;
   }
 
   /** Refuse the question that is open, and all later ones. */

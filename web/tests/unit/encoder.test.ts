@@ -117,6 +117,31 @@ test("a worker that can't load, or ends, is an error in one line", async () => {
   await assert.rejects(encoder.encode(windows()), { code: "BackendError" });
 });
 
+test("a worker that has failed gets nothing more to do while another works", async () => {
+  const { runs, ort } = slow();
+  const { found, workers: two } = workers(2, async () => ort);
+  const encoder = await loadEncoder(graph, spec, { ort, provider: "cpu" }, two);
+  const [lost, kept, later] = [1, 2, 3].map(() => encoder.encode(windows()));
+  const refused = assert.rejects(lost, { code: "BackendError", message: /gone/ });
+  await soon();
+  found.failed[1](new Error("gone"));
+  await refused;
+  await soon();
+  assert.equal(runs.length, 2);
+  runs[1]();
+  await kept;
+  await soon();
+  runs[2]();
+  await later;
+  const both = Promise.all([encoder.encode(windows()), encoder.encode(windows())]);
+  for (const run of [3, 4]) {
+    await soon();
+    runs[run]();
+    await soon();
+  }
+  assert.equal((await both).length, 2);
+});
+
 test("any number of threads gives the same features", async () => {
   const scene = await loadImage(SCENE);
   const [one, three] = await Promise.all([1, 3].map((threads) => openSegmenter(DEMO, { threads })));
