@@ -19,6 +19,7 @@ from scclip_rt.cli.options import (
     check_json_target,
     tell,
     template_source,
+    text_precision,
 )
 from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError, ScclipError, printable
@@ -203,8 +204,8 @@ def _measure(
         dataset,
         templates=template_source(args),
         **backend_settings(args),
+        text_precision=text_precision(args),
         refine=args.refine,
-        text_precision=args.text_precision,
         cache=not args.no_cache,
         progress=True,
     )

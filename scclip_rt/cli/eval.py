@@ -9,12 +9,14 @@ from scclip_rt.cli.options import (
     add_image_options,
     add_label_options,
     add_output_options,
+    add_prompt_options,
     backend_settings,
     check_json_target,
     class_source,
     image_settings,
     tell,
     template_source,
+    text_precision,
 )
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError
@@ -99,13 +101,7 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     group.text(
         "--background", "NAME", 'folder: the background class (default: "background", if there is one)'
     )
-    group.text("--templates", "NAME|FILE", "prompts around each name (default: the bundle's)")
-    group.text(
-        "--text-precision",
-        "NAME",
-        "of the text encoder: fp32, or int8 where the bundle was exported with --int8-text (default: fp32)",
-        default="fp32",
-    )
+    add_prompt_options(group)
     group.flag("--no-cache", "neither read nor keep class embeddings on disk")
 
 
@@ -225,7 +221,7 @@ def _segmenter(args: argparse.Namespace, dataset: "Dataset", bundle: str, precis
         templates=template_source(args),
         **backend_settings(args) | {"precision": precision},
         **image_settings(args),
-        text_precision=args.text_precision,
+        text_precision=text_precision(args),
         cache=not args.no_cache,
         progress=True,
     )

@@ -42,12 +42,7 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
             "embedded classes, written by `scclip embed` "
             "(default without --classes: the bundle's own, if it carries one)",
         )
-    group.text(
-        "--templates",
-        "NAME|FILE",
-        "prompts around each name: imagenet (80 of them), surgery (85), photo (one), none, or a file with one per "
-        "line, {} for the name (default: the bundle's, mostly imagenet)",
-    )
+    add_prompt_options(group, prefix="with --classes: ")
     group.text(
         "--background",
         "NAME",
@@ -60,13 +55,28 @@ def add_class_options(parser: argparse.ArgumentParser, *, vocabulary: bool) -> N
         "with --classes: words that find the background, voc, coco-object or clip-es; adds a class "
         '"background" where there is none (docs/classes.md)',
     )
+    group.flag("--no-cache", "neither read nor keep class embeddings on disk")
+
+
+def add_prompt_options(group: Options, *, prefix: str = "") -> None:
+    """`--templates` and `--text-precision`; read them with `template_source` and `text_precision`.
+
+    Args:
+        group: gets them.
+        prefix: what their help begins with.
+    """
+    group.text(
+        "--templates",
+        "NAME|FILE",
+        f"{prefix}prompts around each name, imagenet (80 of them), surgery (85), photo (one), none, or a file with "
+        "one per line, {} for the name (default: the bundle's, mostly imagenet)",
+    )
     group.text(
         "--text-precision",
         "NAME",
-        "with --classes: of the text encoder, fp32, or int8 where the bundle was exported with --int8-text "
+        f"{prefix}of the text encoder, fp32, or int8 where the bundle was exported with --int8-text "
         "(default: fp32)",
     )
-    group.flag("--no-cache", "neither read nor keep class embeddings on disk")
 
 
 def add_image_options(parser: argparse.ArgumentParser, *, default: str = "the bundle's") -> Options:

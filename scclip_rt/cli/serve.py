@@ -8,9 +8,11 @@ from typing import Any
 from scclip_rt.cli.options import (
     PRESET_HELP,
     add_backend_options,
+    add_prompt_options,
     backend_settings,
     class_source,
     template_source,
+    text_precision,
 )
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError, install
@@ -67,14 +69,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
     )
-    group.text("--templates", "NAME|FILE", "prompts around names (default: the bundle's)")
+    add_prompt_options(group)
     group.text("--background", "NAME", "the background among --classes, or none")
-    group.text(
-        "--text-precision",
-        "NAME",
-        "of the text encoder: fp32, or int8 where the bundles were exported with --int8-text (default: fp32)",
-        default="fp32",
-    )
     group.number("--short-side", "PIXELS", "resize the short side to this")
     group.number("--stride", "PIXELS", "distance between windows")
     group.text("--preset", "NAME", PRESET_HELP)
@@ -166,7 +162,7 @@ def parse(args: argparse.Namespace) -> tuple[Any, Any]:
         vocabularies={name: Path(file) for name, file in map(_pair, args.vocabularies)},
         templates=template_source(args),
         background=args.background,
-        text_precision=args.text_precision,
+        text_precision=text_precision(args),
         **backend_settings(args),
         short_side=args.short_side,
         stride=args.stride,

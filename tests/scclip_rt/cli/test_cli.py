@@ -18,6 +18,7 @@ from PIL import Image
 
 from png_file import GREY, png_file
 from scclip_rt import Segmenter, cli
+from scclip_rt.cli import build_parser
 from scclip_rt.cli.inputs import find_images, output_names
 from tiny_bundle import blocks_image, edit_manifest, encoder_model, relist
 
@@ -529,6 +530,18 @@ def test_help_is_worth_reading(command: tuple[str, ...]) -> None:
     assert done.returncode == 0
     assert "examples:\n  scclip " in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("command", ["segment", "embed", "batch", "eval", "serve", "compare-methods"])
+@pytest.mark.parametrize("option", ["--templates", "--text-precision"])
+def test_how_names_are_embedded_is_said_in_the_same_words(command: str, option: str) -> None:
+    known = "imagenet (80 of them)" if option == "--templates" else "fp32, or int8 where the bundle"
+    subparsers = build_parser([command])._subparsers
+    assert subparsers is not None
+    parser = subparsers._group_actions[0].choices[command]
+    (action,) = [action for action in parser._actions if option in action.option_strings]
+    assert known in str(action.help)
+    assert action.default is None
 
 
 def test_a_command_imports_no_other() -> None:
