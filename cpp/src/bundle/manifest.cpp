@@ -315,12 +315,12 @@ const TensorSpec* GraphSpec::Find(bool input, const std::string& name) const {
 std::vector<std::string> Manifest::References() const {
     std::vector<std::string> names;
     for (const EncoderSpec& encoder : encoders) names.push_back(encoder.file);
-    for (const TextGraphs* text :
-         {static_cast<const TextGraphs*>(&text_encoder), text_encoder.int8 ? &*text_encoder.int8 : nullptr}) {
-        if (text == nullptr) continue;
-        names.push_back(text->file);
-        if (text->resumed) names.push_back(text->resumed->file);
-    }
+    const auto add = [&names](const TextGraphs& text) {
+        names.push_back(text.file);
+        if (text.resumed) names.push_back(text.resumed->file);
+    };
+    add(text_encoder);
+    if (text_encoder.int8) add(*text_encoder.int8);
     names.push_back(tokenizer);
     names.insert(names.end(), vocabularies.begin(), vocabularies.end());
     names.insert(names.end(), engines.begin(), engines.end());

@@ -102,3 +102,20 @@ def test_document_that_passes_needs_no_jsonschema(bundle_path: Path, monkeypatch
     assert schemas.flaw("bundle", document) is None
     with pytest.raises(ImportError):
         schemas.flaw("bundle", {**document, "name": 1})
+
+
+def test_a_graph_is_described_in_one_place() -> None:
+    found = [
+        place
+        for place, part in dict_parts(schemas._schema("bundle"), "")
+        if {"file", "inputs", "outputs"} & part.get("properties", {}).keys()
+    ]
+    assert found == [".$defs.graph"]
+
+
+def dict_parts(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object of a document, by its place."""
+    if isinstance(value, dict):
+        yield place, value
+        for name, item in value.items():
+            yield from dict_parts(item, f"{place}.{name}")
