@@ -90,3 +90,10 @@ def test_public_names_exist() -> None:
     assert set(scclip_rt.__all__) <= set(dir(scclip_rt))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = scclip_rt.nonsense
+
+
+def test_sessions_are_opened_with_the_same_options() -> None:
+    """Idle threads of a session that is opened elsewhere would spin, and its warnings reach the terminal."""
+    sources = [path for folder in ("scclip_rt", "export") for path in (REPOSITORY / folder).rglob("*.py")]
+    found = [path.name for path in sources if "InferenceSession(" in path.read_text("utf-8")]
+    assert found == ["session.py"]

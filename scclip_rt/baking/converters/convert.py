@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from scclip_rt.backends.onnxruntime.session import load_onnxruntime
+from scclip_rt.backends.onnxruntime.session import cpu_session
 from scclip_rt.baking.converters.base import Converter, Run, Tensors, Weights
 from scclip_rt.baking.library import load_onnx
 from scclip_rt.baking.options import BakeOptions
@@ -202,11 +202,7 @@ def convert(
 
 def onnxruntime_run(baked: BakedFile, threads: int) -> Run:
     """The baked file in ONNX Runtime, which converted files are compared with."""
-    library = load_onnxruntime()
-    settings = library.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads
-    session = library.InferenceSession(str(baked.path), settings, providers=["CPUExecutionProvider"])
+    session = cpu_session(str(baked.path), threads=threads)
 
     def run(image: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(session.run([baked.tensors.result], {baked.tensors.image: image})[0])
