@@ -238,6 +238,8 @@ def refine_cases(out: Fixtures) -> list[dict[str, Any]]:
         ((300, 224), (61, 33), 5, 5, {"area_threshold": 0.2, "with_confidence": True}),
         ((224, 224), (9, 140), 3, 2, {"prob_threshold": 0.4, "background": 0}),
         ((224, 230), (1, 1), 2, 2, {}),
+        ((224, 230), (1, 77), 4, 4, {"with_confidence": True}),
+        ((224, 230), (50, 1), 4, 4, {"with_confidence": True}),
     ]
     cases = []
     for resized, shape, queries, classes, options in shapes:

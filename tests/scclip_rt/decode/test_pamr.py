@@ -58,12 +58,14 @@ def photo() -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize("shape", [(70, 90), (48, 64), (5, 130), (1, 1)])
-def test_weights_equal_the_definition(photo, shape):
-    weights = pixel_weights(photo, shape, mean=MEAN, std=STD).weights
+@pytest.mark.parametrize("resized", [(48, 64), (48, 1), (1, 64)])
+@pytest.mark.parametrize("shape", [(70, 90), (48, 64), (5, 130), (1, 130), (40, 1), (1, 2), (1, 1)])
+def test_weights_equal_the_definition(photo, resized, shape):
+    image = photo[: resized[0], : resized[1]]
+    weights = pixel_weights(image, shape, mean=MEAN, std=STD).weights
     assert weights.shape == (16, *shape)
     # Where σ is 0 up to rounding the definition divides rounding errors by 1e-8: only the method's own zero is exact.
-    assert np.abs(weights - naive_weights(photo, shape).numpy()).max() < 2e-4
+    assert np.abs(weights - naive_weights(image, shape).numpy()).max() < 2e-4
     assert np.allclose(weights.sum(0), 1, atol=1e-5)
 
 
@@ -81,12 +83,13 @@ def test_flat_images_average_all_neighbours_equally():
         {"prob_threshold": 0.3, "area_threshold": 0.1, "background": 0},
     ],
 )
-def test_refined_labels_equal_the_definition(photo, options, opencv, threads, monkeypatch):
+@pytest.mark.parametrize("shape", [(70, 90), (1, 90), (70, 1), (1, 3)])
+def test_refined_labels_equal_the_definition(photo, options, shape, opencv, threads, monkeypatch):
     if not opencv:
         monkeypatch.setitem(sys.modules, "cv2", None)
-    features, text, tiling, plan = case(1, (48, 64), (70, 90), 32, 16, (4, 4), 7)
+    features, text, tiling, plan = case(1, (48, 64), shape, 32, 16, (4, 4), 7)
     query_class = [0, 0, 1, 2, 3, 3, 4]
-    weights = pixel_weights(photo, (70, 90), mean=MEAN, std=STD, steps=4)
+    weights = pixel_weights(photo, shape, mean=MEAN, std=STD, steps=4)
     result = decode(
         features,
         text,
@@ -97,9 +100,7 @@ def test_refined_labels_equal_the_definition(photo, options, opencv, threads, mo
         refine=weights,
         threads=threads,
     )
-    maps = naive_refine(
-        naive_map(features, text, tiling, (4, 4), (70, 90)), naive_weights(photo, (70, 90)), 4
-    )
+    maps = naive_refine(naive_map(features, text, tiling, (4, 4), shape), naive_weights(photo, shape), 4)
     labels, gap, best = naive_labels(maps, query_class, 5, 20.0, **options)
     clear = gap > 5e-3
     assert clear.mean() > 0.9
