@@ -27,7 +27,8 @@ def test_import_is_light(code: str, needed: set[str]) -> None:
 
 def test_segmenting_an_image_needs_neither_opencv_nor_jsonschema(tmp_path: Path) -> None:
     words = ["segment", "demo", "scclip_rt/demo/scene.png", "--output", str(tmp_path)]
-    loaded = loaded_modules(f"from scclip_rt.cli import run; assert run({words}) == 0")
+    code = f"from scclip_rt.cli import run; assert run({words}) == 0"
+    loaded = loaded_modules(f"import sys\n{code}\nassert 'scclip_rt.demo.materials' not in sys.modules")
     assert not loaded & {"cv2", "jsonschema", "tokenizers", "xml", "tqdm"}
 
 
