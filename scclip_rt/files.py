@@ -121,6 +121,10 @@ def output_error(path: Path, error: OSError) -> OutputError:
             f"can't write {path}: {reason}; free some space there or choose another --output "
             "(nothing half-written was left)"
         )
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return OutputError(
+            f"can't write {path}: a folder on the way to it is a file; choose another --output"
+        )
     return OutputError(f"can't write {path}: {reason}")
 
 

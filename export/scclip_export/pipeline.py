@@ -397,7 +397,7 @@ def _example_tokens(context: int) -> torch.Tensor:
     """Rows of several lengths: start token, random byte pairs, end token, zeros."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.zeros(4, context, dtype=torch.int64)
-    for row, length in enumerate((2, 5, 9, min(14, context - 2))):
+    for row, length in enumerate(min(most, context - 2) for most in (2, 5, 9, 14)):
         tokens[row, 0] = 49406
         tokens[row, 1 : 1 + length] = torch.randint(320, 49000, (length,), generator=generator)
         tokens[row, 1 + length] = 49407

@@ -31,12 +31,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     options = Options(parser)
     options.text("--clear", "NAME", "remove these entries; `all` removes every one", nargs="+")
-    add_output_options(parser, force=False)
+    add_output_options(parser, force=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the cache, or clear what is named."""
-    check_json_target(args.json, force=True)
+    check_json_target(args.json, force=args.force)
     root = cache_directory()
     if root is None:
         raise OutputError("there is no cache folder: this user has no home, and XDG_CACHE_HOME is not set")
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         name = printable(entry["name"])
         lines.append(f"  {name:<16} {entry['files']:>7,} files {entry['bytes'] / 1e6:>9,.1f} MB{done}")
     document = {"schema": "scclip-cache/1", "path": str(root), "entries": entries}
-    tell(document, "\n".join(lines if entries else [*lines, "  empty"]), args.json, force=True)
+    tell(document, "\n".join(lines if entries else [*lines, "  empty"]), args.json, force=args.force)
     return 0
 
 

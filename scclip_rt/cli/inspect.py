@@ -17,7 +17,7 @@ from scclip_rt.bundle.engine_fit import (
     read_engines,
     rebuild_command,
 )
-from scclip_rt.bundle.manifest import EncoderSpec, GraphSpec
+from scclip_rt.bundle.manifest import BenchmarkSpec, EncoderSpec, GraphSpec
 from scclip_rt.bundle.model_card import model_card
 from scclip_rt.cli.options import add_output_options, check_json_target, tell
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
@@ -177,6 +177,7 @@ def _lines(bundle: Bundle, checked: list[str], engines: list[_EngineState]) -> I
             ("calibration", _pairs(manifest.calibration)),
             ("images", _preprocessing(bundle)),
             ("decoding", _pairs(asdict(manifest.decoding))),
+            *(("preset", f"{name}: {_own(spec)}") for name, spec in sorted(manifest.benchmarks.items())),
             ("made with", _pairs(manifest.created_with)),
             *(("runs here", line) for line in _choices(bundle)),
             (
@@ -233,7 +234,12 @@ def _choices(bundle: Bundle) -> Iterator[str]:
 def _preprocessing(bundle: Bundle) -> str:
     p = bundle.preprocessing
     sides = f"short side {p.short_side}, long side up to {p.long_side}"
-    return f"{sides}; windows of {p.window} pixels every {p.stride}"
+    windows = f"{sides}; windows of {p.window} pixels every {p.stride}"
+    if p.padding == "patch":
+        return f"{windows}; these and whole images are padded to whole patches"
+    if p.whole_image == "floor":
+        return f"{windows}; of whole images, what lies beyond the last whole patch is left out"
+    return windows
 
 
 def _encoder_facts(encoder: EncoderSpec) -> str:
@@ -263,6 +269,13 @@ def _parity(parity: Mapping[str, object], prefix: str = "") -> Iterator[str]:
 
 def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {_value(value)}" for key, value in values.items())
+
+
+def _own(benchmark: BenchmarkSpec) -> str:
+    """What a benchmark changes."""
+    return (
+        _pairs({name: value for name, value in asdict(benchmark).items() if value is not None}) or "nothing"
+    )
 
 
 def _value(value: object) -> str:

@@ -47,6 +47,8 @@ examples:
   scclip vocabulary suggest vitb16.scclip --classes classes.txt --images photos/ --output better.txt
 """
 
+_EMPTY_TEXT = ("",)
+"""CLIP Surgery's background of a single class, which is made without being named."""
 _SHOWN = 10
 """Pairs in the table."""
 
@@ -210,9 +212,10 @@ def _suggestion(
 
 def _class_file(advice: "Advice", vocabulary: "Vocabulary") -> str:
     """A class list as `--classes` reads it; a comment names the background where it needs `--background`."""
-    lines = [", ".join(names) for names in advice.classes]
-    if advice.background is not None and advice.classes[advice.background][0].lower() != "background":
-        lines.insert(0, f"# --background {advice.classes[advice.background][0]!r}")
+    lines = [", ".join(names) for names in advice.classes if names != _EMPTY_TEXT]
+    background = None if advice.background is None else advice.classes[advice.background]
+    if background is not None and background != _EMPTY_TEXT and background[0].lower() != "background":
+        lines.insert(0, f"# --background {background[0]!r}")
     head = f"# suggested from {len(vocabulary)} classes by scclip vocabulary suggest"
     unused = [f"# no image picked: {vocabulary.classes[index]}" for index in advice.unused]
     return "\n".join([head, *lines, *unused]) + "\n"
@@ -224,7 +227,7 @@ def _check_class_file(path: Path, advice: "Advice") -> None:
     Raises:
         OptionError: such as one with a comma inside, which a list of lists in Python may have.
     """
-    wanted = tuple(names for names in advice.classes if names != ("",))  # Surgery's, which is made by itself
+    wanted = tuple(names for names in advice.classes if names != _EMPTY_TEXT)
     try:
         found = parse_classes(path)
     except VocabularyError:

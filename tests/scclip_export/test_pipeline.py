@@ -221,6 +221,29 @@ def test_an_existing_report_is_kept_without_force(
     assert json.loads(report.read_text()) == manifest(bundle)
 
 
+@pytest.mark.parametrize("context", [2, 8])
+def test_a_text_tower_of_few_tokens(
+    context: int,
+    micro_state: State,
+    export_cli: Export,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = micro_state["positional_embedding"][:context].clone()
+    save_file(micro_state | {"positional_embedding": few}, tmp_path / "few.safetensors")
+    bundle = tmp_path / "few.scclip"
+    asked = ("--checkpoint", tmp_path / "few.safetensors", "--calibration", "maskclip", "--output", bundle)
+    if context == 2:
+        assert export_cli(*asked) == 2
+        assert "takes 2 tokens; a name between start and end needs 3" in capsys.readouterr().err
+        return
+    assert export_cli(*asked) == 0
+    assert Segmenter(bundle, classes="cat; dog", templates="none", cache=False).vocabulary.classes == (
+        "cat",
+        "dog",
+    )
+
+
 def test_an_existing_bundle_is_kept_without_force(
     micro_checkpoint: Path, export_cli: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,21 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_file_on_the_way_to_an_output_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for below in ("file/a.png", "file/b/a.png"):
+        with (
+            pytest.raises(OutputError, match="a folder on the way to it is a file"),
+            files.atomic_path(tmp_path / below),
+        ):
+            pass
+    with (
+        pytest.raises(OutputError, match="a folder on the way to it"),
+        files.atomic_directory(tmp_path / "file" / "x"),
+    ):
+        pass
+
+
 def test_file_appears_complete_with_parents_and_ordinary_permissions(tmp_path: Path) -> None:
     target = tmp_path / "new" / "labels.png"
     with files.atomic_path(target) as temporary:

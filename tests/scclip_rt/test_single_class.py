@@ -8,8 +8,10 @@ import pytest
 
 from scclip_rt import Segmenter
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.cli.vocabulary import _class_file as class_file
 from scclip_rt.demo.scenes import test_scene as held_out_scene
 from scclip_rt.encoded import class_weights
+from scclip_rt.evaluation.class_advice import advise, nearest_pairs
 from scclip_rt.vocabulary import open as open_vocabulary
 
 
@@ -70,6 +72,8 @@ def test_a_single_class_of_surgery_is_compared_with_the_empty_text(caplog: pytes
     labels = segment.decode(weighted).labels  # two classes, and no class weights
     np.testing.assert_array_equal(labels, segment.decode(encoded).labels)
     assert set(np.unique(labels)) <= {0, 1}
+    advice = advise(segment.vocabulary, nearest_pairs(segment.vocabulary))
+    assert class_file(advice, segment.vocabulary).splitlines()[1:] == ["checkerboard"]
     with caplog.at_level(logging.WARNING, logger="scclip_rt"):
         Segmenter(bundle, classes="grass, tartan", cache=False)
     (message,) = [record.getMessage() for record in caplog.records]

@@ -125,6 +125,10 @@ def load_model(source: Source, progress: Callable[[str], None]) -> LoadedModel:
             f"the text tower knows {architecture.vocab_size} tokens; CLIP's own tokenizer has {CLIP_VOCABULARY}, "
             "and the bundle carries only that one"
         )
+    if architecture.context_length < 3:
+        raise ExportError(
+            f"the text tower takes {architecture.context_length} tokens; a name between start and end needs 3 or more"
+        )
     mean, std = settled["mean"].value, settled["std"].value
     assert isinstance(mean, tuple)
     assert isinstance(std, tuple)

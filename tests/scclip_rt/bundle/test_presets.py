@@ -77,6 +77,20 @@ def test_what_is_no_preset_lists_both_kinds(bundle: Bundle, preset: str, words: 
     assert caught.value.field == "preset"
 
 
+def test_inspect_lists_the_benchmarks(own_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def with_benchmarks(document: dict[str, Any]) -> None:
+        document["format_version"] = 2
+        document["preprocessing"]["whole_image"] = "floor"
+        document["benchmarks"] = {"voc21": {"whole_image": True, "prob_threshold": 0.1}, "vdd": {}}
+
+    edit_manifest(own_bundle, with_benchmarks)
+    assert run(["inspect", str(own_bundle)]) == 0
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert ["preset", "vdd: nothing"] in told
+    assert ["preset", "voc21: prob_threshold 0.1, whole_image True"] in told
+    assert any("beyond the last whole patch is left out" in line[-1] for line in told)
+
+
 def test_a_bundle_without_benchmarks_says_so(bundle_path: Path) -> None:
     with pytest.raises(OptionError, match="in this bundle no benchmark, as its method has none"):
         Segmenter(bundle_path, preset="voc21")

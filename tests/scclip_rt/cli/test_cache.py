@@ -29,6 +29,19 @@ def test_it_shows_where_and_how_much(folder: Path, capsys: pytest.CaptureFixture
     assert "embeddings" in capsys.readouterr().out
 
 
+def test_a_report_that_exists_is_kept_and_nothing_is_cleared(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("mine")
+    assert run(["cache", "--clear", "all", f"--json={report}"]) == 2
+    assert "report.json exists; pass --force" in capsys.readouterr().err
+    assert report.read_text() == "mine"
+    assert len(list(folder.iterdir())) == 2
+    assert run(["cache", f"--json={report}", "--force"]) == 0
+    assert json.loads(report.read_text())["path"] == str(folder)
+
+
 def test_it_clears_what_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "--clear", "embeddings"]) == 0
     assert "cleared" in capsys.readouterr().out
