@@ -232,6 +232,22 @@ def relist(root: Path) -> None:
     (root / "bundle.json").write_text(json.dumps(document), "utf-8")
 
 
+def add_attention(root: Path) -> Path:
+    """Every encoder in fp16 too, and before it a form called that with ONNX's Attention, marked as by the exporter."""
+
+    def edit(document: dict[str, Any]) -> None:
+        for entry in list(document["encoders"]):
+            for name, opset, device in (("fp16", 20, "cuda"), ("fp16.opset23", 23, "tensorrt")):
+                file = entry["file"].replace("fp32", name)
+                (root / file).write_bytes((root / entry["file"]).read_bytes())
+                form = {"file": file, "precision": "fp16", "opset": opset, "runs_on": [device]}
+                document["encoders"].insert(0, entry | form)
+
+    edit_manifest(root, edit)
+    relist(root)
+    return root
+
+
 def blocks_image(height: int = 200, width: int = 300, seed: int = 0) -> np.ndarray:
     """(height, width, 3) uint8: coloured blocks with some noise."""
     rng = np.random.default_rng(seed)

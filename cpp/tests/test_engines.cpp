@@ -1,5 +1,6 @@
 // Engines and compiled kernels of a bundle: chosen, or refused as the Python runtime does.
 #include <cstdlib>
+#include <filesystem>
 
 #include "backends/choose.hpp"
 #include "backends/processor.hpp"
@@ -7,6 +8,74 @@
 #include "fixtures.hpp"
 
 using namespace scclip;
+
+namespace {
+
+/// A sound bundle in which every encoder has a form with ONNX's Attention before it, marked as the exporter does.
+Bundle WithAttention() {
+    const std::string root = FixturePath("with_attention.scclip");
+    std::filesystem::remove_all(root);
+    std::filesystem::copy(FixturePath("bundles/sound"), root, std::filesystem::copy_options::recursive);
+    auto document = nlohmann::json::parse(ReadBytes(root + "/bundle.json"));
+    auto encoders = nlohmann::json::array();
+    for (const auto& plain : document["encoders"]) {
+        const std::string file = plain["file"], form = "encoder.fp32.opset23" + file.substr(12);
+        std::filesystem::copy_file(root + "/" + file, root + "/" + form);
+        document["files"][form] = document["files"][file];
+        auto entry = plain;
+        entry.update({{"file", form}, {"opset", 23}, {"runs_on", {"tensorrt"}}});
+        encoders.push_back(entry);
+        encoders.push_back(plain);
+    }
+    document["encoders"] = encoders;
+    std::ofstream(root + "/bundle.json") << document;
+    return Bundle::Open(root, false);
+}
+
+}  // namespace
+
+TEST_CASE("ONNX Runtime's CUDA provider gets the form with Attention where it has the operator") {
+    const Bundle bundle = WithAttention();
+    std::vector<std::string> opened;
+    bool refuse = false;
+    const auto open = [&](const EncoderSpec& spec) {
+        opened.push_back(spec.file);
+        if (refuse && spec.HasAttention()) ThrowBackend("a node is on the CPU");
+    };
+    const EncoderSpec& window = ChooseEncoder(bundle, {"fp32"}, DeviceKind::kCuda, false);
+    const std::string plain = "encoder.fp32.onnx", form = "encoder.fp32.opset23.onnx";
+    CHECK(window.file == plain);  // what a runtime takes that doesn't know better
+    for (const std::string version : {"1.31.0", "1.32.0.dev1", "2.0"}) {
+        const OpenedEncoder taken = OpenForCuda(bundle, window, version, open);
+        CHECK(taken.spec->file == form);
+        CHECK(taken.why == "ONNX Runtime " + version + " has the Attention of " + form + " on CUDA");
+    }
+    CHECK(opened == std::vector<std::string>(3, form));
+    opened.clear();
+    for (const std::string version : {"1.9.0", "1.24.4", "1.30.2"}) {
+        const OpenedEncoder taken = OpenForCuda(bundle, window, version, open);
+        CHECK(taken.spec == &window);
+        CHECK(taken.why == form + " is for ONNX Runtime 1.31 and later, this is " + version);
+    }
+    CHECK(opened == std::vector<std::string>(3, plain));
+    opened.clear();
+    refuse = true;
+    const OpenedEncoder refused = OpenForCuda(bundle, window, "1.32.0", open);
+    CHECK(refused.spec == &window);
+    CHECK(refused.why == form + " was refused (a node is on the CPU)");
+    CHECK(opened == std::vector<std::string>{form, plain});
+    refuse = false;
+    for (const EncoderSpec& spec : bundle.manifest().encoders) {
+        if (spec.HasAttention()) continue;
+        const OpenedEncoder taken = OpenForCuda(bundle, spec, "1.32.0", open);
+        CHECK(taken.spec->HasAttention() == (spec.grid.kind != "dynamic"));
+        CHECK(taken.spec->grid.ToString() == spec.grid.ToString());
+    }
+    const Bundle without = Bundle::Open(FixturePath("bundles/sound"), false);
+    const OpenedEncoder only = OpenForCuda(without, without.manifest().encoders[0], "1.32.0", open);
+    CHECK(only.spec == &without.manifest().encoders[0]);
+    CHECK(only.why.empty());
+}
 
 TEST_CASE("the engine that fits is Python's choice") {
     std::size_t chosen = 0, refused = 0;

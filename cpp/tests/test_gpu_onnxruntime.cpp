@@ -104,7 +104,8 @@ TEST_CASE("ONNX Runtime's CUDA provider gives the CPU's features and labels") {
         const double agreement = Agreement(*result, *labels);
         CHECK(worst >= (precision == "fp32" ? 0.9999 : 0.99));
         CHECK(agreement >= (precision == "fp32" ? 0.9995 : 0.99));
-        MESSAGE(precision << ": least cosine " << worst << ", labels equal to the CPU's " << agreement);
+        MESSAGE(cuda->Describe().encoder << ": least cosine " << worst << ", labels equal to the CPU's " << agreement
+                                         << "; " << cuda->Describe().reason);
     }
 }
 

@@ -136,7 +136,7 @@ def _write_traced(name: str, job: EncoderJob) -> None:
 
 
 def _write_attention_operator(job: EncoderJob, _: Progress) -> None:
-    """The float16 encoder with ONNX's Attention, for TensorRT to build engines from."""
+    """The float16 encoder with ONNX's Attention, for TensorRT and ONNX Runtime's CUDA provider."""
     name, policy = "fp16.opset23", POLICIES["fp16"]
     encoder = job.encoder(policy, attention_operator)
     onnx_from_encoder(encoder, job.path(name), opset=23, example_size=job.example_size)
@@ -209,7 +209,8 @@ WRITERS: Mapping[str, PrecisionWriter] = {
         write=lambda job, _: _write_traced("fp16", job),
         open=float16_runner,
     ),
-    # Only to build engines from: the runtime never chooses it.
+    # To build engines from. Marked for nothing else, so that runtimes that don't know better leave it alone: the others
+    # give it to ONNX Runtime's CUDA provider where that has the operator.
     "fp16.opset23": PrecisionWriter(
         runs_on=("tensorrt",), write=_write_attention_operator, open=float16_runner
     ),

@@ -269,6 +269,18 @@ def choose_encoder(
     )
 
 
+def attention_form(bundle: Bundle, spec: EncoderSpec) -> EncoderSpec | None:
+    """The same encoder with ONNX's Attention, if the bundle has it, for ONNX Runtime's CUDA provider.
+
+    None for a dynamic grid: ONNX Runtime computes its shapes on the CPU, so that nothing tells whether the attention
+    is there too.
+    """
+    if spec.grid.kind == "dynamic":
+        return None
+    same = (e for e in bundle.encoders if (e.precision, e.grid) == (spec.precision, spec.grid) and e != spec)
+    return next((encoder for encoder in same if encoder.has_attention), None)
+
+
 def batch_size(spec: EncoderSpec, asked: int | None, kind: DeviceKind) -> int:
     """Windows at once: what was asked for or suits the device, within what the encoder takes."""
     shape = next(tensor for tensor in spec.inputs if tensor.name == "windows").shape

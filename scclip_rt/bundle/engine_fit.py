@@ -184,9 +184,9 @@ def rebuild_command(bundle: Bundle, engine: Engine) -> str:
 
 def supports(capabilities: tuple[str, ...], capability: str) -> bool:
     """Whether a GPU of `capability` can load what was built for `capabilities`."""
-    own = _numbers(capability)
+    own = version_numbers(capability)
     return any(
-        own >= _numbers(entry[:-1]) if entry.endswith("+") else own == _numbers(entry)
+        own >= version_numbers(entry[:-1]) if entry.endswith("+") else own == version_numbers(entry)
         for entry in capabilities
     )
 
@@ -213,7 +213,9 @@ def _version_misfit(engine: Engine, version: str) -> str | None:
     """
     if version == engine.library_version:
         return None
-    if engine.options.get("version_compatible") and _numbers(version) > _numbers(engine.library_version):
+    if engine.options.get("version_compatible") and version_numbers(version) > version_numbers(
+        engine.library_version
+    ):
         return None
     return f"was built by {engine.library} {engine.library_version}; {version} is installed"
 
@@ -308,7 +310,8 @@ def encoder_of(bundle: Bundle, engine: Engine) -> EncoderSpec:
     )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The whole numbers in a version, to compare by."""
     return tuple(int(part) for part in cast("list[str]", re.findall(r"\d+", version)))
 
 

@@ -73,6 +73,11 @@ class EncoderSpec(GraphSpec):
     opset: int
     runs_on: tuple[str, ...]
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether this is the form with ONNX's Attention (docs/bundle.md: `opset23` is a part of its name)."""
+        return "opset23" in self.file.split(".")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextGraphs(GraphSpec):

@@ -243,9 +243,8 @@ def _preprocessing(bundle: Bundle) -> str:
 
 
 def _encoder_facts(encoder: EncoderSpec) -> str:
-    return (
-        f"{encoder.precision}, {encoder.grid}, opset {encoder.opset}, runs on {' and '.join(encoder.runs_on)}"
-    )
+    where = [*encoder.runs_on, *(["cuda from ONNX Runtime 1.31 on"] if encoder.has_attention else [])]
+    return f"{encoder.precision}, {encoder.grid}, opset {encoder.opset}, runs on {' and '.join(where)}"
 
 
 def _graph(bundle: Bundle, spec: GraphSpec, title: str, facts: str, checked: list[str]) -> Iterator[str]:

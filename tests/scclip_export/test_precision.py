@@ -23,6 +23,7 @@ from scclip_export.engines import EngineRequest
 from scclip_export.engines.plugins import nodes as plugin_nodes
 from scclip_export.engines.plugins.functions import add_functions
 from scclip_export.errors import ExportError
+from scclip_export.model.blocks import attention_operator
 from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.dtypes import POLICIES, saturate
 from scclip_export.model.encoder import CalibratedEncoder
@@ -31,6 +32,7 @@ from scclip_export.onnx.trace import check_dtypes, onnx_from_encoder, tensor_typ
 from scclip_export.options import ExportConfig
 from scclip_export.pipeline import _plugin_forms
 from scclip_export.writers import GridPlan
+from scclip_kernels import scaled_attention
 from scclip_kernels.plugins.table import PLUGINS
 from scclip_rt import Segmenter
 from scclip_rt.backends import open_backend
@@ -307,6 +309,46 @@ def test_rounding_is_what_float16_kernels_do(narrow_bundle: Path) -> None:
     # Both are rounded: neither is the float32 result.
     assert abs(rounded[0] - exact[0]).mean() > 1e-5
     assert abs(run[0] - exact[0]).mean() > 1e-5
+
+
+@pytest.fixture(scope="module", params=["window", "whole"])
+def two_forms(
+    request: pytest.FixtureRequest,
+    narrow_bundle: Path,
+    massive_state: dict[str, Tensor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path, np.ndarray]:
+    """The float16 encoder without and with ONNX's Attention, for windows or one whole image, and pixels for it."""
+    forms = (("fp16", 20, scaled_attention), ("fp16.opset23", 23, attention_operator))
+    if request.param == "window":
+        plain, form = (narrow_bundle / f"encoder.{name}.onnx" for name, _, _ in forms)
+        return plain, form, np.stack([scene(224, 224, seed) for seed in range(6)])
+    folder, visual = tmp_path_factory.mktemp("whole"), build_clip(massive_state).visual
+    for name, opset, attend in forms:
+        encoder = CalibratedEncoder(
+            visual, CALIBRATION, grid=(12, 17), policy=POLICIES["fp16"], attend=attend
+        )
+        onnx_from_encoder(encoder.eval(), folder / f"{name}.onnx", opset=opset, example_size=(192, 272))
+    return (
+        folder / "fp16.onnx",
+        folder / "fp16.opset23.onnx",
+        np.stack([scene(192, 272, s) for s in range(6)]),
+    )
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_the_form_with_attention_gives_the_other_s_numbers(
+    two_forms: tuple[Path, Path, np.ndarray], count: int
+) -> None:
+    """Both in ONNX Runtime, whose float16 Attention also rounds the softmax."""
+    plain, form, windows = two_forms
+    counts = operators_of(onnx.load(str(form), load_external_data=False))
+    assert (counts["Attention"], counts["Softmax"]) == (4, 1)
+    text = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    wanted, found = float16_runner(plain)(windows[:count], text), float16_runner(form)(windows[:count], text)
+    assert abs(found[0] - wanted[0]).mean() < 2e-4
+    assert (found[1].argmax(-1) == wanted[1].argmax(-1)).mean() >= 0.99
+    np.testing.assert_array_equal(found[2], wanted[2])
 
 
 def test_a_batch_equals_its_singles_in_float16(narrow_bundle: Path) -> None:

@@ -112,6 +112,32 @@ const EncoderSpec& ChooseEncoder(const Bundle& bundle, const std::vector<std::st
                  "precision");
 }
 
+OpenedEncoder OpenForCuda(const Bundle& bundle, const EncoderSpec& spec, const std::string& version,
+                          const std::function<void(const EncoderSpec&)>& open) {
+    const EncoderSpec* form = nullptr;
+    for (const EncoderSpec& other : bundle.manifest().encoders) {
+        const bool same = other.precision == spec.precision && other.grid.ToString() == spec.grid.ToString();
+        if (form == nullptr && &other != &spec && same && other.HasAttention()) form = &other;
+    }
+    std::string why;
+    if (form != nullptr && spec.grid.kind != "dynamic") {
+        // The first that was seen to be faster with it. Its kernel came in 1.25; before, the node would run on the CPU.
+        if (VersionNumbers(version) < std::vector<unsigned long long>{1, 31}) {
+            why = form->file + " is for ONNX Runtime 1.31 and later, this is " + version;
+        } else {
+            try {
+                open(*form);
+                return {form, "ONNX Runtime " + version + " has the Attention of " + form->file + " on CUDA"};
+            } catch (const Error& error) {
+                if (error.code != ErrorCode::kBackend) throw;
+                why = form->file + " was refused (" + error.what() + ")";
+            }
+        }
+    }
+    open(spec);
+    return {&spec, why};
+}
+
 int BatchSize(const EncoderSpec& spec, int asked, DeviceKind kind) {
     // On a CPU the matrix products are at full speed from a few windows on, and memory grows with every further one; a
     // GPU wants more work at once. A dynamic grid can have thousands of patches, whose attention fills the memory.

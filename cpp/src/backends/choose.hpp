@@ -26,6 +26,19 @@ std::vector<const EncoderSpec*> GridEncoders(const Bundle& bundle, bool whole_im
 const EncoderSpec& ChooseEncoder(const Bundle& bundle, const std::vector<std::string>& precisions, DeviceKind kind,
                                  bool whole_image);
 
+/// An encoder that was opened, and why that one.
+struct OpenedEncoder {
+    const EncoderSpec* spec;
+    std::string why;
+};
+
+/// Open an encoder for ONNX Runtime's CUDA provider: its form with ONNX's Attention if the bundle has that, the library
+/// is 1.31 or later, and `open` takes it; else `spec` as it is. A dynamic grid has no such form: ONNX Runtime computes
+/// its shapes on the CPU, so that nothing tells whether the attention is there too. `open` throws Error(kBackend) for
+/// what is refused.
+OpenedEncoder OpenForCuda(const Bundle& bundle, const EncoderSpec& spec, const std::string& version,
+                          const std::function<void(const EncoderSpec&)>& open);
+
 /// Windows at once: what was asked for (0: what suits the device), within what the encoder takes.
 int BatchSize(const EncoderSpec& spec, int asked, DeviceKind kind);
 

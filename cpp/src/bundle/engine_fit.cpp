@@ -26,19 +26,6 @@ bool IsNamed(const std::string& precision) { return precision != "auto" && preci
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
-/// The whole numbers in a version.
-std::vector<unsigned long long> Numbers(const std::string& version) {
-    std::vector<unsigned long long> numbers;
-    for (std::size_t i = 0; i < version.size(); ++i) {
-        if (!IsDigit(version[i])) continue;
-        std::size_t end = i;
-        while (end < version.size() && IsDigit(version[end])) ++end;
-        numbers.push_back(std::strtoull(version.substr(i, end - i).c_str(), nullptr, 10));
-        i = end;
-    }
-    return numbers;
-}
-
 std::string Short(const std::string& sha256) { return sha256.substr(0, 12) + "…"; }
 
 bool SameGrid(const GridSpec& a, const GridSpec& b) {
@@ -64,7 +51,7 @@ std::string StaleReason(const Bundle& bundle, const Engine& engine) {
 /// NVIDIA's pages "Engine Compatibility" of TensorRT 11 and TensorRT-RTX 1.7.
 std::string VersionReason(const Engine& engine, const std::string& version) {
     if (version == engine.library_version) return "";
-    if (engine.version_compatible && Numbers(version) > Numbers(engine.library_version)) return "";
+    if (engine.version_compatible && VersionNumbers(version) > VersionNumbers(engine.library_version)) return "";
     return "was built by " + engine.library + " " + engine.library_version + "; " + version + " is installed";
 }
 
@@ -136,6 +123,18 @@ std::string Mend(const Bundle& bundle, const Machine& machine, const Wanted& wan
 
 }  // namespace
 
+std::vector<unsigned long long> VersionNumbers(const std::string& version) {
+    std::vector<unsigned long long> numbers;
+    for (std::size_t i = 0; i < version.size(); ++i) {
+        if (!IsDigit(version[i])) continue;
+        std::size_t end = i;
+        while (end < version.size() && IsDigit(version[end])) ++end;
+        numbers.push_back(std::strtoull(version.substr(i, end - i).c_str(), nullptr, 10));
+        i = end;
+    }
+    return numbers;
+}
+
 std::string Machine::ToString() const {
     return (device && !device->empty() ? *device + ", " : "") + "compute capability " + compute_capability + ", " +
            library + " " + version;
@@ -193,10 +192,10 @@ std::string BuildCommand(const Bundle& bundle, const std::string& library, const
 }
 
 bool Supports(const std::vector<std::string>& capabilities, const std::string& capability) {
-    const auto own = Numbers(capability);
+    const auto own = VersionNumbers(capability);
     return std::any_of(capabilities.begin(), capabilities.end(), [&](const std::string& entry) {
         const bool later = !entry.empty() && entry.back() == '+';
-        return later ? own >= Numbers(entry) : own == Numbers(entry);
+        return later ? own >= VersionNumbers(entry) : own == VersionNumbers(entry);
     });
 }
 

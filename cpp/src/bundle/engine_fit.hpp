@@ -43,4 +43,7 @@ std::string BuildCommand(const Bundle& bundle, const std::string& library, const
 /// Whether a GPU of `capability` can load what was built for `capabilities`.
 bool Supports(const std::vector<std::string>& capabilities, const std::string& capability);
 
+/// The whole numbers in a version, to compare by.
+std::vector<unsigned long long> VersionNumbers(const std::string& version);
+
 }  // namespace scclip

@@ -42,6 +42,8 @@ struct EncoderSpec : GraphSpec {
     std::string precision;
     GridSpec grid;
     std::vector<std::string> runs_on;
+    /// Whether this is the form with ONNX's Attention (docs/bundle.md: `opset23` is a part of its name).
+    bool HasAttention() const { return file.find(".opset23.") != std::string::npos; }
 };
 
 /// The text encoder in one precision.

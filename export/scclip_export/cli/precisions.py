@@ -28,8 +28,8 @@ def add_precision_arguments(parser: argparse.ArgumentParser) -> None:
         group.flag(f"--{name}", text)
     group.either(
         "--opset23",
-        "with --fp16: also the same encoder with ONNX's Attention operator, to build TensorRT engines from "
-        "(default: with --fp16 and an engine)",
+        "with --fp16: also the same encoder with ONNX's Attention operator, for TensorRT engines and for ONNX Runtime "
+        "1.31 and later on a GPU (default: with --fp16 and an engine)",
     )
     group.flag(
         "--int8-text",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends.base import BackendInfo, EncoderRequest, KnownTokens
-from scclip_rt.backends.choose import DeviceKind, batch_size, choose_encoder
+from scclip_rt.backends.choose import DeviceKind, attention_form, batch_size, choose_encoder
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, check_finite, inference_error
 from scclip_rt.backends.onnxruntime.session import (
     CUDA_GRAPHS,
@@ -19,11 +19,15 @@ from scclip_rt.backends.onnxruntime.session import (
     nodes_on_the_cpu,
 )
 from scclip_rt.bundle.bundle import Bundle
+from scclip_rt.bundle.engine_fit import version_numbers
 from scclip_rt.bundle.manifest import EncoderSpec, TextEncoderSpec
 from scclip_rt.cpus import default_threads
 from scclip_rt.errors import BackendError
 
 _AUTO_PRECISIONS: dict[DeviceKind, tuple[str, ...]] = {"cpu": ("fp32",), "cuda": ("fp16", "fp32")}
+ATTENTION_SINCE = (1, 31)
+"""From this ONNX Runtime on its CUDA provider gets the file with ONNX's Attention: the first seen to be faster with it.
+The kernel came in 1.25; before, the node would run on the CPU."""
 
 
 class OnnxRuntimeEncoder(BatchedEncoder):
@@ -134,6 +138,25 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         )
     precisions = _AUTO_PRECISIONS[kind] if request.precision == "auto" else (request.precision,)
     spec = choose_encoder(bundle, precisions=precisions, kind=kind, grid=request.grid)
+    opened = functools.partial(_open, bundle, request, provider=provider, number=number)
+    form = attention_form(bundle, spec) if provider == "cuda" else None
+    if form is None:
+        return opened(spec)
+    version = str(load_onnxruntime().__version__)
+    if version_numbers(version) < ATTENTION_SINCE:
+        return opened(spec, why=f"{form.file} is for ONNX Runtime 1.31 and later, this is {version}")
+    try:
+        return opened(form, why=f"ONNX Runtime {version} has the Attention of {form.file} on CUDA")
+    except BackendError as error:
+        refused = f"{form.file} was refused ({error})"
+    return opened(spec, why=refused)
+
+
+def _open(
+    bundle: Bundle, request: EncoderRequest, spec: EncoderSpec, *, provider: str, number: int, why: str = ""
+) -> BatchedEncoder:
+    """Load one encoder; `why` this one is told behind the request's reason."""
+    kind: DeviceKind = "cpu" if provider == "cpu" else "cuda"
     batch = batch_size(spec, request.batch, kind)
     info = BackendInfo(
         backend="onnxruntime",
@@ -145,10 +168,16 @@ def open_encoder(bundle: Bundle, request: EncoderRequest) -> BatchedEncoder:
         encoder=spec.file,
         threads=request.threads or default_threads(),
         batch=batch,
-        reason=request.reason,
+        reason="; ".join(part for part in (request.reason, why) if part),
     )
     opened = functools.partial(
-        create_session, bundle, spec, provider=provider, device=number, threads=request.threads
+        create_session,
+        bundle,
+        spec,
+        provider=provider,
+        device=number,
+        threads=request.threads,
+        all_on_gpu=spec.has_attention,
     )
     if kind == "cpu":
         return OnnxRuntimeEncoder(opened(), bundle, spec, info, batch)

@@ -164,6 +164,7 @@ def create_session(
     threads: int | None = None,
     optimize: bool = True,
     cuda_graphs: bool = False,
+    all_on_gpu: bool = False,
 ) -> Any:
     """Load a graph of a bundle and check that it runs where asked and is what the manifest says.
 
@@ -176,12 +177,13 @@ def create_session(
         optimize: False for a session that is only looked at, which loads faster.
         cuda_graphs: with `cuda`, for `scclip_rt.backends.onnxruntime.cuda_graphs.GraphRuns` alone: a run at
             other addresses than those captured would read the old ones.
+        all_on_gpu: refuse a graph of which a node would run on the CPU.
 
     Returns:
         An `onnxruntime.InferenceSession`.
 
     Raises:
-        BackendError: the provider was not taken.
+        BackendError: the provider was not taken, or not for every node where `all_on_gpu` asks for it.
         BundleError: damaged, not a model, or other tensors than the manifest's.
     """
     onnxruntime = load_onnxruntime()
@@ -191,6 +193,8 @@ def create_session(
     options = _options(threads or default_threads(), level)
     if provider != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if all_on_gpu:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     missing = "" if provider == "cpu" else preload_gpu_libraries(provider)
     try:
         # Else a provider that fails, now or in a run, is another one from then on, told on standard output alone.

@@ -263,6 +263,23 @@ def test_nodes_that_a_gpu_provider_leaves_to_the_cpu_are_counted() -> None:
     assert ort_session.nodes_on_the_cpu(object()) == {}  # an ONNX Runtime that can't say
 
 
+def test_a_graph_that_must_be_on_the_gpu_as_a_whole_is_refused_otherwise(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ONNX Runtime itself, whose builds for CPUs have a second provider that takes no node."""
+    import onnxruntime
+
+    idle = "AzureExecutionProvider"
+    if idle not in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has no second provider")
+    monkeypatch.setitem(ort_session.PROVIDERS, "cuda", idle)
+    monkeypatch.setattr(ort_session, "_provider_options", lambda *_: [(idle, {})])
+    spec = bundle.encoders[0]
+    ort_session.create_session(bundle, spec, provider="cuda")
+    with pytest.raises(BackendError, match=r"can't load it on cuda: .* assigned to the default CPU EP"):
+        ort_session.create_session(bundle, spec, provider="cuda", all_on_gpu=True)
+
+
 def test_encoder_of_the_first_precision_that_the_device_has(own_bundle: Path) -> None:
     grid = {"kind": "window", "rows": 6, "columns": 6}
 

@@ -22,10 +22,12 @@ from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import BackendError
 from stand_ins.cuda import FakeDriver, ForeignArray
 from stand_ins.kernels import add_kernels
-from tiny_bundle import blocks_image
+from tiny_bundle import add_attention, blocks_image, edit_manifest
 
 OPENED: list["FakeGpuSession"] = []
+FILES: list[str] = []
 REFUSED: list[str] = []
+ON_THE_CPU: list[str] = []
 WITH_GRAPHS: list[DeviceEncoder] = []
 CLASSES = ["red; green, lawn", "blue", "grey, black", "orange"]
 
@@ -100,14 +102,17 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
         session = real(bundle, spec, threads=options.get("threads"))
         if provider == "cpu":
             return session
+        FILES.append(spec.file)
+        if options["all_on_gpu"] and ON_THE_CPU:
+            raise BackendError(ON_THE_CPU[0])
         graphs = options.get("cuda_graphs", False)
         if graphs and REFUSED:
             raise BackendError(REFUSED[0])
         OPENED.append(FakeGpuSession(session, driver, graphs=graphs))
         return OPENED[-1]
 
-    OPENED.clear()
-    REFUSED.clear()
+    for told in (OPENED, FILES, REFUSED, ON_THE_CPU):
+        told.clear()
     monkeypatch.setattr(onnxruntime, "create_session", create)
     monkeypatch.setattr(ort_session, "_check_installed", lambda _: None)
     yield driver
@@ -143,6 +148,75 @@ def test_images_are_cut_and_decoded_on_the_device(own_bundle: Path, fake: FakeDr
     assert max(downloads) < 260 * 410 + 1024
     assert fake.count("cuGraphLaunch") == 0
     assert segment.backend.describe()["details"]["decode"] == "on the GPU"
+
+
+PLAIN, FORM = "encoder.fp16.onnx", "encoder.fp16.opset23.onnx"
+
+
+@pytest.mark.parametrize("version", ["1.31.0", "1.32.0.dev1", "2.0"])
+@pytest.mark.parametrize("provider", ["cuda", "cuda-graphs"])
+def test_the_form_with_attention_is_taken_where_onnxruntime_has_the_operator(
+    own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, version: str, provider: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    bundle, windows = Bundle.open(add_attention(own_bundle)), windows_of(6)
+    backend = open_backend(bundle, ort_provider=provider)
+    info = backend.describe()
+    assert (info["encoder"], info["precision"], FILES) == (FORM, "fp16", [FORM])
+    assert info["reason"].endswith(f"; ONNX Runtime {version} has the Attention of {FORM} on CUDA")
+    for count in (1, 6):
+        wanted = open_backend(bundle, backend="onnxruntime", device="cpu").features(windows[:count])
+        np.testing.assert_array_equal(backend.features(windows[:count]), wanted)
+    if isinstance(backend, DeviceEncoder):
+        backend.close()
+
+
+@pytest.mark.parametrize("version", ["1.9.0", "1.24.4", "1.30.2"])
+def test_an_older_onnxruntime_keeps_the_file_without_it_and_says_why(
+    own_bundle: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    info = open_backend(Bundle.open(add_attention(own_bundle)), device="cuda:0").describe()
+    assert (info["encoder"], FILES) == (PLAIN, [PLAIN])
+    assert info["reason"].endswith(f"; {FORM} is for ONNX Runtime 1.31 and later, this is {version}")
+
+
+def test_a_form_that_would_leave_nodes_on_the_cpu_is_not_taken(own_bundle: Path, fake: FakeDriver) -> None:
+    ON_THE_CPU.append("nodes are assigned to the default CPU EP")
+    bundle = Bundle.open(add_attention(own_bundle))
+    backend = open_backend(bundle, device="cuda:0")
+    info = backend.describe()
+    assert (info["encoder"], FILES) == (PLAIN, [FORM, PLAIN])
+    assert info["reason"].endswith(f"; {FORM} was refused (nodes are assigned to the default CPU EP)")
+    assert backend.features(windows_of(2)).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        ({"device": "cuda:0", "precision": "fp32"}, "encoder.fp32.onnx"),
+        ({"ort_provider": "tensorrt"}, PLAIN),
+        ({"device": "cuda:0", "grid": "whole"}, "encoder.fp16.dynamic.onnx"),
+    ],
+)
+def test_where_the_form_with_attention_is_not_looked_for(
+    own_bundle: Path, fake: FakeDriver, options: dict[str, Any], file: str
+) -> None:
+    info = open_backend(Bundle.open(add_attention(own_bundle)), **options).describe()
+    assert info["encoder"] == file
+    assert "opset23" not in info["reason"]
+
+
+def test_whole_images_of_one_size_take_the_form_with_attention(own_bundle: Path, fake: FakeDriver) -> None:
+    add_attention(own_bundle)
+    edit_manifest(
+        own_bundle,
+        lambda document: document.update(
+            encoders=[e for e in document["encoders"] if e["grid"]["kind"] != "dynamic"]
+        ),
+    )
+    info = open_backend(Bundle.open(own_bundle), device="cuda:0", grid="whole").describe()
+    assert info["encoder"] == "encoder.fp16.opset23.128x192.onnx"
 
 
 def test_a_failing_run_is_one_line(bundle_path: Path, fake: FakeDriver) -> None:

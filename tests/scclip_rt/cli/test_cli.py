@@ -20,7 +20,7 @@ from png_file import GREY, png_file
 from scclip_rt import Segmenter, cli
 from scclip_rt.cli import build_parser
 from scclip_rt.cli.inputs import find_images, output_names
-from tiny_bundle import blocks_image, edit_manifest, encoder_model, relist
+from tiny_bundle import add_attention, blocks_image, edit_manifest, encoder_model, relist
 
 CLASSES = "cat; dog, puppy; sky"
 ENCODER = "encoder.fp32.onnx"
@@ -199,6 +199,15 @@ def test_inspect(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert part in printed
     assert scclip("inspect", bundle_path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["manifest"]["name"] == "tiny"
+
+
+def test_inspect_says_where_the_form_with_attention_runs(
+    own_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scclip("inspect", add_attention(own_bundle)) == 0
+    printed = capsys.readouterr().out
+    assert "(fp16, window 6×6, opset 20, runs on cuda)" in printed
+    assert "(fp16, window 6×6, opset 23, runs on tensorrt and cuda from ONNX Runtime 1.31 on)" in printed
 
 
 def truncate(root: Path) -> None:

@@ -62,9 +62,21 @@ std::unique_ptr<Encoder> OpenOnnxRuntime(const Bundle& bundle, const EncoderRequ
     std::vector<std::string> precisions = {options.precision};
     if (options.precision == "auto" && kind == DeviceKind::kCpu) precisions = {"fp32"};
     if (options.precision == "auto" && kind == DeviceKind::kCuda) precisions = {"fp16", "fp32"};
-    const EncoderSpec& spec = ChooseEncoder(bundle, precisions, kind, options.whole_image.value_or(false));
+    const EncoderSpec& chosen = ChooseEncoder(bundle, precisions, kind, options.whole_image.value_or(false));
+    const int threads = InfoOf(chosen, request, kind).threads;
+    Owned<OrtSession> session;
+    const auto open = [&](const EncoderSpec& one) {
+        session = LoadSession(bundle, one, provider, threads, one.HasAttention());
+    };
+    OpenedEncoder opened{&chosen, ""};
+    if (provider.name == "cuda") {
+        opened = OpenForCuda(bundle, chosen, OnnxRuntimeVersion(), open);
+    } else {
+        open(chosen);
+    }
+    const EncoderSpec& spec = *opened.spec;
     BackendInfo info = InfoOf(spec, request, kind);
-    Owned<OrtSession> session = LoadSession(bundle, spec, provider, info.threads);
+    if (!opened.why.empty()) info.reason += "; " + opened.why;
     info.backend = "onnxruntime";
     info.version = OnnxRuntimeVersion();
     info.provider = FullName(provider.name);

@@ -201,9 +201,11 @@ Provider ChooseProvider(const std::string& asked, const std::string& device) {
     return {name, number.value_or(0)};
 }
 
-Owned<OrtSession> LoadSession(const Bundle& bundle, const GraphSpec& spec, const Provider& provider, int threads) {
+Owned<OrtSession> LoadSession(const Bundle& bundle, const GraphSpec& spec, const Provider& provider, int threads,
+                              bool all_on_gpu) {
     const std::string path = bundle.CheckedGraph(spec.file);
     const Owned<OrtSessionOptions> options = SessionOptions(provider, threads);
+    if (all_on_gpu) CheckOrt(Api().AddSessionConfigEntry(options.get(), kOrtSessionOptionsDisableCPUEPFallback, "1"));
     OrtSession* raw = nullptr;
     const std::string problem = TakeOrt(Api().CreateSession(Env(), path.c_str(), options.get(), &raw));
     Owned<OrtSession> session(raw);

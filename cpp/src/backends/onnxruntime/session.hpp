@@ -43,9 +43,10 @@ const char* FullName(const std::string& provider);
 /// The provider and device number that the two options ask for together. Throws Error(kBackend).
 Provider ChooseProvider(const std::string& asked, const std::string& device);
 
-/// Load a graph of the bundle, its hashes checked, and compare it with the manifest. Throws Error(kBundle) or
-/// Error(kBackend).
-Owned<OrtSession> LoadSession(const Bundle& bundle, const GraphSpec& spec, const Provider& provider, int threads);
+/// Load a graph of the bundle, its hashes checked, and compare it with the manifest; `all_on_gpu` refuses one of which
+/// a node would run on the CPU. Throws Error(kBundle) or Error(kBackend).
+Owned<OrtSession> LoadSession(const Bundle& bundle, const GraphSpec& spec, const Provider& provider, int threads,
+                              bool all_on_gpu = false);
 
 /// Tensors over memory of the caller's, which ONNX Runtime does not copy.
 class HostTensors {
