@@ -1,5 +1,6 @@
 """The bundle contenders of benchmarks/gpu: every backend that is here and that a bundle has something for."""
 
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -8,28 +9,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.gpu.forms import write_form
 from benchmarks.gpu.run import Row, Run
 from scclip_rt import Segmenter
 from scclip_rt.bundle.bundle import Bundle
-from scclip_rt.errors import ScclipError
+from scclip_rt.errors import BackendError, ScclipError
 from scclip_rt.vocabulary.file import Vocabulary
 
 Expected = Callable[[int], NDArray[Any]]
 """Labels of the bundle's float32 encoder on the CPU, by the number of queries."""
 
-# name, backend, provider of ONNX Runtime, precisions tried
+# name, backend, provider of ONNX Runtime, precisions tried, form of `benchmarks.gpu.forms` (None: the bundle as it is)
 GPU_CONTENDERS = (
-    ("ONNX Runtime CUDA fp32", "onnxruntime", "cuda", "fp32"),
-    ("ONNX Runtime CUDA fp16", "onnxruntime", "cuda", "fp16"),
-    ("ONNX Runtime CUDA fp16, its graphs", "onnxruntime", "cuda-graphs", "fp16"),
-    ("ONNX Runtime TensorRT fp16", "onnxruntime", "tensorrt", "fp16"),
-    ("TensorRT fp32", "tensorrt", None, "fp32"),
-    ("TensorRT fp16", "tensorrt", None, "fp16"),
-    ("TensorRT fp8", "tensorrt", None, "fp8"),
-    ("TensorRT-RTX fp16", "tensorrt-rtx", None, "fp16"),
-    ("TensorRT-RTX fp8", "tensorrt-rtx", None, "fp8"),
+    ("ONNX Runtime CUDA fp32", "onnxruntime", "cuda", "fp32", None),
+    ("ONNX Runtime CUDA fp16", "onnxruntime", "cuda", "fp16", "plain"),
+    ("ONNX Runtime CUDA fp16, Attention", "onnxruntime", "cuda", "fp16", "attention"),
+    ("ONNX Runtime CUDA fp16, biases behind", "onnxruntime", "cuda", "fp16", "biases"),
+    ("ONNX Runtime CUDA fp16, its graphs", "onnxruntime", "cuda-graphs", "fp16", "plain"),
+    ("ONNX Runtime CUDA fp16, Attention, its graphs", "onnxruntime", "cuda-graphs", "fp16", "attention"),
+    ("ONNX Runtime TensorRT fp16", "onnxruntime", "tensorrt", "fp16", None),
+    ("TensorRT fp32", "tensorrt", None, "fp32", None),
+    ("TensorRT fp16", "tensorrt", None, "fp16", None),
+    ("TensorRT fp8", "tensorrt", None, "fp8", None),
+    ("TensorRT-RTX fp16", "tensorrt-rtx", None, "fp16", None),
+    ("TensorRT-RTX fp8", "tensorrt-rtx", None, "fp8", None),
 )
-CPU_CONTENDERS = (("ONNX Runtime CPU fp32", "onnxruntime", "cpu", "fp32"),)
+CPU_CONTENDERS = (
+    ("ONNX Runtime CPU fp32", "onnxruntime", "cpu", "fp32", "plain"),
+    ("ONNX Runtime CPU fp32, biases behind", "onnxruntime", "cpu", "fp32", "biases"),
+)
 
 
 def measure_bundle(
@@ -40,12 +48,27 @@ def measure_bundle(
     Rows of the questions `image` and `encode (host to host)`; one with `skipped` and the reason where a contender is
     not here or has nothing in the bundle.
     """
-    bundle = Bundle.open(path)
+    with tempfile.TemporaryDirectory() as folder:
+        _measure(run, Bundle.open(path), Path(folder), arch, image, agreement)
+
+
+def _measure(
+    run: Run,
+    bundle: Bundle,
+    folder: Path,
+    arch: str,
+    image: NDArray[np.uint8],
+    agreement: Mapping[str, float],
+) -> None:
+    """See `measure_bundle`; the forms of the bundle go to `folder`."""
     device = f"cuda:{run.clock.device.index or 0}" if run.clock.on_gpu else "cpu"
     # Opened and labelled when first asked for: a run that goes on may have all rows already.
     reference = cache(partial(_open, bundle, "onnxruntime", "cpu", "fp32", "cpu"))
     expected = cache(lambda queries: _labels(reference(), image, queries))
-    for name, backend, provider, precision in GPU_CONTENDERS if run.clock.on_gpu else CPU_CONTENDERS:
+    of_form = cache(
+        lambda form: Bundle.open(write_form(bundle.path, form, folder / form)) if form else bundle
+    )
+    for name, backend, provider, precision, form in GPU_CONTENDERS if run.clock.on_gpu else CPU_CONTENDERS:
         base = {"arch": arch, "bundle": bundle.name, "contender": name, "precision": precision}
         images = [base | {"question": "image", "queries": count} for count in run.args.queries]
         asked = {"question": "encode (host to host)"}
@@ -53,8 +76,10 @@ def measure_bundle(
         if not any(run.wants(row) for row in (*images, *encodes)):
             continue
         try:
-            segmenter = _open(bundle, backend, provider, precision, device)
-        except ScclipError as error:
+            segmenter = _open(of_form(form), backend, provider, precision, device)
+            if form == "attention" and "opset23" not in segmenter.backend.describe()["encoder"]:
+                raise BackendError(segmenter.backend.describe()["reason"])
+        except (ScclipError, ValueError) as error:
             for row in (*images, *encodes):
                 if run.found(row) is None:
                     run.add(row | {"skipped": str(error)})

@@ -56,6 +56,7 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
         "compiled fp32",
         "plain eager fp32",
         "ONNX Runtime CPU fp32",
+        "ONNX Runtime CPU fp32, biases behind",
     } <= names
     assert all("milliseconds" in row for row in rows if row["question"] != "labels")
     assert all(row["sound"] for row in rows if row["question"] == "labels")
