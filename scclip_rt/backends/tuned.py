@@ -132,7 +132,7 @@ def read_tuned(bundle: Bundle) -> Tuned:
     try:
         rows = tuple(map(_row, document["rows"]))
         difference = _difference(document, bundle)
-    except (KeyError, TypeError, ValueError, OptionError):
+    except (AttributeError, KeyError, TypeError, ValueError, OptionError):
         return Tuned(stale=f"what scclip tune measured is damaged: {_AGAIN}")
     if difference:
         return Tuned(stale=f"what scclip tune measured is not used: {difference}; {_AGAIN}")

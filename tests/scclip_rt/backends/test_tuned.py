@@ -105,6 +105,7 @@ def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (_edit(lambda d: d["rows"][0].update(milliseconds=-1)), "damaged"),
         (_edit(lambda d: d["rows"][0].update(more=1)), "damaged"),
         (_edit(lambda d: d.pop("rows")), "damaged"),
+        (_edit(lambda d: d.update(versions=[])), "damaged"),
         (lambda _: "[]", "damaged"),
         (lambda text: text[:50], "damaged"),
         (lambda _: "[" * 9999, "damaged"),
