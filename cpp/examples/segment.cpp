@@ -50,6 +50,19 @@ T Checked(scclip::Result<T> result) {
     return std::move(result).value();
 }
 
+/// One class without a background gets every pixel. Mostly it was meant as several, with commas between.
+void TellOfOnlyClass(const std::vector<std::string>& classes, const Arguments& arguments) {
+    const bool background = classes[0] == "background" || arguments.background.value_or("none") != "none";
+    if (classes.size() != 1 || background) return;
+    std::string several = arguments.classes;
+    std::replace(several.begin(), several.end(), ',', ';');
+    if (several == arguments.classes) several += "; background";
+    std::fprintf(stderr,
+                 "scclip-segment-cpp: note: one class, '%s', gets every pixel: commas separate synonyms, semicolons "
+                 "separate classes, such as \"%s\"\n",
+                 classes[0].c_str(), several.c_str());
+}
+
 scclip::Segmenter Open(const Arguments& arguments) {
     scclip::Segmenter segmenter = Checked(scclip::Segmenter::Open(arguments.bundle, arguments.open));
     if (!arguments.classes.empty()) {
@@ -57,6 +70,7 @@ scclip::Segmenter Open(const Arguments& arguments) {
         options.background = arguments.background;
         const scclip::Status status = segmenter.SetClasses(arguments.classes, options);
         if (!status) throw std::runtime_error(status.message());
+        TellOfOnlyClass(segmenter.Classes(), arguments);
         return segmenter;
     }
     if (arguments.vocabulary.empty() && segmenter.Classes().empty()) {

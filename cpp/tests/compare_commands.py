@@ -86,6 +86,15 @@ def main() -> None:
         ):
             check_refusal(arguments.program, given, "nowhere")
         check_refusal(arguments.program, [bundle, image, *vocabulary, "--output", image], image)
+        for names, several in (("grass, tartan", '"grass; tartan"'), ("grass; tartan", None)):
+            told = subprocess.run(
+                [arguments.program, bundle, image, "--classes", names],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stderr
+            if (several or "") not in told or bool(told) != bool(several):
+                raise SystemExit(f"--classes {names!r}: {told!r}")
         turned = folder / "turned.png"
         exif = Image.Exif()
         exif[0x0112] = 6
