@@ -210,6 +210,8 @@ def _write_ovms(bundle: Bundle, spec: EncoderSpec, text: str, folder: Path) -> N
     features_graph(bundle, spec.file, folder / ENCODER / "1" / "model.onnx")
     _copy_graph(bundle, text, folder / TEXT / "1" / "model.onnx")
     side = bundle.preprocessing.window
+    # Else OpenVINO computes in bf16 where the processor can.
+    plugin = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     models = [
         {
             "config": {
@@ -217,10 +219,17 @@ def _write_ovms(bundle: Bundle, spec: EncoderSpec, text: str, folder: Path) -> N
                 "base_path": f"/models/{ENCODER}",
                 "shape": f"(-1,{side},{side},3)",
                 "nireq": 2,
-                "plugin_config": {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
+                "plugin_config": plugin,
             }
         },
-        {"config": {"name": TEXT, "base_path": f"/models/{TEXT}", "shape": "(-1,-1)"}},
+        {
+            "config": {
+                "name": TEXT,
+                "base_path": f"/models/{TEXT}",
+                "shape": "(-1,-1)",
+                "plugin_config": plugin,
+            }
+        },
     ]
     (folder / "config.json").write_text(json.dumps({"model_config_list": models}, indent=2) + "\n", "utf-8")
 

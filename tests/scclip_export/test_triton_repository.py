@@ -133,6 +133,8 @@ def test_configurations_name_every_shape_and_refuse_when_full(repository: Path) 
     assert "max_batch_size: 0" in (models / "scclip_text/config.pbtxt").read_text()
     listed = json.loads((repository / "ovms/config.json").read_text())["model_config_list"]
     assert [Path(entry["config"]["base_path"]).name for entry in listed] == ["scclip_encoder", "scclip_text"]
+    hints = [entry["config"]["plugin_config"]["INFERENCE_PRECISION_HINT"] for entry in listed]
+    assert hints == ["f32", "f32"]
 
 
 def test_the_small_bundle_has_no_weights(repository: Path) -> None:
