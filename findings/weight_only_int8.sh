@@ -49,7 +49,9 @@ def run(*, optimise: bool = True, accuracy: str | None = None) -> np.ndarray:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if accuracy is not None:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)
-    return onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    return onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[
+        0
+    ]
 
 
 def infer(settings: dict[str, str]) -> np.ndarray:
