@@ -1,4 +1,4 @@
-"""Every method's window encoder in float16 and int8 within its parity limits, and what it costs in operations."""
+"""Every method's window encoder in every precision within its parity limits, and what it costs in operations."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from scclip_export.parity import Reference, check_encoder, run_encoder
 from scclip_export.quantize import Int8Options
 from scclip_export.writers import WRITERS, EncoderJob, GridPlan
 from scclip_rt.bench.flops import count_flops
+from scclip_rt.precisions import PRECISIONS
 from synthetic import scene
 
 SIDE = 7
@@ -54,7 +55,7 @@ def test_narrow_encoders_keep_their_limits(method: str, model: LoadedModel, tmp_
     )
     windows = np.stack([scene(window, window, seed) for seed in range(2)])
     reference = Reference.of(job.encoder(), windows)
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in PRECISIONS:
         WRITERS[precision].write(job, lambda _: None)
         runs = run_encoder(reference, WRITERS[precision].open(job.path(precision)))
         parity = check_encoder(reference, runs, precision=precision)

@@ -6,7 +6,7 @@ y = O(sum over terms of w · softmax(s x yᵀ + a ω) v) [+ F_{L-2}, then y + ML
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,6 +71,24 @@ class DenseLastBlock(Block):
         self.scale = (block.attn.embed_dim // self.num_heads) ** -0.5
         if not parts.residual:
             del self.ln_2, self.fc, self.activation, self.proj
+        used = parts.projections
+        if policy.narrow is not None and len(used) < 3:
+            # One product of what is read: the same products as in float32, where the tracer leaves the others out.
+            rows = [("query", "key", "value").index(name) for name in used]
+            weight, bias = (
+                torch.cat([x.chunk(3)[row] for row in rows]) for x in (self.qkv.weight, self.qkv.bias)
+            )
+            self.add_module("_".join(used), linear_copy(weight, bias, policy.linear))
+            del self.qkv
+
+    def _project(self, y: Tensor) -> Sequence[Tensor]:
+        used = self.parts.projections
+        if self.policy.narrow is None or len(used) == 3:
+            return super()._project(y)
+        found = dict(zip(used, self.get_submodule("_".join(used))(y).chunk(len(used), dim=-1), strict=True))
+        return [
+            found.get(name, found["value"]) for name in ("query", "key", "value")
+        ]  # nothing reads what is not used
 
     def dense(self, tokens: Tensor, taps: Mapping[int, Tap], rows: int, columns: int) -> Tensor:
         """F_{L-2} (B, 1 + N, D) → y (B, 1 + N, D).

@@ -62,6 +62,17 @@ class LastBlockParts:
     positions: Positions = "bicubic-step"
     pads: bool = False
 
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """What of the last block's queries, keys and values the terms read."""
+        own = [term for term in self.terms if term.block is None]
+        read = {
+            "query": any("q" in term.scores or term.amplitude != "one" for term in own),
+            "key": any("k" in term.scores or term.amplitude != "one" for term in own),
+            "value": True,
+        }
+        return tuple(name for name, is_read in read.items() if is_read)
+
     def check(self, *, layers: int, num_patches: int) -> None:  # noqa: ARG002  (the other kinds need it)
         """Raise ValueError if there is no block before the last, or a term reads one that the model doesn't have."""
         if layers < 2:
