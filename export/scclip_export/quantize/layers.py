@@ -13,7 +13,6 @@ from scclip_export.errors import ExportError
 # These stay float. The visual projection decides the directions that queries are compared with. The patch projection
 # takes small differences of large pixel values, which rounded weights spoil (docs/quantisation.md has the figures).
 FLOAT_LAYERS = frozenset({"proj", "embedding.proj"})
-_GROUPS = {("query", "key", "value"): "qkv"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +169,8 @@ def _group_name(names: list[str]) -> str:
     if len(names) == 1:
         return names[0]
     parts = [name.rpartition(".") for name in names]
-    tails = tuple(tail for *_, tail in parts)
-    return f"{parts[0][0]}.{_GROUPS.get(tails, '_'.join(tails))}"
+    tail = "_".join(tail for *_, tail in parts)
+    return f"{parts[0][0]}.{'qkv' if tail == 'query_key_value' else tail}"
 
 
 def joint_weight(layer: Layer, arrays: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
