@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scclip_rt.segmentation import Segmentation
 
 _CLASSES = "SCCLIP_CLASSES"
+_GREY = ("gray", "gray16le")
 _TICKS = 90_000
 """Of a second: the clock of most video; both containers round to their own."""
 _QUALITY = {"crf": "20", "preset": "veryfast"}
@@ -162,7 +163,7 @@ def read_masks(path: str | os.PathLike[str]) -> Iterator[MaskFrame]:
     """The label maps of a video that `MaskVideo` wrote.
 
     Raises:
-        ImageError: not such a file, or damaged.
+        ImageError: not such a file, encoded again as something else, or damaged.
     """
     av = load_av()
     try:
@@ -171,6 +172,11 @@ def read_masks(path: str | os.PathLike[str]) -> Iterator[MaskFrame]:
                 raise ImageError(f"{path} is no video of labels: it names no classes")
             classes = tuple(json.loads(container.metadata[_CLASSES]))
             for frame in container.decode(container.streams.video[0]):
+                if frame.format.name not in _GREY:
+                    raise ImageError(
+                        f"{path} has {frame.format.name} frames, where labels are {' or '.join(_GREY)}: it was encoded "
+                        "again after it was written. Read the file that 'scclip segment' wrote"
+                    )
                 labels = frame.to_ndarray(format=frame.format.name)
                 yield MaskFrame(labels=labels, classes=classes, time=Fraction(frame.pts * frame.time_base))
     except (av.FFmpegError, OSError) as error:

@@ -171,3 +171,21 @@ def test_frames_of_two_sizes_are_refused(tmp_path):
 def test_a_film_is_no_video_of_labels(film):
     with pytest.raises(ImageError, match="names no classes"):
         list(read_masks(film))
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "yuv420p"])
+def test_labels_that_were_encoded_again_are_refused(pixel_format, tmp_path):
+    """FFmpeg keeps the class names, and decodes grey H.264 as colour (findings/video_gray_labels.sh)."""
+    written, again = tmp_path / "film.masks.mkv", tmp_path / "again.mkv"
+    with MaskVideo(written, ("a", "b", "c")) as video:
+        for frame, result in results():
+            video.add(result, frame)
+    with av.open(str(written)) as source, av.open(str(again), "w") as target:
+        target.metadata.update(source.metadata)
+        stream = target.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(frame.reformat(format=pixel_format)))
+        target.mux(stream.encode(None))
+    with pytest.raises(ImageError, match=r"again\.mkv has yuv420p frames, where labels are gray or gray16le"):
+        list(read_masks(again))
