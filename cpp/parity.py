@@ -2,7 +2,9 @@
 
 python cpp/parity.py build/cpp/release BUNDLE [--backend NAME --precision NAME]; the build is that of cpp/test.sh. With
 --method NAME instead of BUNDLE a ViT-B/16 of synthetic weights is exported by that method first. Exits with 1 under
-99.99 % of equal labels, or where features or logits differ by more than 1e-5.
+99.99 % of equal labels, or where features or logits differ by more than 1e-5. Where Python's own labels change when
+every feature moves by its last bit (GEM's stretched maps are close at an image's edges), as many and as many again may
+differ besides: `own_agreement` tells.
 """
 
 import argparse
@@ -10,7 +12,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench import make_inputs
@@ -39,7 +43,8 @@ def main() -> int:
         found = compare(arguments, Path(folder))
     print(json.dumps(found))
     gaps = max(found["largest_feature_gap"], found["largest_logit_gap"])
-    return 0 if found["agreement"] >= LEAST_AGREEMENT and gaps <= LARGEST_GAP else 1
+    least = LEAST_AGREEMENT - 2 * (1 - found["own_agreement"])
+    return 0 if found["agreement"] >= least and gaps <= LARGEST_GAP else 1
 
 
 def export(method: str, folder: Path) -> str:
@@ -57,7 +62,7 @@ def export(method: str, folder: Path) -> str:
     return str(bundle)
 
 
-def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
+def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Labels by scclip-segment-cpp, features by tests/encode_features; Python's from the same file."""
     from scclip_rt import Segmenter
 
@@ -91,6 +96,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     encoded = segmenter.encode(pixels)
     expected = segmenter.decode(encoded).labels
     features = np.fromfile(folder / "features", np.float32).reshape(encoded.features.shape)
+    moved = replace(encoded, features=np.nextafter(encoded.features, np.float32(np.inf)))
+    own = segmenter.decode(moved).labels
     text = segmenter.vocabulary.embeddings.T
     return {
         "bundle": Path(arguments.bundle).name,
@@ -101,6 +108,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         "pixels": expected.size,
         "classes": len(np.unique(expected)),
         "agreement": float((labels == expected).mean()),
+        "own_agreement": float((own == expected).mean()),
         "largest_feature_gap": float(np.abs(features - encoded.features).max()),
         "largest_logit_gap": float(np.abs(features @ text - encoded.features @ text).max()),
     }

@@ -68,7 +68,7 @@ def cpp_labels(build: Path, bundle: Path, precision: str) -> Row:
     if not done.stdout:
         return {"passed": False, "reason": done.stderr.strip().splitlines()[-1]}
     found = json.loads(done.stdout)
-    kept = ("pixels", "classes", "agreement", "largest_feature_gap", "largest_logit_gap")
+    kept = ("pixels", "classes", "agreement", "own_agreement", "largest_feature_gap", "largest_logit_gap")
     return {key: found[key] for key in kept} | {"passed": done.returncode == 0}
 
 
