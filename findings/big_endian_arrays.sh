@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # onnxruntime 1.32.0, openvino 2026.4.1 (Tensor), tract 0.23.9, opencv-python-headless 5.0.0.93, rasterio 1.4.4 (features.shapes)
 # and rerun-sdk 0.41.0 (SegmentationImage): of a NumPy array they take the type and the bytes, and pass over the byte order.
-# zarr 3.1.6 gives arrays as they are stored, and OME-Zarr files that come from Java programs are stored big-endian (">u2").
-# NumPy computes with them as with any other. Nothing is said, only the numbers are others.
-# Seen: 0.5 becomes 8.8e-44 in the four engines; label 300 becomes 11265 as a polygon's value, and in rerun. onnx 1.23.2
-# (numpy_helper) and tritonclient 2.73.0 refuse such an array; a compiled OpenVINO model called with it reads it right.
+# zarr 3.1.6 gives arrays as they are stored, which in Zarr (version 2) may be big-endian (">u2"), as in FITS it always is. NumPy
+# computes with them as with any other. Nothing is said, only the numbers are others.
+# Seen: 0.5 becomes 8.8e-44 in three engines and 0 in OpenCV; label 300 becomes 11265 as a polygon's value, and in rerun.
+# onnx 1.23.2 (numpy_helper) and tritonclient 2.73.0 refuse such an array; a compiled OpenVINO model called with it reads it.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
