@@ -2,7 +2,7 @@
 # onnxruntime-extensions 0.15.2, operator CLIPTokenizer: CLIP's tokenizer takes each digit of a number as a word of its own. The
 # operator, given CLIP's own vocabulary and merges, takes the number as one word, and only its last digit gets the token that
 # ends a word. So names with numbers of two digits and more become other tokens than the model was trained with, and another
-# embedding; a tab in a text becomes a token too. Nothing is said, and names without numbers agree.
+# embedding; a tab in a text becomes a token too. Nothing is said. Plain names without numbers agree.
 # instant-clip-tokenizer 0.1.1 (Rust) gives CLIP's tokens; the vocabulary is that of open-clip-torch 3.3.0.
 # Seen, "boeing 747": 11857 278 275 278 as CLIP has it (7, 4, 7), 11857 22 19 278 by the operator. "a dog": the same.
 set -euo pipefail
