@@ -3,6 +3,8 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import onnxruntime
 import pytest
 
 import scclip_rt
+from benchmarks.gpu.bundles import GPU_CONTENDERS, measure_bundle
 from benchmarks.gpu.forms import write_form
 from scclip_rt.backends import open_backend
 from scclip_rt.bundle.bundle import Bundle
@@ -67,3 +70,20 @@ def test_biases_stay_behind_their_products_and_change_no_number(tmp_path: Path) 
     wanted = open_backend(Bundle.open(DEMO), backend="onnxruntime", device="cpu", precision="fp32")
     found = open_backend(bundle, backend="onnxruntime", device="cpu", precision="fp32")
     np.testing.assert_allclose(found.features(windows), wanted.features(windows), atol=2e-5)
+
+
+def test_a_contender_that_is_not_here_has_its_reason_in_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    rows: list[dict[str, Any]] = []
+    run: Any = SimpleNamespace(
+        args=SimpleNamespace(queries=[5], windows=[2]),
+        clock=SimpleNamespace(device=SimpleNamespace(index=0), on_gpu=True),
+        wants=lambda _: True,
+        found=lambda _: None,
+        add=rows.append,
+    )
+    measure_bundle(run, DEMO, arch="demo", image=np.zeros((8, 8, 3), np.uint8), agreement={})
+    skipped = {row["contender"]: row["skipped"] for row in rows}
+    assert list(skipped) == [contender[0] for contender in GPU_CONTENDERS]
+    assert "export it with --fp16 --opset23" in skipped["ONNX Runtime CUDA fp16, Attention"]
+    assert "no 'cuda' provider" in skipped["ONNX Runtime CUDA fp16, biases behind"]
