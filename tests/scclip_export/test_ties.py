@@ -13,6 +13,7 @@ from torch import nn
 
 from scclip_export.model.calibration import CalibrationConfig, SfpConfig
 from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.model.parts import LastBlockParts, Term
 from scclip_export.onnx.runners import decision_runner, onnx_runner
 from scclip_export.onnx.trace import onnx_from_encoder
 from scclip_export.parity import Reference, check_encoder, run_encoder
@@ -55,6 +56,28 @@ def plain(encoder: CalibratedEncoder) -> Outcome:
 
 def budget(encoder: CalibratedEncoder, plain: Outcome) -> Distance:
     return plain.distance(outcome(encoder, WINDOW, plain.decisions, float64=True)).budget(4.0, 1e-6)
+
+
+def test_a_window_that_rounds_more_than_the_first_is_held_to_its_own_rounding(
+    micro_clip: nn.Module, tmp_path: Path
+) -> None:
+    """Of a method without decisions; the first window may round four times less than another (GEM, massive tokens)."""
+    parts = LastBlockParts(terms=(Term(scores="qq"),))
+    encoder = CalibratedEncoder(micro_clip.visual, parts, grid=(14, 14)).eval()  # type: ignore[arg-type]
+    path = tmp_path / "encoder.onnx"
+    onnx_from_encoder(encoder, path, opset=20, example_size=(224, 224))
+    reference = Reference.of(encoder, np.stack([WINDOW, scene(224, 224, 1)]))
+    strict = replace(reference, noise=Distance(features=0.0, similarities=0.0, scores=0.0))
+    sound = run_encoder(strict, onnx_runner(path))
+    worst = max(np.abs(ran.outputs[0][0] - reference.expected[0].features).max() for ran in sound)
+    assert worst > strict.noise.budget(8.0, 1e-6).features
+    parity = check_encoder(strict, sound)
+    assert parity.passed
+    assert parity.thresholds.max_abs is not None
+    assert parity.thresholds.max_abs < 1e-4
+    for ran in sound:
+        ran.outputs[0][-1] += 2e-4
+    assert not check_encoder(strict, sound).passed
 
 
 def test_the_decisions_are_the_encoders(encoder: CalibratedEncoder, plain: Outcome) -> None:
