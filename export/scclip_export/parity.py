@@ -319,13 +319,25 @@ def _compare(got: list[NDArray[Any]], expected: Outcome, text: NDArray[np.float3
     )
 
 
-def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict[str, object]:
+def text_reference(encoder: TextEncoder, tokens: Tensor) -> NDArray[np.float32]:
+    """Embeddings (B, E) by the float32 torch model, which the graphs are compared with.
+
+    Args:
+        encoder: the torch model.
+        tokens: int64 (B, context length), each row a start token, some tokens and an end token, then zeros.
+    """
+    with torch.inference_mode():
+        embeddings: NDArray[np.float32] = encoder(tokens).numpy()
+    return embeddings
+
+
+def check_text_encoder(expected: NDArray[np.float32], path: Path, tokens: Tensor) -> dict[str, object]:
     """Compare the traced text encoder with its torch model at several lengths and batch sizes.
 
     Args:
-        encoder: the float32 torch model.
+        expected: of `text_reference`.
         path: the ONNX file.
-        tokens: int64 (B, context length), each row a start token, some tokens and an end token, then zeros.
+        tokens: as for `text_reference`.
 
     Returns:
         The figures for bundle.json.
@@ -334,8 +346,6 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
         ExportError: the threshold is missed.
     """
     longest = int(tokens.argmax(dim=-1).max()) + 1
-    with torch.inference_mode():
-        expected = encoder(tokens).numpy()
     session, worst = cpu_session(str(path)), 0.0
     lengths = (longest, min(longest + 5, tokens.shape[1]), tokens.shape[1])
     for length in lengths:
@@ -345,13 +355,15 @@ def check_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict
     return _text_figures("text encoder", worst, lengths=list(lengths), batches=[1, len(tokens)])
 
 
-def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor) -> dict[str, object]:
+def check_resumed_text_encoder(
+    expected: NDArray[np.float32], path: Path, tokens: Tensor
+) -> dict[str, object]:
     """Compare the graph that goes on from known beginnings with the torch model on whole texts.
 
     Args:
-        encoder: the float32 torch model.
+        expected: of `text_reference`.
         path: the ONNX file.
-        tokens: as for `check_text_encoder`; every text is cut at another place.
+        tokens: as for `text_reference`; every text is cut at another place.
 
     Returns:
         The figures for bundle.json.
@@ -359,8 +371,6 @@ def check_resumed_text_encoder(encoder: TextEncoder, path: Path, tokens: Tensor)
     Raises:
         ExportError: the threshold is missed.
     """
-    with torch.inference_mode():
-        expected = encoder(tokens).numpy()
     cuts = _cuts(tokens.numpy())
     worst = _max_abs(_resumed(path, tokens.numpy(), cuts), expected)
     return _text_figures("resumed text encoder", worst, cuts=cuts.tolist())
@@ -390,7 +400,7 @@ def check_int8_text_encoder(
         encoder: the float32 torch model.
         path: the int8 file for whole texts.
         resumed: the one that goes on from known beginnings; None if there is none.
-        tokens: as for `check_text_encoder`.
+        tokens: as for `text_reference`.
 
     Returns:
         The figures of both for bundle.json.
@@ -398,9 +408,7 @@ def check_int8_text_encoder(
     Raises:
         ExportError: a text's cosine is under `TEXT_COSINE`.
     """
-    with torch.inference_mode():
-        expected = encoder(tokens).numpy()
-    rows = tokens.numpy()
+    expected, rows = text_reference(encoder, tokens), tokens.numpy()
     whole = _cosines(path.name, cpu_session(str(path)).run(None, {"tokens": rows})[0], expected)
     if resumed is None:
         return whole, None

@@ -43,6 +43,7 @@ from scclip_export.parity import (
     merge,
     parity_table,
     run_encoder,
+    text_reference,
 )
 from scclip_export.quantize import CALIBRATION_OPTION, quantize_text_encoder, text_prompts, write_int8
 from scclip_export.verification import image_files, verification_images, verification_windows
@@ -311,13 +312,14 @@ def _text_encoder(config: ExportConfig, model: LoadedModel, directory: Path, pro
     encoder, path = TextEncoder(model.clip).eval(), directory / "text_encoder.onnx"
     tokens = _example_tokens(model.architecture.context_length)
     onnx_from_text_encoder(encoder, path, opset=config.opset)
-    entry = TextEntry(file=path.name, parity=check_text_encoder(encoder, path, tokens))
+    expected = text_reference(encoder, tokens)
+    entry = TextEntry(file=path.name, parity=check_text_encoder(expected, path, tokens))
     if encoder.can_resume:
         resumed = directory / "text_encoder.resumed.onnx"
         progress(f"tracing and checking {resumed.name}")
         onnx_from_resumed_text_encoder(ResumedTextEncoder(encoder), resumed, opset=config.opset)
         share_weights(resumed, path)
-        parity = check_resumed_text_encoder(encoder, resumed, tokens)
+        parity = check_resumed_text_encoder(expected, resumed, tokens)
         entry = replace(entry, resumed=GraphEntry(file=resumed.name, parity=parity))
     if config.int8_text:
         entry = replace(entry, int8=_int8_text_encoder(config, encoder, entry, directory, progress))

@@ -260,7 +260,10 @@ class _OneAtATime(nn.Module):
 
 
 def _double(module: nn.Module) -> Any:
-    twin: Any = copy.deepcopy(module).double()
+    # In the copy's place of each tensor, so that none is copied in float32 first.
+    wide: dict[int, Any] = {id(x): x.double() for x in module.buffers() if x.is_floating_point()}
+    wide |= {id(x): nn.Parameter(x.double(), requires_grad=False) for x in module.parameters()}
+    twin: Any = copy.deepcopy(module, wide)
     if hasattr(twin, "policy"):
         twin.policy = FLOAT64
     return twin

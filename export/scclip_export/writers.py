@@ -61,7 +61,7 @@ class EncoderJob:
 
     Attributes:
         directory: the bundle in the making. The grid's fp32 file is there before any other precision is written.
-        kept: what a writer keeps from one grid to the next, by precision; the window grid comes first.
+        kept: what a writer keeps from one grid to the next, by precision, and the torch model; windows come first.
     """
 
     config: ExportConfig
@@ -78,8 +78,12 @@ class EncoderJob:
         attend: Attention = scaled_attention,
         operations: Operations | None = None,
     ) -> CalibratedEncoder:
-        """Return the torch model of this grid, in eval mode."""
-        return CalibratedEncoder(
+        """Return the torch model of this grid, in eval mode; the plain one is built once for all grids."""
+        plain = (policy, attend, operations) == (FLOAT32, scaled_attention, None)
+        if plain and "torch" in self.kept:
+            known: CalibratedEncoder = self.kept["torch"]
+            return known.on_grid(self.grid.fixed)
+        made = CalibratedEncoder(
             self.model.clip.visual,
             self.parts,
             grid=self.grid.fixed,
@@ -90,6 +94,9 @@ class EncoderJob:
             attend=attend,
             operations=operations,
         ).eval()
+        if plain:
+            self.kept["torch"] = made
+        return made
 
     @property
     def example_size(self) -> tuple[int, int]:

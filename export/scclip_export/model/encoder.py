@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,14 @@ class CalibratedEncoder(nn.Module):
         self.proj = linear_copy(visual.proj.T, getattr(visual, "proj_bias", None), policy.linear)
         if grid is not None:
             self.register_buffer("fixed_positions", self.embedding.positions(*grid).clone())
+
+    def on_grid(self, grid: tuple[int, int] | None) -> CalibratedEncoder:
+        """Return this encoder for another grid, see `grid`; both share their weights."""
+        twin = copy.copy(self)
+        twin._modules, twin._buffers, twin.grid = dict(self._modules), {}, grid
+        if grid is not None:
+            twin.register_buffer("fixed_positions", self.embedding.positions(*grid).clone())
+        return twin
 
     @property
     def has_outliers(self) -> bool:

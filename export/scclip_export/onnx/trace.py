@@ -23,6 +23,7 @@ from scclip_export.model.calibration import CalibrationConfig
 from scclip_export.model.dtypes import DtypePolicy
 from scclip_export.model.encoder import CalibratedEncoder
 from scclip_export.model.text_encoder import ResumedTextEncoder, TextEncoder
+from scclip_export.onnx.capture import capture, translated_as_it_is
 from scclip_export.onnx.clean_graph import clean
 from scclip_export.onnx.repeat import one_block_for_all, repeat_blocks
 from scclip_rt.image.geometry import MIN_PATCHES
@@ -232,18 +233,20 @@ def _program(
 ) -> Any:
     """torch.onnx's program of a module, cleaned; arguments as `trace_function`."""
     with _quiet(), _light(), torch.no_grad(), one_block_for_all(module):
+        captured = capture(module, example, dynamic_shapes, opset=opset)
         try:
-            program: Any = torch.onnx.export(
-                module,
-                example,
-                dynamo=True,
-                opset_version=opset,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=dynamic_shapes,
-                optimize=False,
-                verbose=False,
-            )
+            with translated_as_it_is(captured=captured is not None):
+                program: Any = torch.onnx.export(
+                    captured or module,
+                    example,
+                    dynamo=True,
+                    opset_version=opset,
+                    input_names=input_names,
+                    output_names=output_names,
+                    dynamic_shapes=None if captured else dynamic_shapes,
+                    optimize=False,
+                    verbose=False,
+                )
             repeat_blocks(program.model, module)
             clean(program.model)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:

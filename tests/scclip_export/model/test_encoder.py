@@ -117,6 +117,18 @@ def test_any_grid_equals_the_fixed_grid_of_that_size(micro_clip: nn.Module, grid
     torch.testing.assert_close(dynamic[0], fixed[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("grid", [None, (6, 10)])
+def test_an_encoder_on_another_grid_is_one_built_for_it(
+    micro_clip: nn.Module, grid: tuple[int, int] | None
+) -> None:
+    image, text = windows(1, 96, 160), unit_text()
+    first = CalibratedEncoder(micro_clip.visual, CALIBRATION, grid=(14, 14))
+    other, built = first.on_grid(grid), CalibratedEncoder(micro_clip.visual, CALIBRATION, grid=grid)
+    torch.testing.assert_close(other(image, text), built(image, text), rtol=0, atol=0)
+    assert other.blocks[0].fc.weight is first.blocks[0].fc.weight
+    assert first.fixed_positions.shape[1] == 197
+
+
 def test_positions_of_the_trained_grid_are_the_trained_ones(micro_clip: nn.Module) -> None:
     encoder = CalibratedEncoder(micro_clip.visual, CALIBRATION, grid=(14, 14))
     assert torch.equal(encoder.fixed_positions[0, 1:], micro_clip.visual.positional_embedding[1:])
