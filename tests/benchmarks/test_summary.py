@@ -300,8 +300,8 @@ def test_exports_of_methods_have_a_line_each_and_say_what_was_not_made(tmp_path:
     sfp = {"model": "vitb16", "method": "sfp", "encoders": both, "cpp": cpp, "passed": True}
     write(folder, "method-exports.json", [gem, sfp])
     assert cells(summary.tables(folder)["method-exports"])[2:] == [
-        ["`sfp`", "ViT-B/16", "2.3e-06", "100.00%", "–", "–", "91.23%", "–", "100.000%", "99.996%"],
-        ["`gem`", "ViT-L/14", "2.3e-06", "100.00%", *"––––––"],
+        ["`sfp`", "ViT-B/16", "2.3e-06", "100.00%", "91.23%", "100.000%", "99.996%"],
+        ["`gem`", "ViT-L/14", "2.3e-06", "100.00%", "–", "–", "–"],
     ]
     write(folder, "method-exports.json", [gem, {**sfp, "passed": False, "reason": "parity missed"}])
     with pytest.raises(ValueError, match="sfp, vitb16 did not pass: parity missed"):
