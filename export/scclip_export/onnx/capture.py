@@ -2,8 +2,8 @@
 
 torch.onnx captures a module, runs what it captured twice to decompose it, and once more to look for mixed types. With
 symbolic sizes each of these takes as long as the first. Here operators are decomposed while the module runs, and the
-look at types takes what is known of each value. What comes out is the same operators (torch 2.14, onnxscript 0.7). All
-of this leans on torch's inside: where it is another, or a capture fails, torch.onnx goes its own way.
+look at types takes what is known of each value. What comes out is the same operators (torch 2.12 and 2.14, onnxscript
+0.7). All of this leans on torch's inside: where it is another, or a capture fails, torch.onnx goes its own way.
 """
 
 import contextlib
@@ -30,7 +30,15 @@ try:
 except ImportError:
     _KNOWN = False
 else:
-    _KNOWN = hasattr(_trace, "make_fx") and hasattr(type_promotion, "_TypePromotionInterpreter")
+    _KNOWN = all(
+        name in vars(place)
+        for place, name in (
+            (_trace, "make_fx"),
+            (_fx_passes, "decompose_with_registry"),
+            (_registration.ONNXRegistry, "from_torchlib"),
+            (type_promotion, "_TypePromotionInterpreter"),
+        )
+    )
 
 
 def capture(module: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: Any, *, opset: int) -> Any:
