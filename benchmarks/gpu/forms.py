@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx
 
+from scclip_rt.bundle.bundle import Bundle
+
 FORMS = ("plain", "attention", "biases")
 """Without the file with ONNX's Attention; with it; every product's bias added behind it, in the file that is taken."""
 
@@ -23,11 +25,11 @@ def write_form(bundle: Path, form: str, folder: Path) -> Path:
         ValueError: the bundle has no file with ONNX's Attention, which `attention` asks for.
     """
     document = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    encoders = document["encoders"]
-    if form == "attention" and not any(_has_attention(entry) for entry in encoders):
+    with_attention = {encoder.file for encoder in Bundle.open(bundle).encoders if encoder.has_attention}
+    if form == "attention" and not with_attention:
         raise ValueError("the bundle has no encoder with ONNX's Attention: export it with --fp16 --opset23")
     if form == "plain":
-        document["encoders"] = [entry for entry in encoders if not _has_attention(entry)]
+        document["encoders"] = [e for e in document["encoders"] if e["file"] not in with_attention]
     for name in document["files"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if form == "biases":  # beside a graph that is no link, ONNX Runtime takes no link for its weights
@@ -42,10 +44,6 @@ def write_form(bundle: Path, form: str, folder: Path) -> Path:
             document["files"][path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     (folder / "bundle.json").write_text(json.dumps(document), "utf-8")
     return folder
-
-
-def _has_attention(entry: dict[str, str]) -> bool:
-    return "opset23" in entry["file"].split(".")
 
 
 def biases_behind(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from scclip_rt.cli.options import (
 from scclip_rt.cli.parsers import Options, add_bundle, add_command
 from scclip_rt.errors import OptionError, VocabularyError, printable
 from scclip_rt.files import atomic_path, check_replaceable
-from scclip_rt.vocabulary.classes import parse_classes, shorten
+from scclip_rt.vocabulary.classes import EMPTY_TEXT, parse_classes, shorten
 
 if TYPE_CHECKING:
     from scclip_rt.evaluation.class_advice import Advice, Pair
@@ -47,8 +47,6 @@ examples:
   scclip vocabulary suggest vitb16.scclip --classes classes.txt --images photos/ --output better.txt
 """
 
-_EMPTY_TEXT = ("",)
-"""CLIP Surgery's background of a single class, which is made without being named."""
 _SHOWN = 10
 """Pairs in the table."""
 
@@ -212,9 +210,9 @@ def _suggestion(
 
 def _class_file(advice: "Advice", vocabulary: "Vocabulary") -> str:
     """A class list as `--classes` reads it; a comment names the background where it needs `--background`."""
-    lines = [", ".join(names) for names in advice.classes if names != _EMPTY_TEXT]
+    lines = [", ".join(names) for names in advice.classes if names != EMPTY_TEXT]
     background = None if advice.background is None else advice.classes[advice.background]
-    if background is not None and background != _EMPTY_TEXT and background[0].lower() != "background":
+    if background is not None and background != EMPTY_TEXT and background[0].lower() != "background":
         lines.insert(0, f"# --background {background[0]!r}")
     head = f"# suggested from {len(vocabulary)} classes by scclip vocabulary suggest"
     unused = [f"# no image picked: {vocabulary.classes[index]}" for index in advice.unused]
@@ -227,7 +225,7 @@ def _check_class_file(path: Path, advice: "Advice") -> None:
     Raises:
         OptionError: such as one with a comma inside, which a list of lists in Python may have.
     """
-    wanted = tuple(names for names in advice.classes if names != _EMPTY_TEXT)
+    wanted = tuple(names for names in advice.classes if names != EMPTY_TEXT)
     try:
         found = parse_classes(path)
     except VocabularyError:

@@ -14,6 +14,8 @@ Classes: TypeAlias = tuple[tuple[str, ...], ...]
 """For each class its names; the first one is the class's."""
 ClassSource: TypeAlias = "str | os.PathLike[str] | Sequence[str | Sequence[str]]"
 
+EMPTY_TEXT = ("",)
+"""CLIP Surgery's background of a single class, which is made without being named."""
 MAX_NAME = 1000
 """Characters of a name: CLIP reads 77 tokens, so whatever is longer is no name."""
 _MAX_FILE_BYTES = 64 << 20

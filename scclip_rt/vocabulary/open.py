@@ -12,7 +12,7 @@ from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_sidecar import source_sha256
 from scclip_rt.errors import OptionError
 from scclip_rt.vocabulary.background_words import BACKGROUND, add_words, background_words
-from scclip_rt.vocabulary.classes import Classes, find_background, only_class, parse_classes
+from scclip_rt.vocabulary.classes import EMPTY_TEXT, Classes, find_background, only_class, parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
 from scclip_rt.vocabulary.prompts import EncodePrompts, PromptEncoder
@@ -219,7 +219,7 @@ def parse_with_background(
                 _warn_of_only_class(
                     tuple(parsed[0]), "It gets every pixel that is nearer to it than the empty text"
                 )
-            return ParsedClasses(classes=(*parsed, ("",)), background=1, added=True)
+            return ParsedClasses(classes=(*parsed, EMPTY_TEXT), background=1, added=True)
         if warn and len(parsed) == 1 and index is None:
             _warn_of_only_class(tuple(parsed[0]))
         return ParsedClasses(classes=parsed, background=index)

@@ -87,8 +87,8 @@ def _float32(tensor: Tensor, name: str, file: Path) -> Tensor:
         "without values (meta)": tensor.is_meta,
         "nested": tensor.is_nested,
     }
-    if any(odd.values()):
-        what = next(kind for kind, is_so in odd.items() if is_so)
+    what = next((kind for kind, is_so in odd.items() if is_so), None)
+    if what is not None:
         raise CheckpointError(f"{file}: tensor {name} is {what}; save the weights as dense float tensors")
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
