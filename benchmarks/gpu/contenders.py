@@ -12,6 +12,7 @@ from benchmarks.gpu.run import Row, Run
 from benchmarks.gpu.torch_models import DenseDecode, Encoder, Photo, logits_of, unit_text, windows_of
 from synthetic import scene
 
+AUTOTUNED = "max-autotune-no-cudagraphs"
 COMPILATION = 60.0
 """Seconds left for a compilation, with the minute that every row has: a row that is cut off in it counts as failed."""
 
@@ -110,6 +111,7 @@ def eager_contenders(subject: Subject) -> Iterator[Contender]:
         yield of("eager", precision)
         # Not on a CPU: the interpreter takes minutes, and the kernels have rows of their own.
         yield of("kernels", precision, kernels="triton")
+        yield of("all kernels", precision, kernels="triton", trunk="triton")
     for precision in narrow or ("fp32",):
         yield of("plain eager", precision, "none")
 
@@ -119,9 +121,11 @@ def compiled_contenders(subject: Subject) -> Iterator[Contender]:
     windows, on_gpu = subject.run.args.windows, subject.run.clock.on_gpu
     precision, sizes = ("fp16", (6, 32, 64)) if on_gpu else ("fp32", tuple(windows))
     # On a CPU the compiler proper takes minutes and says nothing about GPUs: its front end is what CI can check.
-    how: Row = {"dynamic": False} if on_gpu else {"backend": "eager"}
+    static: Row = {"dynamic": False} if on_gpu else {"backend": "eager"}
 
-    def of(name: str, sizes: tuple[int, ...], method: str = "scclip", **options: Any) -> Contender:
+    def of(
+        name: str, sizes: tuple[int, ...], method: str = "scclip", how: Row = static, **options: Any
+    ) -> Contender:
         return Contender(
             name=f"{name} {precision}",
             precision=precision,
@@ -136,3 +140,6 @@ def compiled_contenders(subject: Subject) -> Iterator[Contender]:
     if on_gpu:
         yield of("kernels, compiled", (6, 32), kernels="triton")
         yield of("plain compiled", (32,), "none")
+        yield of("all kernels, compiled", (6, 32, 64), kernels="triton", trunk="triton")
+        # The compiler's own search: its products with QuickGELU inside, where they beat cuBLAS's and a kernel behind.
+        yield of("kernels, autotuned", (64,), kernels="triton", how=static | {"mode": AUTOTUNED})

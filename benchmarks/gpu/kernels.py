@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.clock import Clock, CudaGraph
 from benchmarks.gpu.models import (  # which lets tests/oracles be found
     ARCHITECTURES,
     DTYPES,
@@ -24,6 +24,10 @@ from oracles.kernels import (
     decided_by_similarity,
     repair_oracle,
 )
+from scclip_kernels.fastest import CALIBRATION, TRUNK
+
+CALLS = 10
+"""In one CUDA graph, whose time is divided by them."""
 
 # Two sums of the same numbers in another order may fall on either side of a threshold that is near. Patches with
 # such a tie are not compared: one similarity more or less is far more than rounding.
@@ -42,7 +46,7 @@ class Size(NamedTuple):
 def kernel_sizes(arch: str, *, quick: bool) -> Iterator[Size]:
     """The grids of a model's windows in every precision, and of whole images in fp16, alone and in batches."""
     if quick:
-        yield Size(36, 2, "fp32")
+        yield from (Size(36, 2, precision) for precision in ("fp32", "fp16"))
         return
     _, _, patch, resolution, *_ = ARCHITECTURES[arch]
     own = (resolution // patch) ** 2
@@ -56,26 +60,29 @@ class Case:
     """One operation on one size.
 
     Attributes:
-        triton: the Triton kernel, as the model calls it.
+        triton: the Triton kernel, as the model calls it: one tensor or several.
         reference: plain torch on the same tensors.
-        oracle: plain torch in float64 on the same numbers, for one window (its index), with the patches to compare.
+        oracle: plain torch in float64 on the same numbers, for one window (its index), with the patches to compare;
+            several tensors are one behind the other.
         moved: bytes that have to be read and written.
+        flops: of a product that is the most of it; else 0.
     """
 
-    triton: Callable[[], Tensor]
-    reference: Callable[[], Tensor]
+    triton: Callable[[], Tensor | tuple[Tensor, ...]]
+    reference: Callable[[], Tensor | tuple[Tensor, ...]]
     oracle: Callable[[int], Oracle]
     moved: int
+    flops: int = 0
 
 
-def kernel_row(clock: Clock, kernel: str, arch: str, size: Size, *, copy_rate: float) -> dict[str, Any]:
+def kernel_row(clock: Clock, kernel: str, arch: str, size: Size, ceilings: dict[str, Any]) -> dict[str, Any]:
     """Check one kernel, then time it beside plain and compiled torch.
 
     Returns:
         `error` and `reference_error` against the oracle, over `patches_compared` (a share: the others have a tie),
         what is `allowed` and whether the kernel is `sound`; if it is,
-        milliseconds of the kernel, of plain torch, of compiled torch (fp16, six windows) and the share of the copy
-        ceiling.
+        milliseconds of the kernel, of plain torch, of compiled torch (fp16, six windows), of ten calls in a CUDA graph
+        divided by ten, and the shares of the ceilings of copies and, for a product, of products.
     """
     case = _CASES[kernel](_Tensors.of(arch, size, clock.device))
     error, reference_error, compared = _distances(case, size.windows)
@@ -91,7 +98,18 @@ def kernel_row(clock: Clock, kernel: str, arch: str, size: Size, *, copy_rate: f
         torch._dynamo.reset()  # every size is a compilation, and there is a limit
         compiled = torch.compile(case.reference, dynamic=False)
         row["compiled_milliseconds"] = clock.device_time(compiled)
-    row["of_copy_ceiling"] = case.moved / (row["milliseconds"]["p50"] / 1000) / copy_rate
+    best = row["milliseconds"]["p50"]
+    if clock.on_gpu:  # alone, the launch is the most of it
+        for name, call in (
+            ("graph_milliseconds", case.triton),
+            ("reference_graph_milliseconds", case.reference),
+        ):
+            taken = clock.device_time(CudaGraph(lambda call=call: [call() for _ in range(CALLS)]))
+            row[name] = {key: value / CALLS for key, value in taken.items()}
+        best = row["graph_milliseconds"]["p50"]
+    row["of_copy_ceiling"] = case.moved / (best / 1000) / ceilings["copy"]["device"]
+    if case.flops:
+        row["of_gemm_ceiling"] = case.flops / (best / 1000) / ceilings[size.precision]["flops_per_second"]
     return row
 
 
@@ -101,7 +119,10 @@ def _distances(case: Case, windows: int) -> tuple[float, float, float]:
     Window by window, because float64 takes eight bytes for each of N × N × heads numbers. What is not a number is
     infinitely far.
     """
-    found = case.triton(), case.reference()
+    found = [
+        torch.cat([part.double() for part in result]) if isinstance(result, tuple) else result
+        for result in (case.triton(), case.reference())
+    ]
     parts = found[0].shape[0] // windows  # two results, one behind the other, have the windows twice
     farthest, square, count, compared = [0.0, 0.0], 0.0, 0, 0.0
     for window in range(windows):
@@ -215,10 +236,8 @@ def _outlier_repair(t: _Tensors) -> Case:
         return repaired, torch.ones_like(own, dtype=torch.bool)  # both sides rank the same scores
 
     return Case(
-        triton=lambda: torch.cat(outlier_repair.repair_outliers(t.tokens, t.guide, scores, **options)),
-        reference=lambda: torch.cat(
-            outlier_repair.repair_outliers_reference(t.tokens, t.guide, scores, **options)
-        ),
+        triton=lambda: outlier_repair.repair_outliers(t.tokens, t.guide, scores, **options),
+        reference=lambda: outlier_repair.repair_outliers_reference(t.tokens, t.guide, scores, **options),
         oracle=oracle,
         moved=4 * t.wide_bytes,
     )
@@ -258,11 +277,69 @@ def _attention(t: _Tensors) -> Case:
     )
 
 
+def _add_layer_norm(t: _Tensors) -> Case:
+    from scclip_kernels.triton import residual_norm
+
+    width = t.tokens.shape[-1]
+    weight, bias = t.guide[0, 0], t.guide[0, 1]
+    rows, delta = t.tokens.flatten(0, 1), t.features.flatten(0, 1)
+
+    def oracle(window: int) -> Oracle:
+        total = t.wide(window)[0] + t.averaged(window)
+        norm = torch.nn.functional.layer_norm(total, (width,), weight.double(), bias.double(), 1e-5)
+        return torch.cat([total, norm]), torch.ones(total.shape[:2], dtype=torch.bool, device=total.device)
+
+    def windows(results: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(result.view(t.tokens.shape) for result in results)
+
+    arguments = rows, delta, weight, bias, 1e-5, t.features.dtype
+    return Case(
+        triton=lambda: windows(residual_norm.add_layer_norm(*arguments)),
+        reference=lambda: windows(residual_norm.add_layer_norm_reference(*arguments)),
+        oracle=oracle,
+        moved=2 * t.wide_bytes + 2 * t.bytes,
+    )
+
+
+def _linear_quick_gelu(t: _Tensors) -> Case:
+    from scclip_kernels.triton import linear
+
+    width, rows = t.tokens.shape[-1], t.features.flatten(0, 1)
+    make = torch.Generator().manual_seed(1)
+    drawn = torch.randn(4 * width, width, generator=make) / width**0.5, torch.randn(4 * width, generator=make)
+    weight, bias = (x.to(device=rows.device, dtype=rows.dtype) for x in drawn)
+
+    def oracle(window: int) -> Oracle:
+        h = torch.nn.functional.linear(t.averaged(window), weight.double(), bias.double())
+        return h * torch.sigmoid(1.702 * h), torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
+
+    def windows(result: Tensor) -> Tensor:
+        return result.view(*t.tokens.shape[:2], 4 * width)
+
+    return Case(
+        triton=lambda: windows(linear.linear_quick_gelu(rows, weight, bias)),
+        reference=lambda: windows(linear.linear_quick_gelu_reference(rows, weight, bias)),
+        oracle=oracle,
+        moved=5 * t.bytes + weight.numel() * weight.element_size(),
+        flops=2 * rows.shape[0] * weight.numel(),
+    )
+
+
+KERNELS = tuple(sorted(CALIBRATION | TRUNK))
+
+
+def runs_in(kernel: str, precision: str) -> bool:
+    """Whether there is such a kernel: products of float32 have none with QuickGELU."""
+    return kernel != "linear_quick_gelu" or precision != "fp32"
+
+
 _CASES: dict[str, Callable[[_Tensors], Case]] = {
     "anomaly": _anomaly,
     "outlier_repair": _outlier_repair,
     "aggregate": _aggregate,
     "attention": _attention,
+    "add_layer_norm": _add_layer_norm,
+    "linear_quick_gelu": _linear_quick_gelu,
 }
 
 

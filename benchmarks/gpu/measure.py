@@ -33,17 +33,16 @@ def measure_ceilings(run: Run) -> None:
 def measure_kernels(run: Run) -> None:
     """Every Triton kernel against its oracle, then the clock."""
     try:
-        from benchmarks.gpu.kernels import kernel_row, kernel_sizes
+        from benchmarks.gpu.kernels import KERNELS, kernel_row, kernel_sizes, runs_in
         from scclip_kernels import triton  # noqa: F401
     except ImportError as error:
         skip(run, {"question": "kernel", "kernel": "all"}, f"not here: {error}")
         return
     for arch in run.args.arch:
         for size in kernel_sizes(arch, quick=run.args.quick):
-            for kernel in ("anomaly", "outlier_repair", "aggregate", "attention"):
+            for kernel in (kernel for kernel in KERNELS if runs_in(kernel, size.precision)):
                 base = {"question": "kernel", "kernel": kernel, "arch": arch, **size._asdict()}
-                rate = run.ceilings["copy"]["device"]
-                row = run.attempt(base, partial(kernel_row, run.clock, kernel, arch, size, copy_rate=rate))
+                row = run.attempt(base, partial(kernel_row, run.clock, kernel, arch, size, run.ceilings))
                 free_memory(run)
                 if row is not None and row.get("sound") is False:
                     far = f"{row['error']:.2e} from the oracle, allowed {row['allowed']:.2e}"

@@ -135,7 +135,17 @@ def decode_table(rows: Sequence[Row]) -> str:
 
 def kernel_table(rows: Sequence[Row]) -> str:
     """Errors and times of each kernel."""
-    header = ("", "error", "kernel ms", "torch ms", "compiled ms", "of the copy ceiling")
+    header = (
+        "",
+        "error",
+        "kernel ms",
+        "torch ms",
+        "compiled ms",
+        "kernel in a CUDA graph, ms",
+        "torch in one, ms",
+        "of the copy ceiling",
+        "of the GEMM ceiling",
+    )
     return markdown(header, map(_kernel_line, rows))
 
 
@@ -147,8 +157,9 @@ def _kernel_line(row: Row) -> list[str]:
     if "error" in row:
         told = f"{row['error']:.1e} (allowed {row['allowed']:.1e})"
     keys = ("milliseconds", "reference_milliseconds", "compiled_milliseconds")
+    keys += ("graph_milliseconds", "reference_graph_milliseconds")
     times = (figure(row[key]["p50"]) if key in row else "" for key in keys)
-    return [name, told, *times, _share(row.get("of_copy_ceiling"))]
+    return [name, told, *times, _share(row.get("of_copy_ceiling")), _share(row.get("of_gemm_ceiling"))]
 
 
 NO_RUN = "No GPU has run this yet. `python -m benchmarks.gpu` checks and times everything where there is one."

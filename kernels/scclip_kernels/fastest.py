@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 
 Kernels = Literal["reference", "triton", "auto"]
-OPERATIONS = frozenset({"anomaly", "outlier_repair", "aggregate", "attention"})
+CALIBRATION = frozenset({"anomaly", "outlier_repair", "aggregate", "attention"})
+TRUNK = frozenset({"add_layer_norm", "linear_quick_gelu"})
 
 
 def check_kernels(kernels: str) -> None:
@@ -34,14 +35,21 @@ def check_kernels(kernels: str) -> None:
 
 
 def use_triton(
-    kernels: Kernels, *, device: torch.device, dtype: torch.dtype, num_patches: int, num_windows: int
+    kernels: Kernels,
+    *,
+    operations: frozenset[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    num_patches: int,
+    num_windows: int,
 ) -> bool:
-    """Whether to run the calibration in Triton.
+    """Whether to run operations in Triton.
 
     Args:
         kernels: what was asked for; `auto` goes by the table, and never leaves plain torch off a GPU.
+        operations: those that it is about, by the table's names: `CALIBRATION` or `TRUNK`.
         device: of the tokens.
-        dtype: of the products of attention and aggregation.
+        dtype: of the operations' products.
         num_patches: N.
         num_windows: B.
     """
@@ -50,7 +58,7 @@ def use_triton(
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "")
-    return faster_in_triton(measured(), precision, num_patches, num_windows)
+    return faster_in_triton(measured(), operations, precision, num_patches, num_windows)
 
 
 @cache
@@ -60,14 +68,16 @@ def measured() -> dict[str, Any]:
     return table
 
 
-def faster_in_triton(table: dict[str, Any], precision: str, num_patches: int, num_windows: int) -> bool:
-    """Whether the four operations together took less time in Triton, at the measured size that is nearest.
+def faster_in_triton(
+    table: dict[str, Any], operations: frozenset[str], precision: str, num_patches: int, num_windows: int
+) -> bool:
+    """Whether operations together took less time in Triton, at the measured size that is nearest.
 
     Nearest in N first, then in B, both as ratios. A table without a measurement, one that lacks an operation at that
     size, and one with an operation whose numbers were wrong all mean plain torch.
     """
     rows = [row for row in table["choices"] if row["precision"] == precision]
-    if table["measured_on"] is None or OPERATIONS & set(table["unsound"]) or not rows:
+    if table["measured_on"] is None or operations & set(table["unsound"]) or not rows:
         return False
 
     def distance(row: dict[str, Any]) -> tuple[float, float]:
@@ -78,8 +88,8 @@ def faster_in_triton(table: dict[str, Any], precision: str, num_patches: int, nu
     times: dict[str, dict[str, float]] = {
         row["kernel"]: row["milliseconds"] for row in rows if distance(row) == nearest
     }
-    if not times.keys() >= OPERATIONS:
+    if not times.keys() >= operations:
         return False
-    return sum(times[name]["triton"] for name in OPERATIONS) < sum(
-        times[name]["reference"] for name in OPERATIONS
+    return sum(times[name]["triton"] for name in operations) < sum(
+        times[name]["reference"] for name in operations
     )

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from scclip_kernels.fastest import OPERATIONS, check_kernels, faster_in_triton, measured, use_triton
+from scclip_kernels.fastest import (
+    CALIBRATION,
+    TRUNK,
+    check_kernels,
+    faster_in_triton,
+    measured,
+    use_triton,
+)
 
 
 def table(**milliseconds: tuple[float, float]) -> dict:
@@ -17,7 +24,7 @@ def table(**milliseconds: tuple[float, float]) -> dict:
         {"kernel": name, "patches": int(size.split("_")[1]), "windows": int(size.split("_")[2]), "precision": "fp16",
          "milliseconds": {"triton": triton / 4, "reference": reference / 4}}
         for size, (triton, reference) in milliseconds.items()
-        for name in OPERATIONS
+        for name in CALIBRATION
     ]  # fmt: skip
     return {"format_version": 1, "measured_on": {"gpu": "made up"}, "choices": rows, "unsound": []}
 
@@ -31,32 +38,46 @@ def test_the_table_that_ships_is_a_measurement() -> None:
     assert measured()["unsound"] == []
     sizes = {(row["patches"], row["windows"]) for row in measured()["choices"] if row["precision"] == "fp16"}
     assert {(196, 6), (256, 32), (1024, 1), (2304, 1)} <= sizes
-    assert all(faster_in_triton(measured(), "fp16", *size) for size in sizes)
-    assert not faster_in_triton(measured(), "fp32", 196, 32)
+    assert all(faster_in_triton(measured(), CALIBRATION, "fp16", *size) for size in sizes)
+    assert not faster_in_triton(measured(), CALIBRATION, "fp32", 196, 32)
 
 
 def test_auto_is_plain_torch_where_nothing_was_measured() -> None:
     empty = {"format_version": 1, "measured_on": None, "choices": [], "unsound": []}
-    assert not faster_in_triton(empty, "fp16", 196, 6)
+    assert not faster_in_triton(empty, CALIBRATION, "fp16", 196, 6)
 
 
 def test_the_nearest_size_decides() -> None:
     measurements = table(size_196_6=(2, 1), size_196_64=(1, 2), size_1024_6=(1, 3))
-    assert not faster_in_triton(measurements, "fp16", 196, 8)
-    assert faster_in_triton(measurements, "fp16", 256, 50)
-    assert faster_in_triton(measurements, "fp16", 900, 1)
-    assert not faster_in_triton(measurements, "fp32", 900, 1)
+    assert not faster_in_triton(measurements, CALIBRATION, "fp16", 196, 8)
+    assert faster_in_triton(measurements, CALIBRATION, "fp16", 256, 50)
+    assert faster_in_triton(measurements, CALIBRATION, "fp16", 900, 1)
+    assert not faster_in_triton(measurements, CALIBRATION, "fp32", 900, 1)
 
 
 def test_wrong_numbers_or_gaps_are_never_chosen() -> None:
     measurements = table(size_196_6=(1, 2))
-    assert faster_in_triton(measurements, "fp16", 196, 6)
-    assert not faster_in_triton(measurements | {"unsound": ["aggregate"]}, "fp16", 196, 6)
-    assert not faster_in_triton(measurements | {"choices": measurements["choices"][1:]}, "fp16", 196, 6)
+    assert faster_in_triton(measurements, CALIBRATION, "fp16", 196, 6)
+    assert not faster_in_triton(measurements | {"unsound": ["aggregate"]}, CALIBRATION, "fp16", 196, 6)
+    assert not faster_in_triton(
+        measurements | {"choices": measurements["choices"][1:]}, CALIBRATION, "fp16", 196, 6
+    )
+
+
+def test_the_operations_of_the_trunk_are_chosen_by_themselves() -> None:
+    measurements = table(size_196_6=(2, 1))
+    assert not faster_in_triton(measurements, TRUNK, "fp16", 196, 6)
+    size = {"patches": 196, "windows": 6, "precision": "fp16"}
+    measurements["choices"] += [
+        size | {"kernel": name, "milliseconds": {"triton": 1, "reference": 2}} for name in TRUNK
+    ]
+    assert faster_in_triton(measurements, TRUNK, "fp16", 196, 6)
+    assert not faster_in_triton(measurements, CALIBRATION, "fp16", 196, 6)
 
 
 def test_auto_stays_in_torch_off_the_gpu() -> None:
-    options = {"device": torch.device("cpu"), "dtype": torch.float16, "num_patches": 196, "num_windows": 6}
+    options = {"operations": CALIBRATION, "device": torch.device("cpu"), "dtype": torch.float16,
+               "num_patches": 196, "num_windows": 6}  # fmt: skip
     assert not use_triton("auto", **options)
     assert use_triton("triton", **options)
     assert not use_triton("reference", **options)

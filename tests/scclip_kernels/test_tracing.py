@@ -84,6 +84,59 @@ def test_torch_compile_takes_the_calibration_as_one_graph(dynamic: bool) -> None
     assert (result.shape, result.dtype, result.device.type) == (tokens.shape, torch.float16, "cuda")
 
 
+def trunk(tokens, delta, norm_weight, norm_bias, weight, bias):
+    total, normed = operations.add_layer_norm(tokens, delta, norm_weight, norm_bias, 1e-5, torch.float16)
+    _, alone = operations.add_layer_norm(total, None, norm_weight, norm_bias, 1e-5, torch.float16)
+    return total, operations.linear_quick_gelu(normed + alone, weight, bias)
+
+
+def test_the_trunk_between_its_products_is_kernels() -> None:
+    with FakeTensorMode():
+        tokens = torch.empty(197, 768, device="cuda")
+        delta = torch.empty(197, 768, dtype=torch.float16, device="cuda")
+        norm = torch.empty(768, device="cuda"), torch.empty(768, device="cuda")
+        weight = torch.empty(3072, 768, dtype=torch.float16, device="cuda")
+        bias = torch.empty(3072, dtype=torch.float16, device="cuda")
+        names = kernels_of(trunk, tokens, delta, *norm, weight, bias)
+        total, hidden = trunk(tokens, delta, *norm, weight, bias)
+    assert names == ["_add_layer_norm_kernel", "_add_layer_norm_kernel", "_linear_quick_gelu_kernel"]
+    assert (total.shape, total.dtype) == (tokens.shape, torch.float32)
+    assert (hidden.shape, hidden.dtype) == ((197, 3072), torch.float16)
+
+
 def test_tensors_on_the_cpu_are_refused_without_the_interpreter() -> None:
     with pytest.raises(ValueError, match="needs tensors on an NVIDIA GPU; got cpu"):
         operations.anomaly_scores(torch.randn(1, 49, 8))
+
+
+def test_torch_compile_takes_an_encoder_on_kernels_as_one_graph(micro_clip) -> None:
+    from scclip_export.model.calibration import CalibrationConfig
+    from scclip_export.model.dtypes import POLICIES
+    from scclip_export.model.encoder import CalibratedEncoder
+
+    graphs = []
+
+    def compiler(module: torch.fx.GraphModule, _) -> torch.fx.GraphModule:
+        graphs.append(names_in(module.graph))
+        return module
+
+    calibration = CalibrationConfig(pre_layer=2, post_layer=1, fusion_layers=(1, 3), cls_residual=0.3)
+    options = {"grid": (6, 7), "policy": POLICIES["fp16"], "kernels": "triton", "trunk": "triton"}
+    encoder = CalibratedEncoder(micro_clip.visual, calibration, **options).requires_grad_(False).eval()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad():
+        encoder = encoder.to("cuda")
+        torch._dynamo.reset()
+        compiled = torch.compile(
+            lambda windows: encoder.encode(encoder.trunk(windows), 6, 7)[0],
+            fullgraph=True,
+            dynamic=False,
+            backend=aot_autograd(fw_compiler=compiler),
+        )
+        compiled(torch.empty(2, 96, 112, 3, dtype=torch.uint8, device="cuda"))
+    torch._dynamo.reset()
+    blocks = len(encoder.blocks)
+    (names,) = graphs
+    assert names.count("_linear_quick_gelu_kernel") == blocks
+    assert names.count("_add_layer_norm_kernel") == 2 * blocks
+    assert names.count("_repair_kernel") == 1

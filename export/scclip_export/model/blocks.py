@@ -42,6 +42,12 @@ def scaled_linear(layer: nn.Linear, scale: nn.Module, dtype: torch.dtype) -> nn.
     return linear_copy(layer.weight * gamma.unsqueeze(1), layer.bias * gamma, dtype)
 
 
+def is_quick_gelu(activation: nn.Module) -> bool:
+    """Whether an activation is x · sigmoid(1.702 x)."""
+    x = torch.linspace(-4.0, 4.0, 9, device="cpu")
+    return torch.allclose(activation(x), x * torch.sigmoid(1.702 * x), atol=1e-6)
+
+
 def attention_operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """`scaled_attention` as one ONNX operator (Attention, opset 23).
 
@@ -132,15 +138,17 @@ class Block(nn.Module):
 
     def tap(self, x: Tensor, length: int) -> Tap:
         """Queries, keys and values of tokens (B * N, D)."""
-        width = x.shape[-1]
         normed = self.ln_1(x)
-        query, key, value = (
-            x.to(self.policy.attention)
-            .view(-1, length, self.num_heads, width // self.num_heads)
-            .transpose(1, 2)
-            for x in self._project(normed.to(self.policy.linear))
-        )
+        query, key, value = self.heads(normed.to(self.policy.linear), length)
         return Tap(normed=normed, query=query, key=key, value=value)
+
+    def heads(self, normed: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, N, D / heads) of ln_1's rows (B * N, D)."""
+        per_head = (-1, length, self.num_heads, normed.shape[-1] // self.num_heads)
+        query, key, value = (
+            x.to(self.policy.attention).view(*per_head).transpose(1, 2) for x in self._project(normed)
+        )
+        return query, key, value
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add what was attended (B, heads, N, D / heads) to tokens (B * N, D), then the MLP."""
@@ -150,8 +158,12 @@ class Block(nn.Module):
 
     def attention_output(self, attended: Tensor) -> Tensor:
         """The output projection with its bias: (B, heads, N, D / heads) → (B * N, D)."""
+        return self.attention_product(attended).to(self.policy.residual)
+
+    def attention_product(self, attended: Tensor) -> Tensor:
+        """`attention_output` in the dtype of the product."""
         rows = attended.transpose(1, 2).reshape(-1, attended.shape[1] * attended.shape[3])
-        return self.out_proj(rows.to(self.policy.linear)).to(self.policy.residual)
+        return self.out_proj(rows.to(self.policy.linear))
 
     def _project(self, y: Tensor) -> Sequence[Tensor]:
         """Return queries, keys and values of tokens: (B * N, D) → three of the same shape."""

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scclip_export.model.blocks import Block, LastBlock, PatchEmbedding, SplitLastBlock, Tap, linear_copy
+from scclip_export.model.blocks import (
+    Block,
+    LastBlock,
+    PatchEmbedding,
+    SplitLastBlock,
+    Tap,
+    is_quick_gelu,
+    linear_copy,
+)
 from scclip_export.model.calibration import CalibrationConfig, SfpConfig, calibrate
 from scclip_export.model.dtypes import FLOAT32, DtypePolicy
 from scclip_export.model.geometry import CLIP_MEAN, CLIP_STD
@@ -19,7 +27,7 @@ from scclip_export.model.last_block import DenseLastBlock, ValuePath
 from scclip_export.model.parts import LastBlockParts, StreamParts
 from scclip_export.model.stream import stream
 from scclip_kernels import Attention, scaled_attention, unit_rows
-from scclip_kernels.fastest import Kernels, check_kernels, use_triton
+from scclip_kernels.fastest import CALIBRATION, TRUNK, Kernels, check_kernels, use_triton
 from scclip_kernels.operations import Operations, TorchOperations
 from scclip_kernels.wide import wide
 
@@ -63,6 +71,8 @@ class CalibratedEncoder(nn.Module):
         kernels: what SC-CLIP's calibration runs on: `reference` (plain torch, what is traced), `triton` (a GPU), or
             `auto` (what was measured to be faster, see `scclip_kernels.fastest`). Other methods have no kernels: a
             warning says so where `triton` is asked for.
+        trunk: what the blocks before the last run on between their products, alike; `triton` fuses sums with norms,
+            and QuickGELU with its product, and wants a narrow policy and a method that reads only block outputs.
         operations: other operations to run the calibration on, such as `scclip_export.engines.plugins.nodes`; None
             goes by `kernels`.
     """
@@ -81,13 +91,15 @@ class CalibratedEncoder(nn.Module):
         policy: DtypePolicy = FLOAT32,
         attend: Attention = scaled_attention,
         kernels: Kernels = "reference",
+        trunk: Kernels = "reference",
         operations: Operations | None = None,
     ) -> None:
         super().__init__()
         check_kernels(kernels)
+        check_kernels(trunk)
         if kernels == "triton" and (isinstance(parts, SfpConfig) or not isinstance(parts, CalibrationConfig)):
             _log.warning("no part of this method has a Triton kernel: it runs on plain torch")
-        self.kernels, self.operations, self.attend = kernels, operations, attend
+        self.kernels, self.trunk_kernels, self.operations, self.attend = kernels, trunk, operations, attend
         blocks = list(visual.transformer.resblocks)
         self.parts, self.grid, self.debug_outputs, self.policy = parts, grid, debug_outputs, policy
         self.embedding = PatchEmbedding(visual, mean, std, policy, rule=parts.positions, pads=parts.pads)
@@ -95,6 +107,12 @@ class CalibratedEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(block, policy, attend) for block in blocks[:-1])
         self.last: Any = _last_block(blocks[-1], parts, policy, attend)
         self.tapped = parts.taps(len(blocks))
+        if trunk == "triton" and not self._can_fuse:
+            raise ValueError(
+                "trunk='triton' needs products in float16 or bfloat16 and a method that reads nothing inside the "
+                "blocks before the last; use trunk='reference'"
+            )
+        self.quick_gelu = trunk != "reference" and is_quick_gelu(blocks[0].mlp.gelu)
         self.ln_post = visual.ln_post
         self.proj = linear_copy(visual.proj.T, getattr(visual, "proj_bias", None), policy.linear)
         if grid is not None:
@@ -157,10 +175,16 @@ class CalibratedEncoder(nn.Module):
         positions = self.fixed_positions if self.grid else self.embedding.positions(rows, columns)
         tokens = self.ln_pre(self.embedding(windows, positions))
         length, width = 1 + rows * columns, tokens.shape[-1]
+        blocks: Any = self.blocks
+        if self._fuses(tokens, length):
+            from scclip_export.model.fused import run_fused
+
+            return Trunk(
+                [x.view(-1, length, width) for x in run_fused(blocks, tokens, length, self.quick_gelu)]
+            )
         hidden: list[Tensor] = []
         taps: dict[int, Tap] = {}
         salience = None
-        blocks: Any = self.blocks
         for index, block in enumerate(blocks):
             if index in self.tapped:
                 taps[index] = tap = block.tap(tokens, length)
@@ -171,6 +195,22 @@ class CalibratedEncoder(nn.Module):
                 tokens = block(tokens, length)
             hidden.append(tokens.view(-1, length, width))
         return Trunk(hidden, taps, salience)
+
+    @property
+    def _can_fuse(self) -> bool:
+        """Whether the trunk can run on kernels: they take narrow products, and keep no queries, keys or values."""
+        return self.policy.linear.itemsize < 4 and not (self.tapped or self._wants_salience)
+
+    def _fuses(self, tokens: Tensor, length: int) -> bool:
+        """Whether the trunk runs on kernels for tokens (B * N, D), `length` being N."""
+        return self._can_fuse and use_triton(
+            self.trunk_kernels,
+            operations=TRUNK,
+            device=tokens.device,
+            dtype=self.policy.linear,
+            num_patches=length - 1,
+            num_windows=tokens.shape[0] // length,
+        )
 
     @property
     def _wants_salience(self) -> bool:
@@ -211,6 +251,7 @@ class CalibratedEncoder(nn.Module):
             and not isinstance(self.parts, SfpConfig)
             and use_triton(
                 self.kernels,
+                operations=CALIBRATION,
                 device=tokens.device,
                 dtype=self.policy.attention,
                 num_patches=length - 1,

@@ -14,7 +14,9 @@ from scclip_kernels.triton import (
     attention,
     finite,
     halves,
+    linear,
     outlier_repair,
+    residual_norm,
     resizing,
     similarity,
 )
@@ -89,6 +91,8 @@ def model_variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
     """What the torch model launches, for contiguous tensors whose width is a multiple of 16."""
     for dtype in dtypes:
         yield from _of_dtype(dtype)
+        if dtype != "fp32":
+            yield from _of_trunk(dtype)
     halved = {"pair": "*fp16", "scale": "*fp32", "square": "*fp32"}
     widths: dict[str, Any] = {"aligned": frozenset({"width"})}
     constants = {"BLOCK_N": similarity.MEAN_BLOCK_N, "BLOCK_D": similarity.MEAN_BLOCK_D}
@@ -132,7 +136,8 @@ def _of_dtype(dtype: str) -> Iterator[Variant]:
     }
     blocks = {name: getattr(outlier_repair, name) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_D")}
     constants = {"patches_d": 1, "guide_d": 1, **blocks}
-    yield _variant("outlier_repair", outlier_repair._repair_kernel, types, constants, **options)
+    repair = outlier_repair._repair_kernel
+    yield _variant("outlier_repair", repair, types, constants, max_registers=128, **options)
 
     types = factors | {
         "scratch": "*fp32",
@@ -157,6 +162,25 @@ def _of_dtype(dtype: str) -> Iterator[Variant]:
     types = {"key": narrow, "value": narrow, "out": narrow, "value_sum": narrow, "scale": "fp32"}
     constants = {"key_d": 1, "value_d": 1, "PASSES": 2, "HEAD": 64, **blocks}
     yield _variant("attend_by_key", attention._attend_by_key_kernel, types, constants, **options, **launch)
+
+
+def _of_trunk(dtype: str) -> Iterator[Variant]:
+    """Sums with norms, and the product with QuickGELU."""
+    narrow, notes, aligned = f"*{dtype}", {"dtype": dtype}, frozenset({"width", "outer"})
+    types = dict.fromkeys(("x", "weight", "bias", "out_sum"), "*fp32")
+    types |= {"delta": narrow, "out_norm": narrow, "eps": "fp32"}
+    constants: dict[str, Any] = {"ROWS": residual_norm.ROWS, "BLOCK_D": 1024, "ADDED": True}
+    options: dict[str, Any] = {"notes": notes, "aligned": aligned, "num_warps": residual_norm.WARPS}
+    yield _variant("add_layer_norm", residual_norm._add_layer_norm_kernel, types, constants, **options)
+    types = dict.fromkeys(("x", "weight", "bias", "out"), narrow)
+    for name, sizes, targets in (
+        ("linear_quick_gelu", linear.SIZES, _OTHERS),
+        ("linear_quick_gelu_hopper", linear.HOPPER, _HOPPER),
+    ):
+        blocks, launch = _launch_of(sizes)
+        constants = {"GROUP": linear.GROUP, "EVEN": True, **blocks}
+        launch |= {"notes": notes, "aligned": aligned, "targets": targets}
+        yield _variant(name, linear._linear_quick_gelu_kernel, types, constants, **launch)
 
 
 def _averages(wide: bool) -> Iterator[tuple[str, _Sizes, _Sizes, frozenset[int] | None, bool]]:

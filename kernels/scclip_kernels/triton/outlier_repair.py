@@ -3,7 +3,8 @@
     outlier_i = (number of j with score_j > score_i, or equal and j < i) < m
     y_i       = mean of the sound 8-neighbours of an outlier that has any, else x_i
 
-Every program ranks its own patches and their neighbours by counting, so no list of outliers is written.
+Every program copies its own patches as they lie, except the outliers among them: one in twenty, so what they cost
+hardly counts. Ranks are counted from the scores, so no list of outliers is written.
 """
 
 import torch
@@ -17,8 +18,22 @@ from scclip_kernels.outlier_repair import neighbor_weights, repair
 from scclip_kernels.triton.launch import check_shape, check_tensors, on_device_of, wrap_triton
 
 BLOCK_M = 8
-BLOCK_N = 32
-BLOCK_D = 32
+BLOCK_N = 64
+BLOCK_D = 256
+
+
+@triton.jit
+def _are_outliers(scores, place, valid, num_patches, num_outliers, BLOCK_N: tl.constexpr):
+    """Whether the patches at `place` (R,) are among the `num_outliers` of highest score; False where not `valid`."""
+    score = tl.load(scores + place, mask=valid, other=float("-inf"))
+    rank = tl.zeros_like(place)
+    for start in range(0, num_patches, BLOCK_N):
+        other = start + tl.arange(0, BLOCK_N)
+        rival = tl.load(scores + other, mask=other < num_patches, other=float("-inf"))[None, :]
+        earlier = (rival == score[:, None]) & (other[None, :] < place[:, None])
+        ahead = ((rival > score[:, None]) | earlier) & (other < num_patches)[None, :]
+        rank += tl.sum(ahead.to(tl.int32), axis=1)
+    return valid & (rank < num_outliers)
 
 
 @triton.jit
@@ -34,45 +49,50 @@ def _repair_kernel(
     """
     window = tl.program_id(1).to(tl.int64)
     scores += window * num_patches
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    patches += window * patches_b
+    guide += window * guide_b
+    out_patches += window * num_patches * width
+    out_guide += window * num_patches * width
+    own = tl.arange(0, BLOCK_M)
+    row = tl.program_id(0) * BLOCK_M + own
     row_valid = row < num_patches
-    # Nine of sixteen lanes: the 3 × 3 patches around each, itself in the middle.
-    lane = tl.arange(0, 16)
-    grid_row = row[:, None] // columns + lane[None, :] // 3 - 1
-    grid_column = row[:, None] % columns + lane[None, :] % 3 - 1
-    inside = (lane < 9)[None, :] & (grid_row >= 0) & (grid_column >= 0) & (grid_column < columns)
-    around = grid_row * columns + grid_column
-    inside = inside & (around < num_patches) & row_valid[:, None]
-    score = tl.load(scores + around, mask=inside, other=float("-inf"))
-    rank = tl.zeros((BLOCK_M, 16), tl.int32)
-    for start in range(0, num_patches, BLOCK_N):
-        other = start + tl.arange(0, BLOCK_N)
-        rival = tl.load(scores + other, mask=other < num_patches, other=float("-inf"))[None, None, :]
-        earlier = (rival == score[:, :, None]) & (other[None, None, :] < around[:, :, None])
-        ahead = (rival > score[:, :, None]) | earlier
-        rank += tl.sum((ahead & (other < num_patches)[None, None, :]).to(tl.int32), axis=2)
-    outlier = inside & (rank < num_outliers)
-    middle = (lane == 4)[None, :]
-    sound = (inside & ~outlier & ~middle).to(tl.float32)
-    count = tl.sum(sound, axis=1)
-    replace = (tl.sum((outlier & middle).to(tl.int32), axis=1) > 0) & (count > 0)
-    share = sound / tl.maximum(count, 1.0)[:, None]
-    weight = tl.where(replace[:, None], share, (inside & middle).to(tl.float32))
-    for d_start in range(0, width, BLOCK_D):
-        d = d_start + tl.arange(0, BLOCK_D)
-        valid = (weight != 0.0)[:, :, None] & (d < width)[None, None, :]
-        stored = row_valid[:, None] & (d < width)[None, :]
-        place = (window * num_patches + row)[:, None] * width + d[None, :]
-        address = (
-            window * patches_b + around.to(tl.int64)[:, :, None] * patches_n + d[None, None, :] * patches_d
-        )
-        x = tl.load(patches + address, mask=valid, other=0.0).to(tl.float32)
-        x = tl.sum(x * weight[:, :, None], axis=1)
-        tl.store(out_patches + place, x.to(out_patches.dtype.element_ty), mask=stored)
-        address = window * guide_b + around.to(tl.int64)[:, :, None] * guide_n + d[None, None, :] * guide_d
-        x = tl.load(guide + address, mask=valid, other=0.0).to(tl.float32)
-        x = tl.sum(x * weight[:, :, None], axis=1)
-        tl.store(out_guide + place, x.to(out_guide.dtype.element_ty), mask=stored)
+    outlier = _are_outliers(scores, row, row_valid, num_patches, num_outliers, BLOCK_N)
+    copied = row_valid & ~outlier
+    for start in range(0, width, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        mask = copied[:, None] & (d < width)[None, :]
+        place = row[:, None] * width + d[None, :]
+        x = tl.load(patches + row[:, None] * patches_n + d[None, :] * patches_d, mask=mask)
+        tl.store(out_patches + place, x, mask=mask)
+        x = tl.load(guide + row[:, None] * guide_n + d[None, :] * guide_d, mask=mask)
+        tl.store(out_guide + place, x, mask=mask)
+    for m in range(BLOCK_M):
+        if tl.sum(((own == m) & outlier).to(tl.int32)) > 0:
+            patch = tl.program_id(0) * BLOCK_M + m
+            # Nine of sixteen lanes: the 3 × 3 patches around it, itself in the middle.
+            lane = tl.arange(0, 16)
+            grid_row = patch // columns + lane // 3 - 1
+            grid_column = patch % columns + lane % 3 - 1
+            around = grid_row * columns + grid_column
+            inside = (lane < 9) & (grid_row >= 0) & (grid_column >= 0) & (grid_column < columns)
+            inside = inside & (around < num_patches)
+            sound = inside & ~_are_outliers(scores, around, inside, num_patches, num_outliers, BLOCK_N)
+            count = tl.sum(sound.to(tl.int32))
+            taken = tl.where(count > 0, sound, lane == 4)
+            total = tl.maximum(count, 1).to(tl.float32)
+            for start in range(0, width, BLOCK_D):
+                d = start + tl.arange(0, BLOCK_D)
+                valid = d < width
+                mask = taken[:, None] & valid[None, :]
+                place = patch * width + d
+                x = tl.load(
+                    patches + around[:, None] * patches_n + d[None, :] * patches_d, mask=mask, other=0.0
+                )
+                x = tl.sum(x.to(tl.float32), axis=0) / total
+                tl.store(out_patches + place, x.to(out_patches.dtype.element_ty), mask=valid)
+                x = tl.load(guide + around[:, None] * guide_n + d[None, :] * guide_d, mask=mask, other=0.0)
+                x = tl.sum(x.to(tl.float32), axis=0) / total
+                tl.store(out_guide + place, x.to(out_guide.dtype.element_ty), mask=valid)
 
 
 @triton_op("scclip::repair_outliers", mutates_args={})

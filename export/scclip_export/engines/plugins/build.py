@@ -46,10 +46,10 @@ def table_prefers(precision: str, *, patches: int, windows: int) -> bool:
     """
     if importlib.util.find_spec("torch") is None:
         return False
-    from scclip_kernels.fastest import faster_in_triton, measured
+    from scclip_kernels.fastest import CALIBRATION, faster_in_triton, measured
 
     engines = measured().get("engines")
-    return engines is not None and faster_in_triton(engines, precision, patches, windows)
+    return engines is not None and faster_in_triton(engines, CALIBRATION, precision, patches, windows)
 
 
 def check_plugins(trt: Any) -> None:
