@@ -224,17 +224,20 @@ def _kernels() -> list[dict[str, Any]]:
 def choice_cases() -> list[dict[str, Any]]:
     """What `auto` and `fast` pick on a CPU, from precisions held, the processor and what is installed."""
     bundle: Any = SimpleNamespace()
+    amd, intel = "AuthenticAMD", "GenuineIntel"
     processors = (
-        ["avx2"],
-        ["avx2", "avx_vnni"],
-        ["avx512_vnni", "amx_int8"],
-        ["avx512_bf16", "avx512_vnni"],
-        ["avx_ne_convert", "avx512_bf16", "amx_bf16"],
+        (amd, ["avx2"]),
+        (intel, ["avx2", "avx_vnni"]),
+        (intel, ["avx512_vnni", "amx_int8"]),
+        (amd, ["avx512_bf16", "avx512_vnni"]),
+        (intel, ["avx512_bf16", "avx512_vnni"]),
+        (intel, ["avx_ne_convert", "avx512_bf16", "amx_bf16"]),
+        ("", ["avx_ne_convert"]),
     )
     sources = (("auto", None), ("openvino", None), ("onnxruntime", None), ("auto", "cpu"))
     helds = (["fp32"], ["fp32", "int8"], ["int8"], ["fp32", "fp16"])
     cases = []
-    for held, precision, flags, openvino, (backend, provider) in itertools.product(
+    for held, precision, (vendor, flags), openvino, (backend, provider) in itertools.product(
         helds, ("auto", "fast", "fp32", "bf16", "int8"), processors, (False, True), sources
     ):
         specs = tuple(
@@ -249,15 +252,16 @@ def choice_cases() -> list[dict[str, Any]]:
             device="cpu",
             precision=precision,
             ort_provider=provider,
-            host=Host(flags=frozenset(flags), packages=packages),
+            host=Host(flags=frozenset(flags), vendor=vendor, packages=packages),
         )
         cases.append(
             {
                 "held": [spec.precision for spec in specs if "cpu" in spec.runs_on],
                 "options": [backend, precision, provider or ""],
                 "flags": flags,
+                "vendor": vendor,
                 "openvino": openvino,
-                "choice": [chosen.backend, chosen.precision],
+                "choice": [chosen.backend, chosen.precision, chosen.reason],
             }
         )
     return cases

@@ -440,8 +440,8 @@ def _run(out: Fixtures, bundle: Bundle | Path, image: np.ndarray, **settings: An
     }
 
 
-def int8_cases(out: Fixtures) -> dict[str, Any]:
-    """A small encoder in int8 (static QDQ) on both CPU libraries."""
+def int8_cases(out: Fixtures) -> list[dict[str, Any]]:
+    """Static QDQ: a small encoder on both CPU libraries; the demo's whole image on OpenVINO, bf16 beside or not."""
     bundle = build_bundle(out.folder / "int8.scclip")
     add_int8_encoder(bundle)
     rows = unit(np.random.default_rng(3), 5, 8)
@@ -458,11 +458,19 @@ def int8_cases(out: Fixtures) -> dict[str, Any]:
         ),
         out.folder / "int8.safetensors",
     )
+    demo = Bundle.open("demo")
+    save_vocabulary(method_vocabulary(demo), out.folder / "int8_demo.safetensors")
     image = scene(180, 260, 4)
-    settings = {"vocabulary": out.folder / "int8.safetensors", "precision": "int8", "threads": THREADS}
-    backends = ["onnxruntime", *(["openvino"] if _openvino_precisions() else [])]
-    return {
-        "image": out.array(image),
-        "bundle": str(bundle),
-        "backends": {name: _run(out, bundle, image, backend=name, **settings) for name in backends},
-    }
+    cases = []
+    for path, vocabulary, backend, whole in (
+        (bundle, "int8.safetensors", "onnxruntime", False),
+        (bundle, "int8.safetensors", "openvino", False),
+        (demo.path, "int8_demo.safetensors", "openvino", True),
+    ):
+        if backend == "openvino" and not _openvino_precisions():
+            continue
+        settings = {"backend": backend, "whole_image": whole, "precision": "int8", "threads": THREADS}
+        run = _run(out, path, image, vocabulary=out.folder / vocabulary, **settings)
+        of = {"image": out.array(image), "bundle": str(path), "vocabulary": vocabulary}
+        cases.append(of | {"backend": backend, "whole_image": whole} | run)
+    return cases

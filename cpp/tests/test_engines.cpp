@@ -120,16 +120,16 @@ TEST_CASE("what auto and fast pick on a CPU is Python's choice") {
         std::set<std::string> compiled = {"onnxruntime", "tensorrt"};
         if (item["openvino"].get<bool>()) compiled.insert("openvino");
         const Choice choice = Choose(options, item["held"].get<std::set<std::string>>(),
-                                     item["flags"].get<std::set<std::string>>(), compiled, [] {
+                                     item["flags"].get<std::set<std::string>>(), item["vendor"], compiled, [] {
                                          FAIL("a GPU was looked for");
                                          return EngineChoice{};
                                      });
         CAPTURE(item.dump());
         CHECK(choice.backend == item["choice"][0].get<std::string>());
         CHECK(choice.precision == item["choice"][1].get<std::string>());
-        CHECK_FALSE(choice.reason.empty());
+        CHECK(choice.reason == item["choice"][2].get<std::string>());
     }
-    CHECK(Fixtures()["choices"].size() == 800);
+    CHECK(Fixtures()["choices"].size() == 1120);
     CHECK_FALSE(ProcessorFlags().empty());
 }
 
@@ -154,7 +154,7 @@ TEST_CASE("where the bundle may hold an engine, auto picks Python's choice") {
                               "cuda:" + std::to_string(device) + " (NVIDIA L4, sm_89)"};
         };
         if (host == "not installed") find = nullptr;
-        const Choice choice = Choose(options, {"fp32"}, {"avx2"}, {"onnxruntime", "openvino", "tensorrt"},
+        const Choice choice = Choose(options, {"fp32"}, {"avx2"}, "", {"onnxruntime", "openvino", "tensorrt"},
                                      [&] { return FittingEngine(bundle, options, find); });
         CHECK(choice.backend == item["choice"][0].get<std::string>());
         CHECK(choice.precision == item["choice"][1].get<std::string>());

@@ -67,7 +67,7 @@ TEST_CASE("of the rows that agree with what is asked, the fastest") {
                       ""};
     const auto choice = [&](const OpenOptions& options) {
         return Choose(
-            options, {"fp32", "int8"}, {"avx512_vnni"}, {"onnxruntime", "openvino"}, [] { return EngineChoice{}; },
+            options, {"fp32", "int8"}, {"avx512_vnni"}, "", {"onnxruntime", "openvino"}, [] { return EngineChoice{}; },
             tuned);
     };
     OpenOptions options;
@@ -100,7 +100,7 @@ TEST_CASE("a stale or damaged answer is not used, and told") {
         CHECK(tuned.rows.empty());
         CHECK(tuned.stale.find(words) != std::string::npos);
         CHECK(tuned.stale.find("run scclip tune again") != std::string::npos);
-        const Choice choice = Choose({}, {"fp32"}, {}, {"onnxruntime"}, [] { return EngineChoice{}; }, tuned);
+        const Choice choice = Choose({}, {"fp32"}, {}, "", {"onnxruntime"}, [] { return EngineChoice{}; }, tuned);
         CHECK(choice.reason.find(tuned.stale) != std::string::npos);
     };
     refused("/cores", 999, "ran on 999 cores");

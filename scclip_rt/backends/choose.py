@@ -20,7 +20,13 @@ from typing import Literal
 
 from scclip_rt.backends.base import GridChoice
 from scclip_rt.backends.gpu import Gpu
-from scclip_rt.backends.processor import BF16_FLAGS, INT8_FLAGS, processor_flags
+from scclip_rt.backends.processor import (
+    BF16_FLAGS,
+    INT8_FLAGS,
+    gaining_bf16,
+    processor_flags,
+    processor_vendor,
+)
 from scclip_rt.backends.tuned import Tuned, read_tuned
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
@@ -48,15 +54,21 @@ _BATCH_PATCHES: dict[DeviceKind, int] = {"cpu": 8 * 196, "cuda": 32 * 196}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """What a choice depends on beside the bundle: the kernel's names of instruction sets, installed packages."""
+    """What a choice depends on beside the bundle: what the kernel says of the processor, installed packages."""
 
     flags: frozenset[str]
     packages: frozenset[str]
+    vendor: str = ""
 
     @property
     def openvino(self) -> bool:
         """Whether OpenVINO is installed."""
         return "openvino" in self.packages
+
+    @property
+    def bf16(self) -> frozenset[str]:
+        """The instruction sets that make bf16 faster than float32 here."""
+        return gaining_bf16(self.flags, self.vendor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +91,7 @@ class BackendChoice:
 def this_host() -> Host:
     """The machine we run on; packages are looked for, not imported."""
     packages = {name for name in ("openvino",) if importlib.util.find_spec(name) is not None}
-    return Host(flags=processor_flags(), packages=frozenset(packages))
+    return Host(flags=processor_flags(), vendor=processor_vendor(), packages=frozenset(packages))
 
 
 def choose(
@@ -190,11 +202,8 @@ def _cpu_precision(precision: str, backend: str, held: set[str], host: Host) -> 
     if precision == "fast":
         if "int8" in held:
             return "int8", "int8 is the fastest that the bundle holds"
-        if "fp32" in held and host.openvino and host.flags & BF16_FLAGS and backend != "onnxruntime":
-            return (
-                "bf16",
-                f"bf16: the bundle has no int8, the processor has {_first(host.flags & BF16_FLAGS)}",
-            )
+        if "fp32" in held and host.openvino and host.bf16 and backend != "onnxruntime":
+            return "bf16", f"bf16: the bundle has no int8, the processor has {_first(host.bf16)}"
         return "fp32", f"fp32: {_why_not_narrower(host)}"
     if "fp32" not in held and "int8" in held:
         return "int8", "int8 is all that the bundle holds for a CPU"
@@ -203,8 +212,10 @@ def _cpu_precision(precision: str, backend: str, held: set[str], host: Host) -> 
 
 
 def _why_not_narrower(host: Host) -> str:
-    if host.flags & BF16_FLAGS:
+    if host.bf16:
         return "the bundle has no int8, and bf16 needs OpenVINO"
+    if host.flags & BF16_FLAGS:
+        return "the bundle has no int8, and bf16 is not known to be faster on this processor"
     return "the bundle has no int8, the processor no bf16"
 
 

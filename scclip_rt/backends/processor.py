@@ -2,10 +2,13 @@
 
 import functools
 import os
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
 """Instruction sets with bf16 arithmetic that OpenVINO's CPU plugin uses."""
+_GAINS = frozenset({"amx_bf16"})
+_AMD_GAINS = _GAINS | {"avx512_bf16"}
 INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """Instruction sets that multiply and add int8 in one step."""
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -23,6 +26,24 @@ def processor_flags() -> frozenset[str]:
     flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
     held = any(os.environ.get(name, "").upper() in _ISAS_WITHOUT_BF16 for name in ISA_LIMITS)
     return flags - BF16_FLAGS if held else flags
+
+
+def processor_vendor() -> str:
+    """`AuthenticAMD`, `GenuineIntel`, …; empty where the kernel doesn't say."""
+    return _cpuinfo().get("vendor_id", "")
+
+
+def gaining_bf16(flags: AbstractSet[str], vendor: str) -> frozenset[str]:
+    """Those of the instruction sets that make a model faster in bf16 than in float32.
+
+    AMX's do, and AVX-512's on AMD: on an Intel processor with AVX-512's alone OpenVINO's bf16 was 0.64 times as fast
+    as float32 (docs/backends.md). avx_ne_convert only converts, and was not measured.
+
+    Args:
+        flags: the kernel's names of instruction sets.
+        vendor: as `processor_vendor` gives it.
+    """
+    return frozenset(flags & (_AMD_GAINS if vendor == "AuthenticAMD" else _GAINS))
 
 
 def processor_identity() -> str:

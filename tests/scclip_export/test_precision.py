@@ -212,7 +212,7 @@ def test_the_record_of_fp8_says_what_it_is_for(narrow_bundle: Path) -> None:
 def test_no_runtime_takes_the_fp8_file_by_itself(
     narrow_bundle: Path, asked: str, flags: str, taken: str
 ) -> None:
-    host = Host(flags=frozenset(flags.split()), packages=frozenset({"openvino"}))
+    host = Host(flags=frozenset(flags.split()), vendor="AuthenticAMD", packages=frozenset({"openvino"}))
     assert choose(Bundle.open(narrow_bundle), device="cpu", precision=asked, host=host).precision == taken
     with pytest.raises(
         BackendError, match=r"no window encoder in precision 'fp8' for cpu; the bundle has: .*fp8 for "

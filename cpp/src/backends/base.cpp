@@ -71,7 +71,8 @@ std::unique_ptr<Encoder> OpenOne(const Bundle& bundle, const OpenOptions& option
     }
     const auto engine = [&] { return FittingEngine(bundle, options, TensorRt()); };
     const Tuned tuned = ReadTuned(bundle, Versions());
-    const Choice choice = Choose(options, held, ProcessorFlags(), {known.begin(), known.end()}, engine, tuned);
+    const Choice choice =
+        Choose(options, held, ProcessorFlags(), ProcessorVendor(), {known.begin(), known.end()}, engine, tuned);
     EncoderRequest request{options, choice.reason};
     request.options.precision = choice.precision;
     if (options.threads == 0) request.options.threads = choice.threads;

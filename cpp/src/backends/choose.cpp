@@ -43,14 +43,18 @@ Choice OnGpu(const OpenOptions& options, const std::set<std::string>& compiled, 
     return {onnxruntime ? "onnxruntime" : "tensorrt", OrtPrecision(asked), reason};
 }
 
-Words CpuPrecision(const OpenOptions& options, const std::set<std::string>& held, const std::string& bf16_flag,
-                   bool openvino) {
+Words CpuPrecision(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
+                   const std::string& vendor, bool openvino) {
     const std::string& asked = options.precision;
     const bool int8 = held.count("int8") != 0;
     if (asked != "auto" && asked != "fast") return {asked, asked + " was asked for"};
     if (asked == "fast") {
         if (int8) return {"int8", "int8 is the fastest that the bundle holds"};
-        if (bf16_flag.empty()) return {"fp32", "fp32: the bundle has no int8, the processor no bf16"};
+        const std::string bf16_flag = GainingBf16Flag(flags, vendor);
+        if (bf16_flag.empty()) {
+            if (Bf16Flag(flags).empty()) return {"fp32", "fp32: the bundle has no int8, the processor no bf16"};
+            return {"fp32", "fp32: the bundle has no int8, and bf16 is not known to be faster on this processor"};
+        }
         if (openvino && held.count("fp32") != 0 && options.backend != "onnxruntime") {
             return {"bf16", "bf16: the bundle has no int8, the processor has " + bf16_flag};
         }
@@ -154,7 +158,8 @@ int BatchSize(const EncoderSpec& spec, int asked, DeviceKind kind) {
 }
 
 Choice Choose(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
-              const std::set<std::string>& compiled, const EngineFinder& engine, const Tuned& tuned) {
+              const std::string& vendor, const std::set<std::string>& compiled, const EngineFinder& engine,
+              const Tuned& tuned) {
     const std::string& provider = options.ort_provider;
     if (options.device.compare(0, 4, "cuda") == 0 || provider == "cuda" || provider == "tensorrt" ||
         options.backend == "tensorrt") {
@@ -166,7 +171,7 @@ Choice Choose(const OpenOptions& options, const std::set<std::string>& held, con
     }
     OpenOptions settled = options;
     if (options.backend == "auto" && !provider.empty()) settled.backend = "onnxruntime";
-    const Words precision = CpuPrecision(settled, held, Bf16Flag(flags), compiled.count("openvino") != 0);
+    const Words precision = CpuPrecision(settled, held, flags, vendor, compiled.count("openvino") != 0);
     const bool fast = options.precision == "fast";
     if (const Measured* best = tuned.Best(settled, fast ? "" : precision.first)) {
         const std::string why = fast ? best->precision + " is the fastest" : precision.second;

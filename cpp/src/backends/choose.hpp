@@ -1,6 +1,7 @@
 // Which backend, encoder and precision: what `auto` and `fast` mean, from what is compiled in, the processor, the GPU
 // and what the bundle holds. Accuracy first, as in Python: `auto` runs fp32 on a CPU even where the bundle holds int8;
-// `fast` takes int8, or bf16 where the processor has it. A GPU that an engine of the bundle fits goes before the CPU.
+// `fast` takes int8, or bf16 where the processor gains from it. A GPU that an engine of the bundle fits goes before
+// the CPU.
 #pragma once
 
 #include <functional>
@@ -57,11 +58,13 @@ using EngineFinder = std::function<EngineChoice()>;
 
 /// Settle `auto` and `fast`; what is named stays as it is, for the backend to take or refuse.
 ///
-/// held: the precisions that the bundle has for a CPU and this grid; flags: the kernel's names of instruction sets;
-/// compiled: the names of the backends; engine: called where `auto` may mean a GPU; tuned: what was measured here: of
-/// its rows that agree with what is asked for, the fastest goes before the rules for CPUs.
+/// held: the precisions that the bundle has for a CPU and this grid; flags, vendor: the kernel's names of the
+/// processor's instruction sets and its maker; compiled: the names of the backends; engine: called where `auto` may
+/// mean a GPU; tuned: what was measured here: of its rows that agree with what is asked for, the fastest goes before
+/// the rules for CPUs.
 Choice Choose(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
-              const std::set<std::string>& compiled, const EngineFinder& engine, const Tuned& tuned = {});
+              const std::string& vendor, const std::set<std::string>& compiled, const EngineFinder& engine,
+              const Tuned& tuned = {});
 
 /// What would load an engine on a GPU, and the GPU in words.
 struct EngineHost {

@@ -66,6 +66,12 @@ std::set<std::string> ProcessorFlags() {
     return flags;
 }
 
+std::string ProcessorVendor() {
+    const auto fields = CpuInfo();
+    const auto found = fields.find("vendor_id");
+    return found == fields.end() ? "" : found->second;
+}
+
 std::string ProcessorIdentity() {
     const auto fields = CpuInfo();
     std::string identity;
@@ -80,6 +86,11 @@ std::string ProcessorIdentity() {
 
 std::string Bf16Flag(const std::set<std::string>& flags) {
     return FirstOf({"amx_bf16", "avx512_bf16", "avx_ne_convert"}, flags);
+}
+
+std::string GainingBf16Flag(const std::set<std::string>& flags, const std::string& vendor) {
+    if (vendor == "AuthenticAMD") return FirstOf({"amx_bf16", "avx512_bf16"}, flags);
+    return FirstOf({"amx_bf16"}, flags);
 }
 
 std::string Int8Flag(const std::set<std::string>& flags) {

@@ -19,7 +19,7 @@ from scclip_rt.backends.choose import batch_size, choose_encoder
 from scclip_rt.backends.graph_check import GraphTensors, check_graph
 from scclip_rt.backends.host_encoder import BatchedEncoder, Feeds, inference_error
 from scclip_rt.backends.openvino.split import Split, narrow_nodes, split_encoder
-from scclip_rt.backends.processor import BF16_FLAGS, processor_flags
+from scclip_rt.backends.processor import BF16_FLAGS, gaining_bf16, processor_flags, processor_vendor
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import EncoderSpec
 from scclip_rt.cpus import default_threads
@@ -217,7 +217,8 @@ def _open(
 
 def _bf16_beside(precision: str, spec: EncoderSpec) -> bool:
     """Whether what is not int8 in an int8 file computes in bf16."""
-    return precision == "int8" and spec.grid.kind != "window" and bool(processor_flags() & BF16_FLAGS)
+    gains = bool(gaining_bf16(processor_flags(), processor_vendor()))
+    return precision == "int8" and spec.grid.kind != "window" and gains
 
 
 @contextmanager

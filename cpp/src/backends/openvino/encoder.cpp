@@ -198,9 +198,10 @@ Compiler ReadEncoder(const Bundle& bundle, const EncoderSpec& spec, const std::s
             ThrowBundle(path + ": OpenVINO can't load it: " + Reason(error), file);
         }
     };
-    // Where the processor has bf16, int8 of whole images is bf16 beside its integer products: attention, which grows
-    // with the square of the patches, is a third of their time in float32.
-    const bool beside = precision == "int8" && spec.grid.kind != "window" && !Bf16Flag(ProcessorFlags()).empty();
+    // Where the processor gains from bf16, int8 of whole images is bf16 beside its integer products: attention, which
+    // grows with the square of the patches, is a third of their time in float32.
+    const bool gains = !GainingBf16Flag(ProcessorFlags(), ProcessorVendor()).empty();
+    const bool beside = precision == "int8" && spec.grid.kind != "window" && gains;
     const bool bf16 = precision == "bf16" || beside;
     bool selects = false;  // by distance: not with calibration `maskclip` or `none`
     std::optional<EncoderSplit> split;
