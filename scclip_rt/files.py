@@ -45,6 +45,21 @@ def _own_temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="scclip-rt-"))
 
 
+def keep_newest(folder: Path, suffix: str, number: int) -> None:
+    """Remove the files of a folder that were longest not used; what another process removed meanwhile is gone.
+
+    Args:
+        folder: where.
+        suffix: of the files that count, as `.row`.
+        number: how many stay.
+    """
+    with contextlib.suppress(OSError):
+        found = [entry for entry in os.scandir(folder) if entry.name.endswith(suffix)]
+        if len(found) > number:
+            for entry in sorted(found, key=lambda entry: entry.stat().st_mtime)[: len(found) - number]:
+                Path(entry).unlink()
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes.
 

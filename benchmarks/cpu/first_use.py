@@ -1,10 +1,11 @@
 """What is waited for before and between photos, beside another checkout of this repository, in pairs.
 
-    python -m benchmarks.cpu.first_use OTHER_CHECKOUT [--what names name photo command write export narrow] [--pairs 3]
-        [--names 150]
+    python -m benchmarks.cpu.first_use OTHER_CHECKOUT [--what names name fresh photo command write export narrow]
+        [--pairs 3] [--names 150]
 
 `export`: a plain export of the model; `narrow`: one with --bf16 --int8 --dynamic-grid. `names`: ADE20K's class names in
-80 templates, text encoder loaded and all. `name`: one new name in a segmenter that has embedded others. `photo`: from
+80 templates, text encoder loaded and all. `name`: one new name in a segmenter that has embedded others. `fresh`: one in
+a process of its own, which an earlier one has embedded others in. `photo`: from
 the import to the labels of a first photo. `command`: `scclip segment demo SCENE`. `write`: labels and overlay of a
 photo of 12 megapixels. Each measurement is a process of its own.
 The processor's time is what counts here, user and system together. Beside other work it grows, an export's from 36 to
@@ -31,7 +32,7 @@ from benchmarks.models import checkpoint, photo, work_folder
 
 HERE = Path(__file__).resolve().parents[2]
 NARROW = ("--bf16", "--int8", "--dynamic-grid")
-RUNS = ("names", "name", "photo", "command", "write", "export", "narrow")
+RUNS = ("names", "name", "fresh", "photo", "command", "write", "export", "narrow")
 _EMBED = """
 import sys, time, numpy as np
 from pathlib import Path
@@ -47,6 +48,15 @@ start, used = time.perf_counter(), time.process_time()
 segment.set_classes(names, background="none")
 print(time.perf_counter() - start, time.process_time() - used)
 np.save(target, segment.vocabulary.embeddings)
+"""
+_FRESH = """
+import sys, time, numpy as np
+from scclip_rt import Segmenter
+segment = Segmenter(sys.argv[1], classes="zebra; giraffe")
+start, used = time.perf_counter(), time.process_time()
+segment.set_classes([sys.argv[3]], background="none")
+print(time.perf_counter() - start, time.process_time() - used)
+np.save(sys.argv[2], segment.vocabulary.embeddings)
 """
 _PHOTO = """
 import sys, numpy as np
@@ -68,10 +78,18 @@ print(time.perf_counter() - start, time.process_time() - used)
 """
 
 
-def run(tree: Path, *words: object) -> tuple[float, float, str]:
-    """Run Python with a checkout's packages: seconds by the clock, seconds of the processor, what it printed."""
+def run(tree: Path, *words: object, cache: Path | None = None) -> tuple[float, float, str]:
+    """Run Python with a checkout's packages: seconds by the clock, seconds of the processor, what it printed.
+
+    Args:
+        tree: the checkout.
+        words: the command line behind the interpreter.
+        cache: a folder for what is kept between runs; None for the usual one.
+    """
     packages = os.pathsep.join(map(str, (tree, tree / "export", tree / "kernels")))
     environment = os.environ | {"PYTHONPATH": packages}
+    if cache is not None:
+        environment["XDG_CACHE_HOME"] = str(cache)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(
@@ -120,6 +138,7 @@ class Side:
         folder.mkdir()
         self.bundle = folder / f"{model}.scclip"
         self.result = folder / "result.npy"
+        self.asked = 0
 
     def measure(self, what: str) -> tuple[float, float]:
         """Seconds by the clock and of the processor of one run."""
@@ -130,6 +149,13 @@ class Side:
             known = "known" if what == "name" else "new"
             printed = run(self.tree, "-c", _EMBED, self.bundle, classes, self.result, known, self.names)[2]
             seconds, used = map(float, printed.split()[-2:])
+            return seconds, used
+        if what == "fresh":
+            self.asked += 1
+            name = classes.read_text("utf-8").splitlines()[self.asked].split(",")[0]
+            line = ("-c", _FRESH, self.bundle, self.result, name)
+            printed = run(self.tree, *line, cache=self.folder / "cache")[2]
+            seconds, used = map(float, printed.split())
             return seconds, used
         if what == "photo":
             vocabulary = self.folder / "classes.safetensors"
@@ -158,7 +184,7 @@ class Side:
 
 def check(what: str, ours: Any, theirs: Any) -> None:
     """The gate: nothing is told about time unless both sides made the same."""
-    if what in ("names", "name"):
+    if what in ("names", "name", "fresh"):
         same = np.abs(ours - theirs).max() <= 1e-6
     elif what in ("photo", "command", "write"):
         same = np.array_equal(ours, theirs)
@@ -184,7 +210,7 @@ def main() -> None:
             Side(tree, args.model, args.work, Path(folder) / name, names=args.names)
             for tree, name in ((HERE, "here"), (args.other, "other"))
         ]
-        for side in sides if {"names", "name", "photo"} & set(args.what) else ():
+        for side in sides if {"names", "name", "fresh", "photo"} & set(args.what) else ():
             export(side.tree, args.model, args.work, side.bundle, ())
         for what in (name for name in RUNS if name in args.what):  # exports last: they replace the bundle
             first = [side.measure(what) for side in sides]  # hashes and files of both are read by then

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.errors import OutputError, VocabularyError
-from scclip_rt.files import atomic_path, cache_directory
+from scclip_rt.files import atomic_path, cache_directory, keep_newest
 from scclip_rt.vocabulary.classes import Classes, find_background, shorten
 from scclip_rt.vocabulary.file import Vocabulary
 from scclip_rt.vocabulary.prompts import EncodePrompts, Prompt
@@ -258,16 +258,7 @@ class _Cache:
             path = self._path(self._directory, name)
             with atomic_path(path, force=True) as temporary:
                 temporary.write_bytes(hashlib.sha256(data).digest() + data)
-            _keep_newest(path.parent, _ROWS_PER_FOLDER)
+            keep_newest(path.parent, path.suffix, _ROWS_PER_FOLDER)
         except OutputError as error:  # a cache that can't be written costs time, not the result
             _log.warning("embeddings are not cached: %s", error)
             self._directory = None
-
-
-def _keep_newest(folder: Path, number: int) -> None:
-    """Remove the rows of a folder that were longest not used; what another process removed meanwhile is gone."""
-    with contextlib.suppress(OSError):
-        rows = [entry for entry in os.scandir(folder) if entry.name.endswith(".row")]
-        if len(rows) > number:
-            for entry in sorted(rows, key=lambda entry: entry.stat().st_mtime)[: len(rows) - number]:
-                Path(entry).unlink()

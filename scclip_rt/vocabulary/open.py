@@ -12,6 +12,7 @@ from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_sidecar import source_sha256
 from scclip_rt.errors import OptionError
 from scclip_rt.vocabulary.background_words import BACKGROUND, add_words, background_words
+from scclip_rt.vocabulary.beginnings import beginnings_file
 from scclip_rt.vocabulary.classes import EMPTY_TEXT, Classes, find_background, only_class, parse_classes
 from scclip_rt.vocabulary.embedding import embed_classes, embedding_cache_directory
 from scclip_rt.vocabulary.file import Vocabulary, load_vocabulary
@@ -52,6 +53,8 @@ class TextTower:
         own = bundle.text_encoder.model_sha256 if precision == "fp32" else source_sha256(bundle, graphs.file)
         self.sha256 = sha256 or own
         """Of what embeddings depend on: the text model, and in int8 the file."""
+        resumed = None if text or graphs.resumed is None else graphs.resumed.file
+        self._graph_sha256 = None if resumed is None else source_sha256(bundle, resumed)
         self.prompts = PromptEncoder(
             lambda: text or open_text_backend(bundle, precision=precision, threads=threads)
         )
@@ -71,7 +74,12 @@ class TextTower:
         cache_dir: Path | None = None,
         progress: bool = False,
     ) -> Vocabulary:
-        """`embed_classes` with what the bundle says; `encode` stands for `prompts` where it is given."""
+        """`embed_classes` with what the bundle says; `encode` stands for `prompts` where it is given.
+
+        What the prompts begin with is kept in `cache_dir` too.
+        """
+        if cache_dir is not None and self._graph_sha256 is not None:
+            self.prompts.kept = beginnings_file(cache_dir, self._graph_sha256)
         try:
             return embed_classes(
                 classes,

@@ -1,27 +1,30 @@
 """Prompts to unit vectors: in batches of like length, and what they begin with only once.
 
 The text tower is causal, so the keys and values of a template's words before the class name are the same for every
-name. They are computed once and kept; then a prompt costs its name, what follows it and the end token.
+name. They are computed once and kept (`scclip_rt.vocabulary.beginnings`); then a prompt costs its name, what follows it
+and the end token.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends import TextBackend
-from scclip_rt.backends.base import KnownTokens, ResumingTextBackend
+from scclip_rt.backends.base import ResumingTextBackend
 from scclip_rt.backends.handle import keep_for_ever, tell_after_fork
+from scclip_rt.vocabulary.beginnings import MOST_BEGINNINGS, Beginnings
 from scclip_rt.vocabulary.tokenizer import pad
 
 EncodeText = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 _WHOLE_BATCH = 64
-_BATCH = 128
-"""Prompts that are resumed together, and the most beginnings that are kept: 100 MB for CLIP's ViT-B/16."""
+_BATCH = MOST_BEGINNINGS
+"""Prompts that are resumed together: their beginnings have to be kept together."""
 _PADDING = 64
 """Tokens that may be added to a batch to fill it up; more cost more than another batch does."""
 _LONGEST_BEGINNING = 16
@@ -80,12 +83,16 @@ class PromptEncoder:
 
     Args:
         load: opens the text encoder.
+
+    Attributes:
+        kept: the file in which beginnings are kept between runs; None for none. It is read when the encoder is loaded.
     """
 
     def __init__(self, load: Callable[[], TextBackend]) -> None:
+        self.kept: Path | None = None
         self._load = load
         self._text: TextBackend | None = None
-        self._beginnings: _Beginnings | None = None
+        self._beginnings: Beginnings | None = None
         self._turn = threading.Lock()
         tell_after_fork(self)
 
@@ -113,14 +120,19 @@ class PromptEncoder:
                 if not isinstance(text, ResumingTextBackend):
                     return text.encode(_padded(part))
                 if self._beginnings is None:
-                    self._beginnings = _Beginnings(text)
-                return self._beginnings.resume(part)
+                    self._beginnings = Beginnings(text, self.kept)
+                cuts = [_known(prompt) for prompt in part]
+                return self._beginnings.resume([prompt.ids for prompt in part], cuts)
 
         with self._turn:
             before()
             resumes = isinstance(self._loaded(), ResumingTextBackend)
         if resumes:
-            return _in_batches(prompts, _BATCH, _rest, encode)
+            rows = _in_batches(prompts, _BATCH, _rest, encode)
+            with self._turn:
+                if self._beginnings is not None:
+                    self._beginnings.keep()
+            return rows
         return _in_batches(prompts, _WHOLE_BATCH, _length, encode)
 
     def release(self) -> None:
@@ -156,37 +168,3 @@ def _padded(prompts: Sequence[Prompt]) -> NDArray[np.int64]:
 def _known(prompt: Prompt) -> int:
     """How many tokens of a prompt are taken from its beginning; the last one is always computed."""
     return min(prompt.beginning, _LONGEST_BEGINNING, len(prompt.ids) - 1)
-
-
-class _Beginnings:
-    """Keys and values of the beginnings that were met, as the text encoder takes them."""
-
-    def __init__(self, text: ResumingTextBackend) -> None:
-        self._text = text
-        self._place: dict[tuple[int, ...], int] = {}
-        self._known: KnownTokens | None = None
-
-    def resume(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Encode at most `_BATCH` prompts, all of them with a beginning."""
-        cuts = [_known(prompt) for prompt in prompts]
-        beginnings = [tuple(prompt.ids[:cut]) for prompt, cut in zip(prompts, cuts, strict=True)]
-        self._learn(dict.fromkeys(beginnings))
-        assert self._known is not None
-        rest = pad([prompt.ids[cut:] for prompt, cut in zip(prompts, cuts, strict=True)])
-        places = np.array([self._place[beginning] for beginning in beginnings], np.int64)
-        return self._text.resume(rest, self._known, places)
-
-    def _learn(self, beginnings: Iterable[tuple[int, ...]]) -> None:
-        """Compute what is not known yet; where it would be too much, what is known is forgotten first."""
-        new = [beginning for beginning in beginnings if beginning not in self._place]
-        if not new:
-            return
-        if len(self._place) + len(new) > _BATCH:
-            self._place, self._known = {}, None
-            new = list(beginnings)
-        added = KnownTokens(
-            values=self._text.keys_and_values(pad(new)),
-            lengths=np.array([len(beginning) for beginning in new], np.int64),
-        )
-        self._known = added if self._known is None else self._known.joined(added)
-        self._place |= {beginning: len(self._place) + index for index, beginning in enumerate(new)}

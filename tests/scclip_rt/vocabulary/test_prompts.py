@@ -1,6 +1,7 @@
 """Prompts are resumed where another with the same beginning left off, and the numbers are those of whole prompts."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,75 @@ def test_what_is_called_before_a_batch_can_end_it() -> None:
     with pytest.raises(TimeoutError):
         PromptEncoder(Resuming)(make(9, 40), before)
     assert len(calls) == 3
+
+
+def kept_in(file: Path) -> tuple[PromptEncoder, Resuming]:
+    text = Resuming()
+    encoder = PromptEncoder(lambda: text)
+    encoder.kept = file
+    return encoder, text
+
+
+def test_another_run_takes_the_beginnings_from_a_file(tmp_path: Path) -> None:
+    first, _ = kept_in(tmp_path / "cache/a.safetensors")
+    first(make(1, 9))
+    second, text = kept_in(tmp_path / "cache/a.safetensors")
+    rows = make(4, 11)
+    assert np.array_equal(second(rows), whole(rows))
+    assert text.beginnings == 2
+    third, text = kept_in(tmp_path / "cache/a.safetensors")
+    assert np.array_equal(third(rows), whole(rows))
+    assert text.beginnings == 0
+
+
+def test_a_file_is_written_when_it_gains(tmp_path: Path, monkeypatch) -> None:
+    encoder, _ = kept_in(tmp_path / "a.safetensors")
+    encoder(make(1, 9))
+    written = []
+    monkeypatch.setattr("scclip_rt.vocabulary.beginnings._write", lambda *_: written.append(1))
+    encoder(make(3, 9))
+    assert written == []
+    encoder(make(1, 10))
+    assert written == [1]
+
+
+def test_more_beginnings_than_a_file_holds_are_not_written(tmp_path: Path) -> None:
+    rows = make(2, module._BATCH + 30)
+    for _ in range(2):
+        encoder, _ = kept_in(tmp_path / "a.safetensors")
+        assert np.array_equal(encoder(rows), whole(rows))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"x" * 4000, None])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
+    file = tmp_path / "a.safetensors"
+    kept_in(file)[0](make(1, 9))
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + b"x" if damage is None else damage)
+    encoder, text = kept_in(file)
+    rows = make(2, 9)
+    assert np.array_equal(encoder(rows), whole(rows))
+    assert text.beginnings == 9
+    assert file.read_bytes() == sound
+
+
+def test_a_file_that_can_not_be_written_costs_time_alone(tmp_path: Path, caplog) -> None:
+    (tmp_path / "not-a-folder").write_text("")
+    encoder, _ = kept_in(tmp_path / "not-a-folder/a.safetensors")
+    rows = make(2, 9)
+    assert np.array_equal(encoder(rows), whole(rows))
+    encoder(make(1, 12))
+    assert caplog.text.count("beginnings of prompts are not cached") == 1
+
+
+def test_few_text_encoders_have_a_file(tmp_path: Path) -> None:
+    for index in range(6):
+        file = tmp_path / f"{index}.safetensors"
+        kept_in(file)[0](make(1, 2))
+        os.utime(file, (index, index))
+    assert len(list(tmp_path.iterdir())) == 4
+    assert not (tmp_path / "0.safetensors").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
