@@ -114,6 +114,10 @@ class Segmentation:
             )
         if not 0 <= alpha <= 1:
             raise OptionError(f"alpha must be in 0..1; got {alpha}")
+        if long_side is not None and (not isinstance(long_side, int) or long_side < 1):
+            raise OptionError(
+                f"long_side must be a whole number of at least 1; got {long_side!r}", field="long_side"
+            )
         shares = self.label_shares()
         present = [label for label, _ in shares]
         colours = class_colours(present, background=self.background, unlabelled=self.unlabelled)

@@ -66,8 +66,9 @@ class Segmenter:
         ort_provider: ONNX Runtime's `cpu`, `cuda`, `cuda-graphs` or `tensorrt`; None follows `device`.
         threads: CPU threads; None takes the cores this process may use.
         batch: most windows encoded at once; None takes the backend's own number.
-        short_side: the short side images are resized to, pixels; None takes the bundle's.
-        stride: distance between windows, pixels; None takes the bundle's.
+        short_side: the short side images are resized to, unless the long side would pass the bundle's limit; pixels,
+            at most that limit. None takes the bundle's.
+        stride: distance between windows, pixels; None takes the bundle's. Not with whole images.
         whole_image: encode the image in one pass instead of windows, with an encoder exported for that; None: as the
             preset says, else windows.
         preset: a benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of each ("voc21,fast"); their
@@ -173,6 +174,11 @@ class Segmenter:
             return default if given is None else given
 
         whole = bool(first(whole_image, own.whole_image))
+        if whole and stride is not None:
+            raise OptionError(
+                "a stride goes with windows: the image is encoded in one pass. Leave one of them out",
+                field="stride",
+            )
         self._options = DecodeOptions.over(
             opened.decoding,
             logit_scale=first(logit_scale, own.logit_scale),

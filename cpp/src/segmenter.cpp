@@ -379,6 +379,9 @@ Result<Segmenter> Segmenter::Open(const std::string& bundle, const OpenOptions& 
         manifest.TextIn(options.text_precision);  // before what takes seconds
         impl->decoding = Over(manifest.decoding, preset);
         const OpenOptions settled = Over(options, preset);
+        if (options.stride != 0 && settled.whole_image.value_or(false)) {
+            ThrowOption("stride", "goes with windows: the image is encoded in one pass. Leave one of them out");
+        }
         impl->encoder = OpenEncoder(impl->bundle, settled);
         impl->prepare = Preparation::Over(manifest, impl->encoder->spec().grid, settled, impl->encoder->batch_size());
         impl->threads = options.threads;

@@ -79,7 +79,8 @@ TEST_CASE("of the rows that agree with what is asked, the fastest") {
     CHECK(choice(options).precision == "int8");
     CHECK(choice(options).threads == 2);
     options.threads = 1;
-    CHECK(choice(options).precision == "fp32");
+    CHECK(choice(options).precision == "int8");  // that fp32 alone was measured so makes it no faster
+    CHECK(choice(options).threads == 0);
     options.threads = 7;  // not measured
     CHECK(choice(options).threads == 0);
     CHECK(choice(options).precision == "int8");
@@ -87,6 +88,23 @@ TEST_CASE("of the rows that agree with what is asked, the fastest") {
     options.whole_image = true;
     CHECK(choice(options).backend == "openvino");
     CHECK(choice(options).batch == 1);
+}
+
+TEST_CASE("a row that can not run here does not count") {
+    const auto precision = [](const Measured& row, const std::set<std::string>& flags) {
+        OpenOptions options;
+        options.precision = "fast";
+        const Tuned tuned{{{"window", "fp32", "onnxruntime", 1, 8, 1000}, row}, ""};
+        return Choose(
+                   options, {"fp32"}, flags, "", {"onnxruntime", "openvino"}, [] { return EngineChoice{}; }, tuned)
+            .precision;
+    };
+    CHECK(precision({"window", "bf16", "openvino", 1, 8, 1}, {"avx512_bf16"}) == "bf16");
+    CHECK(precision({"window", "bf16", "openvino", 1, 8, 1}, {"avx2"}) == "fp32");
+    CHECK(precision({"window", "bf16", "onnxruntime", 1, 8, 1}, {"avx512_bf16"}) == "fp32");
+    CHECK(precision({"window", "int8", "onnxruntime", 1, 8, 1}, {}) == "fp32");  // the bundle has none
+    CHECK(precision({"window", "fp16", "onnxruntime", 1, 8, 1}, {}) == "fp32");
+    CHECK(precision({"window", "int4", "onnxruntime", 1, 8, 1}, {}) == "fp32");
 }
 
 TEST_CASE("a stale or damaged answer is not used, and told") {

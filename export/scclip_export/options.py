@@ -48,7 +48,7 @@ class ExportConfig:
             stored: what the checkpoint says of SC-CLIP's parameters.
 
         Raises:
-            ExportError: an option that the method doesn't have, or a value out of range.
+            ExportError: an option that the method doesn't have or that changes nothing, or a value out of range.
         """
         method = METHODS[self.method]
         unknown = self.calibration.keys() - method.flags().keys()
@@ -59,9 +59,14 @@ class ExportConfig:
             )
         try:
             extra = {"stored": tuple(stored.items())} if stored and self.method == "scclip" else {}
-            return method.options(**self.calibration, **extra)
+            options = method.options(**self.calibration, **extra)
         except ValueError as error:
             raise ExportError(str(error)) from error
+        for name, why in options.idle().items():
+            if name in self.calibration:
+                flag = name.replace("_", "-")
+                raise ExportError(f"--{flag} changes nothing: {why}. Leave one of them out")
+        return options
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

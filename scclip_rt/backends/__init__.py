@@ -67,6 +67,8 @@ def open_backend(
         OptionError: `threads` or `batch` under 1.
     """
     _check_options(backend, threads, batch)
+    if not isinstance(device, str):
+        raise BackendError(f"unknown device {device!r}; known: auto, cpu, cuda:N", field="device")
     choice = choose_backend(
         bundle,
         backend=backend,

@@ -12,6 +12,7 @@ Where `scclip tune` has measured a bundle on this machine, that goes before the 
 agree with all that was asked for, the fastest.
 """
 
+import dataclasses
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ from scclip_rt.backends.processor import (
     processor_flags,
     processor_vendor,
 )
-from scclip_rt.backends.tuned import Tuned, read_tuned
+from scclip_rt.backends.tuned import CpuBackend, Tuned, read_tuned
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.engine_fit import (
     MODULES,
@@ -140,20 +141,23 @@ def choose(
     host = host or this_host()
     if backend == "auto" and ort_provider is not None:
         backend = "onnxruntime"
-    chosen, why_precision = _cpu_precision(precision, backend, held, host)
-    best = tuned.best(
-        grid=grid,
-        precision=None if precision == "fast" else chosen,
-        backend=None if backend == "auto" else backend,
-        threads=threads,
-        batch=batch,
+    ways = cpu_ways(held, host)
+    tuned = dataclasses.replace(
+        tuned, rows=tuple(row for row in tuned.rows if (row.precision, row.backend) in ways)
     )
+    named = None if backend == "auto" else backend
+    # By the fastest row of all: few have other threads and windows, so that of those few the fastest may be a slow one.
+    fastest = tuned.best(grid=grid, backend=named) if precision == "fast" else None
+    if fastest is not None:
+        chosen, why_precision = fastest.precision, f"{fastest.precision} is the fastest"
+    else:
+        chosen, why_precision = _cpu_precision(precision, backend, held, host)
+    best = tuned.best(grid=grid, precision=chosen, backend=named, threads=threads, batch=batch)
     if best is not None:
-        why = f"{best.precision} is the fastest" if precision == "fast" else why_precision
         return BackendChoice(
             backend=best.backend,
             precision=best.precision,
-            reason=f"{why}; {best.backend}, as scclip tune measured: {best}",
+            reason=f"{why_precision}; {best.backend}, as scclip tune measured: {best}",
             threads=best.threads,
             batch=best.batch,
         )
@@ -169,6 +173,20 @@ def cpu_precisions(bundle: Bundle, grid: GridChoice) -> set[str]:
         BackendError: whole images are wanted and the bundle has no encoder for them.
     """
     return {spec.precision for spec in grid_encoders(bundle, grid) if "cpu" in spec.runs_on}
+
+
+def cpu_ways(held: set[str], host: Host) -> list[tuple[str, CpuBackend]]:
+    """Precision and library of all that can run on a CPU, float32 on ONNX Runtime first.
+
+    Args:
+        held: `cpu_precisions` of a bundle.
+        host: the processor and the libraries.
+    """
+    libraries: list[CpuBackend] = ["onnxruntime", "openvino"] if host.openvino else ["onnxruntime"]
+    ways = [(precision, library) for precision in sorted(held & {"fp32", "int8"}) for library in libraries]
+    if "fp32" in held and host.openvino and host.flags & BF16_FLAGS:
+        ways.append(("bf16", "openvino"))
+    return ways
 
 
 def _ort_precision(precision: str) -> str:

@@ -98,30 +98,34 @@ def parse_target(target: str, base: Case) -> Case:
     stands, whatever it contains.
 
     Raises:
-        OptionError: an empty bundle, or a part that is none of these.
+        OptionError: an empty bundle, a part that is none of these, or two of a kind.
     """
     name, *parts = [target] if Path(target).exists() else target.split("@")
     if not name:
         raise OptionError(
             f"{target!r} names no bundle; write BUNDLE@PRECISION, for example vitb16.scclip@int8"
         )
-    case = replace(base, bundle=name)
+    said: dict[str, Any] = {}
     for part in parts:
+        option, equals, value = part.partition("=")
+        made: tuple[str, Any]
         if part in _PRECISIONS:
-            case = replace(case, precision=part)
+            made = "precision", part
         elif part in BACKENDS:
-            case = replace(case, backend=part)
+            made = "backend", part
         elif part == _WHOLE:
-            case = replace(case, whole_image=True)
-        elif part.startswith("preset="):
-            case = replace(case, preset=part.removeprefix("preset="))
-        elif part.partition("=")[0] in _SIZES and "=" in part:
-            option, _, value = part.partition("=")
-            case = replace(case, **{option: parse_number(option, value)})  # type: ignore[arg-type]
+            made = "whole_image", True
+        elif option == "preset" and equals:
+            made = option, value
+        elif option in _SIZES and equals:
+            made = option, parse_number(option, value)
         else:
             known = ", ".join([*_PRECISIONS, *BACKENDS, _WHOLE, "preset=NAME", *(f"{s}=N" for s in _SIZES)])
             raise OptionError(f"{target}: {part!r} after @ is none of {known}, and there is no such file")
-    return case
+        if made[0] in said:
+            raise OptionError(f"{target}: {part!r} is the second {made[0]} after @; leave one of them out")
+        said[made[0]] = made[1]
+    return replace(base, bundle=name, **said)
 
 
 def sweep(

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.backends.base import EncoderBackend, GridChoice
-from scclip_rt.backends.choose import Host, cpu_precisions, this_host
-from scclip_rt.backends.processor import BF16_FLAGS
+from scclip_rt.backends.choose import Host, cpu_precisions, cpu_ways, this_host
 from scclip_rt.backends.tuned import CpuBackend, Measured, Tuned
 from scclip_rt.bench.case import Workload
 from scclip_rt.bench.errors import BenchError
@@ -84,6 +83,8 @@ class Tuner:
         open_candidate: loads one.
         clock: seconds.
         skipped: candidates that count for nothing, and why.
+        unfinished: grids of which not every precision could be timed: what was timed of them would be taken for the
+            fastest, so it is left out.
     """
 
     bundle: Bundle
@@ -93,7 +94,9 @@ class Tuner:
     open_candidate: Callable[[Bundle, Candidate], Opened] = open_candidate
     clock: Callable[[], float] = time.perf_counter
     skipped: list[tuple[Candidate, str]] = field(default_factory=list)
+    unfinished: list[GridChoice] = field(default_factory=list)
     _end: float = 0.0
+    _late: set[Candidate] = field(default_factory=set)
     _longest: dict[GridChoice, float] = field(default_factory=dict)
     _references: dict[GridChoice, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -101,13 +104,19 @@ class Tuner:
         """Check and time: first every precision and library, then other batches and threads of the best of them.
 
         Raises:
-            BenchError: no candidate is left, so that there is nothing to remember.
+            BenchError: no candidate is left, or no grid is finished, so that there is nothing to remember.
         """
         self._end = self.clock() + self.seconds
-        rows: list[Measured] = []
         grids = [grid for grid in get_args(GridChoice) if _held(self.bundle, grid)]
-        for grid in grids:
-            rows += self._measure_all(self._plain(grid))
+        rows = list(self._measure_all([candidate for grid in grids for candidate in self._plain(grid)]))
+        self.unfinished = [grid for grid in grids if any(late.grid == grid for late in self._late)]
+        if rows and self.unfinished == grids:
+            raise BenchError(
+                f"{self.bundle.path}: {self.seconds:g} s are not enough to time every precision, so nothing is "
+                "remembered; give more --seconds",
+                field="seconds",
+            )
+        rows = [row for row in rows if row.grid not in self.unfinished]
         for grid in grids:
             rows += self._variants(grid, rows)
         if not rows:
@@ -117,15 +126,8 @@ class Tuner:
 
     def _plain(self, grid: GridChoice) -> Iterator[Candidate]:
         """Every precision on every library; float32 on ONNX Runtime first, which the others are held against."""
-        held, threads = _held(self.bundle, grid), default_threads()
-        libraries: list[CpuBackend] = ["onnxruntime"]
-        if self.host.openvino:
-            libraries.append("openvino")
-        for precision in sorted(held & {"fp32", "int8"}):
-            for library in libraries:
-                yield Candidate(grid=grid, precision=precision, backend=library, threads=threads)
-        if "fp32" in held and self.host.openvino and self.host.flags & BF16_FLAGS:
-            yield Candidate(grid=grid, precision="bf16", backend="openvino", threads=threads)
+        for precision, library in cpu_ways(_held(self.bundle, grid), self.host):
+            yield Candidate(grid=grid, precision=precision, backend=library, threads=default_threads())
 
     def _variants(self, grid: GridChoice, rows: Sequence[Measured]) -> Iterator[Measured]:
         """Other batches and threads of what `fast` and `auto` would take; only those that gain."""
@@ -143,22 +145,26 @@ class Tuner:
                         best = row
                         yield row
 
-    def _measure_all(self, candidates: Iterator[Candidate] | list[Candidate]) -> Iterator[Measured]:
-        for candidate in candidates:
+    def _measure_all(self, candidates: Sequence[Candidate]) -> Iterator[Measured]:
+        for index, candidate in enumerate(candidates):
             start = self.clock()
             if start + self._longest.get(candidate.grid, 0.0) > self._end:
+                self._late.add(candidate)
                 self.skipped.append((candidate, f"no time left of {self.seconds:g} s"))
                 continue
             self.progress(str(candidate))
             try:
-                yield self._measure(candidate)
+                yield self._measure(candidate, until=start + (self._end - start) / (len(candidates) - index))
             except ScclipError as error:
                 self.skipped.append((candidate, str(error)))
             taken = self.clock() - start
             self._longest[candidate.grid] = max(taken, self._longest.get(candidate.grid, 0.0))
 
-    def _measure(self, candidate: Candidate) -> Measured:
-        """Gate, then the fastest of some runs: whatever else runs on the machine can only slow one down."""
+    def _measure(self, candidate: Candidate, *, until: float) -> Measured:
+        """Gate, then the fastest of some runs: whatever else runs on the machine can only slow one down.
+
+        The first run is always timed, the others begin before `until`, by the clock.
+        """
         held = _held(self.bundle, candidate.grid)
         if candidate.grid not in self._references and candidate.precision != "fp32" and "fp32" in held:
             raise BenchError("float32 does not run, so there is nothing to compare with")
@@ -174,7 +180,7 @@ class Tuner:
         limits = limits_for(info["precision"], spec.precision, spec.parity)
         check(features, singles, reference, limits, name=str(candidate))
         taken: list[float] = []
-        while len(taken) < RUNS and (not taken or self.clock() < self._end):
+        while len(taken) < RUNS and (not taken or self.clock() < until):
             start = self.clock()
             encoder.features(windows)
             taken.append(self.clock() - start)

@@ -78,6 +78,8 @@ def split(names: str | None) -> tuple[str | None, str | None]:
     Raises:
         OptionError: two of a kind, or an empty name.
     """
+    if names is not None and not isinstance(names, str):
+        raise OptionError(f"a preset is a name, or two with a comma between; got {names!r}", field="preset")
     words = [] if names is None else [word.strip() for word in names.split(",")]
     points = [word for word in words if word in DIAL]
     benchmarks = [word for word in words if word not in DIAL]

@@ -1,6 +1,9 @@
 """`scclip cache`: what is kept between runs, where, and how to be rid of it."""
 
 import argparse
+import contextlib
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,10 @@ from scclip_rt.cli.options import add_output_options, check_json_target, tell
 from scclip_rt.cli.parsers import Options, add_command
 from scclip_rt.errors import OptionError, OutputError, printable
 from scclip_rt.files import cache_directory
+
+_MAY_BE_MISSING = frozenset({"embeddings", "tuned", "hashes.json"})
+"""What every cache may have: to clear it where it is not there is no error."""
+_TRIES = 5
 
 _DESCRIPTION = """\
 Show what is kept between runs, and how large it is: embeddings of class names, hashes of bundles'
@@ -57,32 +64,43 @@ def run(args: argparse.Namespace) -> int:
 
 def _chosen(found: list[Path], names: list[str]) -> list[Path]:
     known = {path.name: path for path in found}
-    if names == ["all"]:
+    if "all" in names:
         return found
-    missing = [name for name in names if name not in known]
+    missing = [name for name in names if name not in known | dict.fromkeys(_MAY_BE_MISSING)]
     if missing:
         raise OptionError(
             f"the cache has no {', '.join(missing)}; it has {', '.join(known) or 'nothing'} (or `all`)",
             field="clear",
         )
-    return [known[name] for name in names]
+    return [known[name] for name in dict.fromkeys(names) if name in known]
 
 
 def _entry(path: Path, *, cleared: bool) -> dict[str, Any]:
-    files = [path] if not path.is_dir() else [file for file in path.rglob("*") if file.is_file()]
-    return {
-        "name": path.name,
-        "files": len(files),
-        "bytes": sum(file.lstat().st_size for file in files),
-        "cleared": cleared,
-    }
+    sizes = []
+    for file in _files(path):
+        with contextlib.suppress(OSError):  # another process has removed it meanwhile
+            sizes.append(file.lstat().st_size)
+    return {"name": path.name, "files": len(sizes), "bytes": sum(sizes), "cleared": cleared}
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
 
 
 def _remove(path: Path) -> None:
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except OSError as error:
-        raise OutputError(f"can't clear {error.filename or path}: {error.strerror or error}") from error
+    """Remove a file or a folder, whatever other processes put into it or take out of it meanwhile."""
+    for attempt in range(_TRIES):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            changed = error.errno in (errno.ENOENT, errno.ENOTEMPTY)
+            if not changed or attempt == _TRIES - 1:
+                raise OutputError(
+                    f"can't clear {error.filename or path}: {error.strerror or error}"
+                ) from error

@@ -76,7 +76,15 @@ def run(args: argparse.Namespace) -> int:
     _progress("")
     if others is not None and others > NOTABLE:
         note(f"other processes took {others:.0%} of the cores meanwhile: run it again on a quiet machine")
-    document = _document(bundle, path, rows, tuner.skipped) | {"other_load": others}
+    document = _document(bundle, path, rows, tuner.skipped) | {
+        "unfinished": tuner.unfinished,
+        "other_load": others,
+    }
+    for grid in tuner.unfinished:
+        note(
+            f"nothing of {'whole images' if grid == 'whole' else 'windows'} is remembered: {args.seconds:g} s are not "
+            "enough to time every precision; give more --seconds"
+        )
     text = "\n".join(map(printable, _lines(bundle, path, rows, tuner.skipped)))
     tell(document, text, args.json, force=args.force)
     return 0

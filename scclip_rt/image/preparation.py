@@ -102,6 +102,12 @@ class Preparation:
             in_range(name, getattr(self, name))
         if self.max_memory is not None:
             in_range("max_memory", self.max_memory)
+        if self.short_side > self.long_side:
+            raise OptionError(
+                f"a short side of {self.short_side} is above {self.long_side}, to which the bundle limits the long "
+                f"side; use {self.long_side} or less",
+                field="short_side",
+            )
         if self.stride > self.window:
             raise OptionError(
                 f"a stride of {self.stride} leaves gaps between windows of {self.window} pixels; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -125,13 +125,18 @@ def _entries(source: ClassSource) -> Iterator[tuple[str, str | Sequence[str]]]:
         yield from _from_file(Path(source))
     elif isinstance(source, str):
         yield from _from_string(source)
+    elif isinstance(source, bytes | bytearray) or not isinstance(source, Iterable):
+        raise VocabularyError(f"classes must be names or a path; got {source!r}", field="classes")
     else:
         for number, entry in enumerate(source, 1):
             yield f"class {number}", entry
 
 
 def _names(entry: str | Sequence[str], place: str) -> list[str]:
-    parts = _unescaped(entry).split(",") if isinstance(entry, str) else [*entry]
+    if isinstance(entry, str):
+        parts = _unescaped(entry).split(",")
+    else:
+        parts = [*entry] if isinstance(entry, Iterable) else [entry]
     if any(not isinstance(part, str) for part in parts):
         raise VocabularyError(f"{place}: class names must be strings; got {parts!r}", field="classes")
     names = [part.strip() for part in parts]

@@ -18,8 +18,10 @@ from safetensors.numpy import save_file
 
 from oracles.family import NaiveMethod
 from scclip_export.checkpoint.load_model import Source, load_model
+from scclip_export.errors import ExportError
 from scclip_export.methods import METHODS
 from scclip_export.model.encoder import CalibratedEncoder
+from scclip_export.options import ExportConfig
 from scclip_rt import Segmenter
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.bundle.manifest import GridSpec
@@ -425,6 +427,55 @@ def test_options_beyond_the_smallest_grid_are_refused(
     assert export_cli(*arguments) == 2
     assert re.search(words, capsys.readouterr().err)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        (
+            "naclip",
+            {"attention": "kk", "sigma": 5.0},
+            "--sigma changes nothing: --attention kk has no neighbourhood",
+        ),
+        ("segearth", {"sigma": 2.0}, "--sigma changes nothing: --attention segearth has no neighbourhood"),
+        (
+            "resclip",
+            {"base": "sclip", "sigma": 2.0},
+            "--sigma changes nothing: --base sclip has no neighbourhood",
+        ),
+        (
+            "sfp",
+            {"detector": "norm", "salience": 2.0},
+            "--salience changes nothing: --detector norm does not",
+        ),
+        (
+            "sfp",
+            {"detector": "lof", "max_outliers": 5},
+            "--max-outliers changes nothing: --detector lof does not",
+        ),
+    ],
+)
+def test_an_option_that_changes_nothing_beside_the_others_is_refused(
+    method: str, options: dict[str, Any], words: str
+) -> None:
+    config = ExportConfig(source=Source(checkpoint="a.pt"), method=method, calibration=options)
+    with pytest.raises(ExportError, match=words):
+        config.method_options()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("naclip", {"sigma": 2.0}),
+        ("segearth", {"attention": "gav", "sigma": 2.0}),
+        ("resclip", {"sigma": 2.0}),
+        ("sfp", {"detector": "norm", "max_outliers": 5}),
+    ],
+)
+def test_an_option_that_is_read_is_taken(method: str, options: dict[str, Any]) -> None:
+    config = ExportConfig(source=Source(checkpoint="a.pt"), method=method, calibration=options)
+    taken = config.method_options()
+    assert {name: getattr(taken, name) for name in options} == options
 
 
 def test_a_floor_that_rounding_may_put_above_a_patch_itself_is_refused() -> None:

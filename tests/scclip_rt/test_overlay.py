@@ -113,6 +113,12 @@ def test_files_hold_the_labels_and_the_picture(tmp_path):
     assert seg.save(tmp_path, "b", overlay=False) == [tmp_path / "b.labels.png"]
 
 
+@pytest.mark.parametrize("side", [0, -1, 1.5, "9"])
+def test_a_long_side_that_is_no_length_is_refused(side):
+    with pytest.raises(OptionError, match="long_side must be a whole number of at least 1"):
+        result().overlay(long_side=side)
+
+
 @pytest.mark.parametrize(("size", "shown"), [((30, 4001), (10, 1334)), ((1600, 20), (1600, 20))])
 def test_overlay_of_a_large_image_is_for_people(tmp_path, size, shown):
     seg = result(*size)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from scclip_rt import Bundle, Segmenter, Vocabulary
-from scclip_rt.errors import BackendError, ImageError, OptionError, VocabularyError
+from scclip_rt.errors import BackendError, ImageError, OptionError, ScclipError, VocabularyError
 from scclip_rt.vocabulary.file import save_vocabulary
 from tiny_bundle import EMBED, ZERO_SHA, blocks_image, edit_manifest
 
@@ -192,12 +192,37 @@ def test_defaults_come_from_the_bundle(own_bundle: Path) -> None:
         ({"short_side": 0}, "short_side must be a whole number from 1 to 65,536; got 0"),
         ({"short_side": 3.5}, "short_side must be a whole number"),
         ({"stride": 100}, "a stride of 100 leaves gaps between windows of 96"),
+        ({"stride": 48, "whole_image": True}, "a stride goes with windows"),
+        (
+            {"short_side": 3000},
+            "a short side of 3000 is above 2048, to which the bundle limits the long side",
+        ),
         ({"threads": 0}, "threads must be a whole number from 1"),
+        ({"preset": 3}, "a preset is a name, or two with a comma between; got 3"),
+        ({"preset": ["fast"]}, r"got \['fast'\]"),
     ],
 )
 def test_options_out_of_range(bundle_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Segmenter(bundle_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 3}, "classes must be names or a path; got 3"),
+        ({"classes": b"cat"}, "classes must be names or a path; got b'cat'"),
+        ({"classes": [3]}, r"class 1: class names must be strings; got \[3\]"),
+        ({"device": None}, "unknown device None"),
+    ],
+)
+def test_values_of_another_type_are_told(bundle_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ScclipError, match=message):
+        Segmenter(bundle_path, **options)
+
+
+def test_a_presets_stride_is_left_aside_for_whole_images(bundle_path: Path) -> None:
+    assert Segmenter(bundle_path, preset="fast", whole_image=True).backend.spec.grid.kind == "dynamic"
 
 
 def test_short_side_and_stride_decide_the_windows(bundle_path: Path) -> None:

@@ -113,7 +113,13 @@ export class Segmenter {
   static async open(source: BundleSource, options: SegmenterOptions): Promise<Segmenter> {
     const bundle = await Bundle.open(source, options.onProgress);
     const preset = presetOf(bundle, options.preset);
-    const spec = chooseEncoder(bundle, options.precision ?? "fp32", options.wholeImage ?? preset.wholeImage ?? false);
+    const whole = options.wholeImage ?? preset.wholeImage ?? false;
+    if (whole && options.stride !== undefined) {
+      throw new ScclipError(
+        "OptionError", "a stride goes with windows: the image is encoded in one pass; leave one of them out", "stride",
+      );
+    }
+    const spec = chooseEncoder(bundle, options.precision ?? "fp32", whole);
     const geometry = tilingOptions(bundle, spec, { ...preset, ...given(options) });
     const templates = loadTemplates(options.templates ?? bundle.manifest.decoding.templates);
     const graph = await bundle.graph(spec.file);
@@ -410,6 +416,14 @@ function tilingOptions(
     maxPixels: options.maxPixels === undefined ? MAX_PIXELS : inRange("maxPixels", options.maxPixels),
     maxWindows: options.maxWindows === undefined ? MAX_WINDOWS : inRange("maxWindows", options.maxWindows),
   };
+  if (geometry.shortSide > geometry.longSide) {
+    throw new ScclipError(
+      "OptionError",
+      `a short side of ${geometry.shortSide} is above ${geometry.longSide}, to which the bundle limits the long side; ` +
+        `use ${geometry.longSide} or less`,
+      "shortSide",
+    );
+  }
   if (geometry.stride > geometry.window) {
     throw new ScclipError(
       "OptionError",

@@ -46,7 +46,7 @@ struct OpenOptions {
     int threads = 0;                 ///< CPU threads of one call; 0: the cores this process may use
     int batch = 0;                   ///< most windows encoded at once; 0: the backend's own number
     int short_side = 0;              ///< pixels; 0: the bundle's
-    int stride = 0;                  ///< pixels between windows; 0: the bundle's
+    int stride = 0;                  ///< pixels between windows; 0: the bundle's. Not with whole images
     /// One pass over the whole image, with an encoder exported for that; not given: as the preset says, else windows.
     std::optional<bool> whole_image;
     /// A benchmark of the bundle, or `exact`, `balanced` or `fast`, or one of each ("voc21,fast"); their settings hold

@@ -24,6 +24,19 @@ bool RunsOn(const EncoderSpec& spec, const std::string& kind) {
 
 using Words = std::pair<std::string, std::string>;  // what is chosen, and why
 
+/// The rows that can run here: of a precision that the bundle has, on a library that this build has.
+Tuned OfWhatRuns(const Tuned& tuned, const std::set<std::string>& held, const std::set<std::string>& flags,
+                 const std::set<std::string>& compiled) {
+    Tuned kept{{}, tuned.stale};
+    for (const Measured& row : tuned.rows) {
+        const bool bf16 =
+            row.precision == "bf16" && row.backend == "openvino" && held.count("fp32") != 0 && !Bf16Flag(flags).empty();
+        const bool own = (row.precision == "fp32" || row.precision == "int8") && held.count(row.precision) != 0;
+        if ((bf16 || own) && compiled.count(row.backend) != 0) kept.rows.push_back(row);
+    }
+    return kept;
+}
+
 /// ONNX Runtime's GPU providers take fp16 before fp32 and nothing else unasked.
 std::string OrtPrecision(const std::string& asked) { return asked == "fast" ? "auto" : asked; }
 
@@ -159,7 +172,7 @@ int BatchSize(const EncoderSpec& spec, int asked, DeviceKind kind) {
 
 Choice Choose(const OpenOptions& options, const std::set<std::string>& held, const std::set<std::string>& flags,
               const std::string& vendor, const std::set<std::string>& compiled, const EngineFinder& engine,
-              const Tuned& tuned) {
+              const Tuned& measured) {
     const std::string& provider = options.ort_provider;
     if (options.device.compare(0, 4, "cuda") == 0 || provider == "cuda" || provider == "tensorrt" ||
         options.backend == "tensorrt") {
@@ -171,11 +184,17 @@ Choice Choose(const OpenOptions& options, const std::set<std::string>& held, con
     }
     OpenOptions settled = options;
     if (options.backend == "auto" && !provider.empty()) settled.backend = "onnxruntime";
-    const Words precision = CpuPrecision(settled, held, flags, vendor, compiled.count("openvino") != 0);
-    const bool fast = options.precision == "fast";
-    if (const Measured* best = tuned.Best(settled, fast ? "" : precision.first)) {
-        const std::string why = fast ? best->precision + " is the fastest" : precision.second;
-        const std::string reason = why + "; " + best->backend + ", as scclip tune measured: " + best->ToString();
+    const Tuned tuned = OfWhatRuns(measured, held, flags, compiled);
+    Words precision = CpuPrecision(settled, held, flags, vendor, compiled.count("openvino") != 0);
+    // By the fastest row of all: few have other threads and windows, so that of those few the fastest may be a slow
+    // one.
+    OpenOptions any = settled;
+    any.threads = any.batch = 0;
+    const Measured* fastest = options.precision == "fast" ? tuned.Best(any, "") : nullptr;
+    if (fastest != nullptr) precision = {fastest->precision, fastest->precision + " is the fastest"};
+    if (const Measured* best = tuned.Best(settled, precision.first)) {
+        const std::string reason =
+            precision.second + "; " + best->backend + ", as scclip tune measured: " + best->ToString();
         return {best->backend, best->precision, reason, best->threads, best->batch};
     }
     const Words backend = CpuBackend(settled.backend, precision.first, Int8Flag(flags), compiled);

@@ -74,6 +74,11 @@ Preparation Preparation::Over(const Manifest& manifest, const GridSpec& grid, co
                         ModelSizes::Of(manifest, batch)};
     if (options.short_side != 0) prepare.short_side = options.short_side;
     if (options.stride != 0) prepare.stride = options.stride;
+    if (prepare.short_side > prepare.long_side) {
+        const std::string most = std::to_string(prepare.long_side);
+        ThrowOption("short_side", "of " + std::to_string(prepare.short_side) + " is above " + most +
+                                      ", to which the bundle limits the long side; use " + most + " or less");
+    }
     if (prepare.stride > prepare.window) {
         ThrowOption("stride", "of " + std::to_string(prepare.stride) + " leaves gaps between windows of " +
                                   std::to_string(prepare.window) + " pixels; use " + std::to_string(prepare.window) +

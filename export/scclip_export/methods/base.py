@@ -90,6 +90,10 @@ class MethodOptions:
         """
         raise NotImplementedError
 
+    def idle(self) -> Mapping[str, str]:
+        """Options that change nothing beside the others: field → why, in words."""
+        return {}
+
     def defaults(self, *, layers: int, patch_size: int) -> Defaults:  # noqa: ARG002
         """How images are prepared and decoded unless the user says otherwise."""
         return Defaults()

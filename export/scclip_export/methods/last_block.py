@@ -1,5 +1,6 @@
 """Methods that change only the last block's attention (docs/methods.md, family A)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +16,10 @@ ALL_SELF = (*CORRELATIVE, Term(scores="vv"))  # SegEarth-OV's: rows add to 3
 
 PLAIN = LastBlockParts(terms=QUERY_KEY, residual=True, positions="bicubic")
 VALUES = LastBlockParts(terms=IDENTITY, positions="bicubic")
+
+
+def _no_neighborhood(option: str, value: str) -> Mapping[str, str]:
+    return {"sigma": f"--{option} {value} has no neighbourhood"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +128,10 @@ class NaclipOptions(MethodOptions):
     )
     sigma: float = option(5.0, "width of the neighbourhood ω, patches")
 
+    def idle(self) -> Mapping[str, str]:
+        """The neighbourhood's width, where there is none."""
+        return {} if self.attention in ("naclip", "nonly") else _no_neighborhood("attention", self.attention)
+
     def parts(self, *, layers: int, patch_size: int) -> LastBlockParts:  # noqa: ARG002
         """Its two switches."""
         terms = {
@@ -188,6 +197,14 @@ class SegEarthOptions(MethodOptions):
     class_weight: float = option(-0.3, "λ of the class token: features become f + λ · class (0: off)")
     sigma: float = option(1.0, "width of the neighbourhood of naclip, nonly and gav, patches")
 
+    def idle(self) -> Mapping[str, str]:
+        """The neighbourhood's width, where there is none."""
+        return (
+            {}
+            if self.attention in ("naclip", "nonly", "gav")
+            else _no_neighborhood("attention", self.attention)
+        )
+
     def parts(self, *, layers: int, patch_size: int) -> LastBlockParts:  # noqa: ARG002
         """Windows are padded to whole patches."""
         terms = {
@@ -245,6 +262,10 @@ class ResClipOptions(MethodOptions):
         start, end = self.cross_blocks or (0, 1)
         if not 0 <= start < end:
             raise ValueError(f"cross_blocks A:B needs 0 <= A < B; got {start}:{end}")
+
+    def idle(self) -> Mapping[str, str]:
+        """The neighbourhood's width, where there is none."""
+        return {} if self.base in ("naclip",) else _no_neighborhood("base", self.base)
 
     def parts(self, *, layers: int, patch_size: int) -> LastBlockParts:  # noqa: ARG002
         """τ ((1 - λ) base + λ · mean of the middle blocks' attention)."""

@@ -1,5 +1,6 @@
 """Methods whose last block reads earlier blocks: SC-CLIP and SFP (docs/methods.md, family B)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +66,12 @@ class SfpOptions(MethodOptions):
         None, "blocks summed into it, B exclusive (3:10)", metavar="A:B"
     )
     similarity_floor: float = option(0.4, "least similarity kept (upstream beta)")
+
+    def idle(self) -> Mapping[str, str]:
+        """What only other detectors look at."""
+        why = f"--detector {self.detector} does not look at it"
+        unread = {"attention": (), "norm": ("salience",), "lof": ("salience", "max_outliers")}[self.detector]
+        return dict.fromkeys(unread, why)
 
     def parts(self, *, layers: int, patch_size: int) -> "SfpConfig":
         """Its fixed numbers, or the user's."""

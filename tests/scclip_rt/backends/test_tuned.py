@@ -13,6 +13,7 @@ from scclip_rt.backends.choose import Host, choose
 from scclip_rt.backends.tuned import Measured, Tuned, read_tuned, tuned_file, write_tuned
 from scclip_rt.bundle.bundle import Bundle
 from scclip_rt.errors import OutputError
+from tiny_bundle import edit_manifest, encoder_entry
 
 ROWS = (
     Measured(grid="window", precision="fp32", backend="onnxruntime", threads=1, batch=8, milliseconds=1000.0),
@@ -25,8 +26,11 @@ HOST = Host(flags=frozenset({"avx512_vnni"}), packages=frozenset({"openvino"}))
 
 
 @pytest.fixture
-def bundle(bundle_path: Path) -> Bundle:
-    return Bundle.open(bundle_path)
+def bundle(own_bundle: Path) -> Bundle:
+    window = {"kind": "window", "rows": 6, "columns": 6}
+    entries = [encoder_entry("encoder.fp32.onnx", window, precision) for precision in ("fp32", "int8")]
+    edit_manifest(own_bundle, lambda document: document.update(encoders=entries))
+    return Bundle.open(own_bundle)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,6 @@ def _versions(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"precision": "auto"}, "openvino", "fp32", 1, 2),
         ({"precision": "int8"}, "onnxruntime", "int8", 2, 8),
         ({"precision": "fast", "backend": "openvino"}, "openvino", "int8", 2, 4),
-        ({"precision": "fast", "threads": 1}, "openvino", "fp32", 1, 2),
         ({"precision": "auto", "ort_provider": "cpu"}, "onnxruntime", "fp32", 1, 8),
     ],
 )
@@ -57,6 +60,36 @@ def test_the_fastest_row_that_agrees_with_what_is_asked(
         batch,
     )
     assert "scclip tune measured" in found.reason
+
+
+@pytest.mark.parametrize("asked", [{"threads": 1}, {"batch": 2}])
+def test_fast_is_the_fastest_precision_of_all_also_with_few_rows_for_what_is_named(
+    bundle: Bundle, asked: dict[str, Any]
+) -> None:
+    found = choose(bundle, host=HOST, tuned=Tuned(rows=ROWS), precision="fast", **asked)
+    assert (found.precision, found.threads, found.batch) == ("int8", None, None)
+    assert "int8 is the fastest" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend", "flags", "runs"),
+    [
+        ("bf16", "openvino", "avx512_bf16", "bf16"),
+        ("bf16", "openvino", "avx2", "fp32"),
+        ("bf16", "onnxruntime", "avx512_bf16", "fp32"),
+        ("int8", "onnxruntime", "avx2", "fp32"),  # the bundle has none
+        ("fp16", "onnxruntime", "avx2", "fp32"),
+        ("int4", "onnxruntime", "avx2", "fp32"),
+    ],
+)
+def test_a_row_that_can_not_run_here_does_not_count(
+    bundle_path: Path, precision: str, backend: Any, flags: str, runs: str
+) -> None:
+    row = Measured(grid="window", precision=precision, backend=backend, threads=1, batch=8, milliseconds=1.0)
+    host = Host(flags=frozenset({flags}), packages=frozenset({"openvino"}))
+    measured = Tuned(rows=(ROWS[0], row))
+    found = choose(Bundle.open(bundle_path), host=host, tuned=measured, precision="fast")
+    assert found.precision == runs
 
 
 @pytest.mark.parametrize("asked", [{"threads": 7}, {"batch": 3}, {"precision": "bf16"}])

@@ -28,6 +28,14 @@ def test_an_unknown_part_is_refused(target: str) -> None:
         parse_target(target, Case(bundle=""))
 
 
+@pytest.mark.parametrize(
+    "parts", ["fp32@int8", "preset=fast@preset=exact", "stride=56@stride=112", "whole@whole"]
+)
+def test_two_parts_of_a_kind_are_refused(parts: str) -> None:
+    with pytest.raises(OptionError, match=r"is the second \w+ after @"):
+        parse_target(f"a.scclip@{parts}", Case(bundle=""))
+
+
 def test_a_sweep_groups_by_workload() -> None:
     targets = [Case(bundle="a"), Case(bundle="b")]
     groups = sweep(targets, sizes=[(375, 500), (2160, 3840)], queries=[1, 20], batches=[1, 6], threads=[None])

@@ -151,13 +151,35 @@ def test_more_threads_are_tried_where_cores_have_two(bundle: Bundle, monkeypatch
     assert min(rows, key=lambda row: row.milliseconds).threads == 4
 
 
-def test_nothing_begins_when_the_time_is_over(bundle: Bundle) -> None:
+def test_nothing_begins_when_the_time_is_over_and_half_an_answer_is_none(bundle: Bundle) -> None:
     machine = Machine(bundle, SECONDS)
-    made = tuner(machine, seconds=8.0)
-    rows = made.run()
-    assert 1 <= len(rows) < len(SECONDS)
-    assert machine.now < 2 * 8.0
-    assert all("no time left of 8 s" in why for _, why in made.skipped)
+    made = tuner(machine, seconds=4.0)
+    with pytest.raises(
+        BenchError, match="4 s are not enough to time every precision, so nothing is remembered"
+    ):
+        made.run()
+    assert len(machine.opened) < len(SECONDS)
+    assert machine.now < 2 * 4.0
+    assert all("no time left of 4 s" in why for _, why in made.skipped)
+
+
+def test_few_seconds_are_shared_by_all_precisions(bundle: Bundle) -> None:
+    machine = Machine(bundle, SECONDS)
+    made = tuner(machine, seconds=15.4)
+    assert found(made.run()) == {key: round(1000 * 6 * each / 2) for key, each in SECONDS.items()}
+    assert not made.unfinished
+    assert machine.now < 15.4
+
+
+def test_a_grid_that_is_not_finished_is_not_remembered(own_bundle: Path) -> None:
+    grids = [WINDOW, {"kind": "fixed", "rows": 6, "columns": 6}]
+    entries = [
+        encoder_entry("encoder.fp32.onnx", grid, which) for grid in grids for which in ("fp32", "int8")
+    ]
+    edit_manifest(own_bundle, lambda document: document.update(encoders=entries))
+    made = tuner(Machine(Bundle.open(own_bundle), SECONDS), seconds=18.0)
+    assert {row.grid for row in made.run()} == {"window"}
+    assert made.unfinished == ["whole"]
 
 
 @pytest.fixture

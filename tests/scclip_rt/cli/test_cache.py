@@ -1,5 +1,6 @@
 """`scclip cache` shows what is kept, and clears what is named."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -48,6 +49,39 @@ def test_it_clears_what_is_named(folder: Path, capsys: pytest.CaptureFixture[str
     assert [path.name for path in folder.iterdir()] == ["hashes"]
     assert run(["cache", "--clear", "all"]) == 0
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "names", [["embeddings", "embeddings", "hashes"], ["all", "embeddings"], ["hashes", "all"]]
+)
+def test_a_name_may_come_twice_and_all_beside_others(folder: Path, names: list[str]) -> None:
+    assert run(["cache", "--clear", *names]) == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_what_every_cache_may_have_is_cleared_also_where_it_is_not_there(folder: Path) -> None:
+    assert run(["cache", "--clear", "tuned", "hashes.json"]) == 0
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_other_processes_may_write_and_remove_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scclip_rt.cli import cache
+
+    remove = cache.shutil.rmtree
+
+    def beside_a_writer(path: Path) -> None:
+        monkeypatch.setattr(cache.shutil, "rmtree", remove)
+        remove(path / "ab")
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(cache.shutil, "rmtree", beside_a_writer)
+    gone = folder / "embeddings" / "ab" / "gone.row"
+    walk = [(str(gone.parent), [], [gone.name, "one.row"])]
+    monkeypatch.setattr(cache.os, "walk", lambda _: iter(walk))
+    assert run(["cache", "--clear", "embeddings"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["hashes"]
 
 
 def test_a_name_that_is_not_there_clears_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

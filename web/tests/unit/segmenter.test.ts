@@ -95,6 +95,8 @@ test("options outside their range and precisions that the bundle lacks are refus
   await refused({ precision: "fp16" }, "precision");
   await refused({ stride: 225 }, "stride");
   await refused({ stride: 0 }, "stride");
+  await refused({ stride: 112, wholeImage: true }, "stride");
+  await refused({ shortSide: 2049 }, "shortSide");
   await refused({ shortSide: 1.5 }, "shortSide");
   await refused({ templates: "x" }, "templates");
   assert.throws(() => segmenter.decode({} as never, { probThreshold: 2 }), { code: "OptionError", field: "probThreshold" });
