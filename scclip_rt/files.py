@@ -133,13 +133,11 @@ def output_error(path: Path, error: OSError) -> OutputError:
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"can't write {path}: {reason}; free some space there or choose another --output "
+            f"can't write {path}: {reason}; free some space there or choose another place "
             "(nothing half-written was left)"
         )
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return OutputError(
-            f"can't write {path}: a folder on the way to it is a file; choose another --output"
-        )
+        return OutputError(f"can't write {path}: a folder on the way to it is a file; choose another place")
     return OutputError(f"can't write {path}: {reason}")
 
 

@@ -33,6 +33,7 @@ CpuBackend = Literal["onnxruntime", "openvino"]
 _AGAIN = "run scclip tune again"
 _MAX_BYTES = 1 << 20
 _DIGITS = 16
+_ROOM = 1 << 14  # bytes, more than an answer has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +170,8 @@ def writable_file(bundle: Bundle) -> Path:
         raise OutputError(
             "there is no place to remember what is measured: this user has no home, and XDG_CACHE_HOME is not set"
         )
-    with atomic_path(path.with_suffix(".probe"), force=True):
-        pass
+    with atomic_path(path.with_suffix(".probe"), force=True) as probe:
+        probe.write_bytes(bytes(_ROOM))  # a full disk takes an empty file
     path.with_suffix(".probe").unlink(missing_ok=True)
     return path
 

@@ -113,6 +113,7 @@ def _write(file: Path, beginnings: Sequence[tuple[int, ...]], known: KnownTokens
 
 def _read(file: Path) -> tuple[list[tuple[int, ...]], KnownTokens] | None:
     """What `_write` wrote; None where there is none that is sound."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
@@ -124,7 +125,10 @@ def _read(file: Path) -> tuple[list[tuple[int, ...]], KnownTokens] | None:
         return None
     with contextlib.suppress(OSError):  # a cache that can only be read
         os.utime(file)
-    tensors = load(data)
-    known = KnownTokens(values=tensors["values"], lengths=tensors["lengths"])
-    rows = zip(tensors["ids"].tolist(), known.lengths.tolist(), strict=True)
-    return [tuple(ids[:length]) for ids, length in rows], known
+    try:
+        tensors = load(data)
+        known = KnownTokens(values=tensors["values"], lengths=tensors["lengths"])
+        rows = zip(tensors["ids"].tolist(), known.lengths.tolist(), strict=True)
+        return [tuple(ids[:length]) for ids, length in rows], known
+    except (SafetensorError, KeyError, TypeError, ValueError):  # of another version
+        return None

@@ -1,5 +1,6 @@
 """`scclip tune` with a clock that the tests turn: what is measured, what fails, what is remembered."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -233,6 +234,18 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(
     error = capsys.readouterr().err
     assert "can't write" in error
     assert len(error.strip().splitlines()) == 1
+    assert measured.opened == []
+
+
+def test_a_full_disk_is_told_before_anything_is_measured(
+    measured: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path)) if data else AssertionError
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(["tune", str(bundle.path)]) == 2
+    assert "No space left on device; free some space there or choose another place" in capsys.readouterr().err
     assert measured.opened == []
 
 

@@ -1,10 +1,12 @@
 """Prompts are resumed where another with the same beginning left off, and the numbers are those of whole prompts."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from scclip_rt.backends.base import KnownTokens
 from scclip_rt.vocabulary import prompts as module
@@ -175,7 +177,21 @@ def test_more_beginnings_than_a_file_holds_are_not_written(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", b"x" * 4000, None])
+def _hashed(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest() + data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"short",
+        b"x" * 4000,
+        None,
+        _hashed(b"\0" * 9),
+        _hashed(save({"ids": np.zeros((2, 3), np.int64)})),
+    ],
+)
 def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
     file = tmp_path / "a.safetensors"
     kept_in(file)[0](make(1, 9))
