@@ -3,8 +3,8 @@
 # "to achieve better performance". On an Intel processor with these instructions and without AMX (a virtual machine may hide
 # it) its bf16 products need more time than its float32 ones: one leaves the hint out, gets other numbers, and waits longer.
 # Seen on an Intel Xeon (family 6, model 207) without AMX, one thread, processor's time, best of 15 in turn, eight products of
-# 1182×768 with 768×3072 and back: f32 302 ms (gemm_mlas_f32), no hint 563 ms (brgemm_avx512_bf16), 1.87 times as long; four
-# more runs on the busy machine 1.81 to 1.88. On AMD (Zen 4, Zen 5) bf16 is the faster, and with AMX nobody tried: on those,
+# 1182×768 with 768×3072 and back: f32 302 ms (gemm_mlas_f32), no hint 563 ms (brgemm_avx512_bf16), 1.87 times as long; in
+# four runs on a busy machine 1.81 to 1.88. On AMD (Zen 4, Zen 5) bf16 is the faster, and with AMX nobody tried: on those,
 # and without avx512_bf16, it says so and ends.
 set -euo pipefail
 if ! grep -q '^vendor_id.*GenuineIntel' /proc/cpuinfo || ! grep -qE '^flags.* avx512_bf16( |$)' /proc/cpuinfo ||
