@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.onnx._internal.exporter import _fx_passes
 
 from scclip_export.methods import METHODS
@@ -95,3 +96,17 @@ def test_torch_is_as_it_was_afterwards() -> None:
     with translated_as_it_is(captured=True):
         assert _fx_passes.decompose_with_registry is not before
     assert _fx_passes.decompose_with_registry is before
+
+
+def test_values_of_symbolic_sizes_are_not_kept() -> None:
+    kept = []
+
+    class Sees(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mode = detect_fake_mode()
+            kept.append(mode is None or mode.cache_enabled)
+            return x + 1
+
+    axes = {"x": {0: torch.export.Dim("batch", min=1)}}
+    assert capture(Sees().eval(), (torch.zeros(3, 2),), axes, opset=20) is not None
+    assert set(kept) == {False}
