@@ -286,7 +286,7 @@ def _write_encoder(name: str, job: EncoderJob, references: list[Reference], prog
     progress(f"writing {path.name}")
     precision.write(job, progress)
     if job.grid.kind != "window":
-        share_weights(path, job.directory / f"encoder.{name}.onnx")
+        share_weights(path, job.windows_path(name))
     progress(f"checking parity of {path.name} (written in {time.monotonic() - started:.0f} s)")
     run = precision.open(path)
     ran = [run_encoder(reference, run) for reference in references]
@@ -317,8 +317,7 @@ def _text_encoder(config: ExportConfig, model: LoadedModel, directory: Path, pro
     if encoder.can_resume:
         resumed = directory / "text_encoder.resumed.onnx"
         progress(f"tracing and checking {resumed.name}")
-        onnx_from_resumed_text_encoder(ResumedTextEncoder(encoder), resumed, opset=config.opset)
-        share_weights(resumed, path)
+        onnx_from_resumed_text_encoder(ResumedTextEncoder(encoder), resumed, opset=config.opset, base=path)
         parity = check_resumed_text_encoder(expected, resumed, tokens)
         entry = replace(entry, resumed=GraphEntry(file=resumed.name, parity=parity))
     if config.int8_text:

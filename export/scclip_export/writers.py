@@ -117,6 +117,10 @@ class EncoderJob:
         """Return where the file of a key of `WRITERS` goes; its weights are beside it, in `NAME.data`."""
         return self.directory / f"encoder.{name}{self.grid.name}.onnx"
 
+    def windows_path(self, name: str) -> Path:
+        """Return where the windows' file of that key is."""
+        return self.directory / f"encoder.{name}.onnx"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionWriter:
@@ -138,7 +142,13 @@ class PrecisionWriter:
 def _write_traced(name: str, job: EncoderJob) -> None:
     """Trace the torch model with the casts of `precision.POLICIES[name]`."""
     path, policy = job.path(name), POLICIES[name]
-    onnx_from_encoder(job.encoder(policy), path, opset=job.config.opset, example_size=job.example_size)
+    onnx_from_encoder(
+        job.encoder(policy),
+        path,
+        opset=job.config.opset,
+        example_size=job.example_size,
+        base=None if job.grid.kind == "window" else job.windows_path(name),
+    )
     check_dtypes(path, policy)
 
 

@@ -26,6 +26,7 @@ from scclip_export.model.text_encoder import ResumedTextEncoder, TextEncoder
 from scclip_export.onnx.capture import capture, translated_as_it_is
 from scclip_export.onnx.clean_graph import clean
 from scclip_export.onnx.repeat import one_block_for_all, repeat_blocks
+from scclip_export.onnx.shared_weights import save_model
 from scclip_rt.image.geometry import MIN_PATCHES
 
 # Operators whose output shape or control flow depends on data: TensorRT can't plan them, and nothing here needs them.
@@ -33,7 +34,12 @@ FORBIDDEN_OPS = frozenset({"NonZero", "Loop", "If", "Scan", "Unique", "Compress"
 
 
 def onnx_from_encoder(
-    encoder: CalibratedEncoder, path: Path, *, opset: int, example_size: tuple[int, int]
+    encoder: CalibratedEncoder,
+    path: Path,
+    *,
+    opset: int,
+    example_size: tuple[int, int],
+    base: Path | None = None,
 ) -> None:
     """Trace the image encoder with dynamic batch and queries, and dynamic sides if it has no fixed grid.
 
@@ -42,6 +48,7 @@ def onnx_from_encoder(
         path: the .onnx file; weights go to `path` + ".data".
         opset: ONNX opset, 18 to 23.
         example_size: (height, width) of the windows to trace with, pixels.
+        base: an ONNX file in the same folder whose equal weights are used.
 
     Raises:
         ExportError: the exporter fails, or the graph holds an operator that no engine can plan.
@@ -71,6 +78,7 @@ def onnx_from_encoder(
         output_names=outputs,
         dynamic_shapes={"windows": window_axes, "text": {0: torch.export.Dim("queries", min=1)}},
         shapes=_encoder_shapes(encoder, example_size),
+        base=base,
     )
 
 
@@ -113,7 +121,9 @@ def onnx_from_text_encoder(encoder: TextEncoder, path: Path, *, opset: int) -> N
     )
 
 
-def onnx_from_resumed_text_encoder(encoder: ResumedTextEncoder, path: Path, *, opset: int) -> None:
+def onnx_from_resumed_text_encoder(
+    encoder: ResumedTextEncoder, path: Path, *, opset: int, base: Path | None = None
+) -> None:
     """Trace the text encoder that goes on from known beginnings; arguments as `onnx_from_encoder`."""
     context, layers = len(encoder.positions), len(encoder.blocks)
     blocks: Any = encoder.blocks
@@ -150,6 +160,7 @@ def onnx_from_resumed_text_encoder(encoder: ResumedTextEncoder, path: Path, *, o
             "embeddings": ["batch", encoder.proj.out_features],
             **{name: ["batch", heads, "tokens", width // heads] for name in present},
         },
+        base=base,
     )
 
 
@@ -163,6 +174,7 @@ def _trace(
     output_names: list[str],
     dynamic_shapes: dict[str, dict[int, torch.export.Dim]],
     shapes: dict[str, list[int | str]],
+    base: Path | None = None,
 ) -> None:
     program = _program(
         module,
@@ -173,7 +185,7 @@ def _trace(
         output_names=output_names,
         dynamic_shapes=dynamic_shapes,
     )
-    program.save(str(path), external_data=True)
+    save_model(program.model, path, base)
     _tidy(path, shapes)
     found = Counter(operators(path)) & Counter(dict.fromkeys(FORBIDDEN_OPS, 1))
     if found:
