@@ -52,3 +52,12 @@ def test_a_missing_checkpoint_shows_before_torch_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "absent.pt does not exist" in done.stderr
+
+
+def test_timm_is_not_imported_but_stays_importable() -> None:
+    code = (
+        "import sys; from scclip_export.cli.main import _import_torch; _import_torch(); "
+        "assert 'scclip_export.pipeline' in sys.modules; assert 'timm' not in sys.modules; import timm"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

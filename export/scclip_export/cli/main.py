@@ -286,19 +286,11 @@ def _run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Read when torch first allocates: pages of 2 MB. Else 4 KB each are asked for, a fifth of the processor time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    try:
-        import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
-        import open_clip  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        from scclip_rt.errors import ScclipError, install
-
-        raise ScclipError(f"scclip-export needs {error.name}: {install('export')}") from error
+    _import_torch()
     from scclip_export.checkpoint.load_model import Source
     from scclip_export.options import ExportConfig
     from scclip_export.pipeline import export_bundle
 
-    gc.freeze()  # else every collection while tracing looks at torch's own objects: 5 % of it
     overrides: dict[str, Any] = {
         name: value
         for name in METHODS[args.calibration].flags()
@@ -341,6 +333,34 @@ def _run(args: argparse.Namespace) -> int:
     _write_repository(args, report.path)
     plan.run(report.path)
     return 0
+
+
+def _import_torch() -> None:
+    """Import all that an export needs, without timm: open_clip does without it, and nothing here is timm's.
+
+    What is there then is not looked at for garbage, neither now nor later: 5 % of tracing.
+
+    Raises:
+        ScclipError: a package is not installed.
+    """
+    timm = sys.modules.get("timm")
+    sys.modules["timm"] = timm  # type: ignore[assignment]  # None: whoever imports it gets an ImportError
+    gc.disable()
+    try:
+        import onnxscript  # noqa: F401  the exporter's own dependency, missing without the extra
+        import open_clip  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        from scclip_rt.errors import ScclipError, install
+
+        raise ScclipError(f"scclip-export needs {error.name}: {install('export')}") from error
+    else:
+        import scclip_export.pipeline  # noqa: F401
+    finally:
+        gc.enable()
+        if timm is None:
+            del sys.modules["timm"]
+    gc.freeze()
 
 
 def _check_repository(args: argparse.Namespace) -> None:
