@@ -32,8 +32,8 @@ def generated_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
             else np.maximum(abs(offset_y), abs(offset_x)) < 1
         )
         angle, frequency = rng.uniform(0, np.pi), rng.uniform(5, 150)
-        stripes = np.sin(frequency * (np.cos(angle) * x + np.sin(angle) * y))
-        image[inside] = (rng.uniform(0, 255, 3) + rng.uniform(10, 60) * stripes[..., None])[inside]
+        stripes = np.sin(frequency * (np.cos(angle) * x[inside] + np.sin(angle) * y[inside]))
+        image[inside] = rng.uniform(0, 255, 3) + rng.uniform(10, 60) * stripes[:, None]
     image += rng.normal(0, 6, image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 

@@ -102,13 +102,15 @@ def quantize(observed: Observed, weight: NDArray[np.float32]) -> Quantized:
     low, high = _seen_range(observed)
     below, above = map(float, np.percentile(observed.rows, [100 - PERCENTILE, PERCENTILE]))
     ranges = [(min(below, 0.0), max(above, 0.0)), *((clip * low, clip * high) for clip in CLIPS)]
-    tried = _candidates(observed, ranges, _spread(weight_q) * _spread(weight_scale), _Exact.of(observed, few))
+    exact = _Exact.of(observed, few)
+    tried = _candidates(observed, ranges, _spread(weight_q) * _spread(weight_scale), exact)
     enough = _NEAR * min(candidate.error for candidate in tried)
     widest = max(
         (candidate for candidate in tried if candidate.error <= enough), key=lambda candidate: candidate.scale
     )
     rows = fake_quantize(observed.rows[:_ROWS], widest.scale, widest.zero_point)
-    error, shift = _Exact.of(observed, weight).distance(_product(rows, weight_q * weight_scale))
+    exact = exact if few.shape == weight.shape else _Exact.of(observed, weight)
+    error, shift = exact.distance(_product(rows, weight_q * weight_scale))
     return Quantized(
         weight=weight_q,
         weight_scale=weight_scale,
@@ -196,5 +198,10 @@ def affine(low: float, high: float) -> tuple[float, int]:
 
 def fake_quantize(x: NDArray[np.float32], scale: float, zero_point: int) -> NDArray[np.float32]:
     """Round x as QuantizeLinear and DequantizeLinear together do."""
-    levels = np.clip(np.rint(x / np.float32(scale)) + zero_point, 0, 255) - zero_point
-    return (levels * np.float32(scale)).astype(np.float32)
+    levels = x / np.float32(scale)
+    np.rint(levels, out=levels)
+    levels += zero_point
+    np.clip(levels, 0, 255, out=levels)
+    levels -= zero_point
+    levels *= np.float32(scale)
+    return levels
