@@ -46,11 +46,12 @@ def _linear_quick_gelu_kernel(
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, width, BLOCK_K):
         if EVEN:
-            total = tl.dot(tl.load(a), tl.load(b), total)
+            total = tl.dot(tl.load(a), tl.load(b), total, input_precision="ieee")
         else:
             left = width - start
             part = tl.load(a, mask=k[None, :] < left, other=0.0)
-            total = tl.dot(part, tl.load(b, mask=k[:, None] < left, other=0.0), total)
+            other = tl.load(b, mask=k[:, None] < left, other=0.0)
+            total = tl.dot(part, other, total, input_precision="ieee")
         a += BLOCK_K
         b += BLOCK_K
     total += tl.load(bias + n % outer).to(tl.float32)[None, :]
