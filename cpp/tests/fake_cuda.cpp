@@ -40,7 +40,7 @@ T* Keep(T* made) {
 template <typename T>
 T* Drop(T* kept) {
     const std::lock_guard<std::recursive_mutex> lock(mutex);
-    Counts().crashes += Counts().reset;
+    if (Counts().reset) ++Counts().crashes;
     Kept().erase(kept);
     return kept;
 }
@@ -290,11 +290,11 @@ scclip::CudaDriver Make() {
     };
     driver.cuDevicePrimaryCtxRelease = [](CUdevice) { return CUDA_SUCCESS; };
     driver.cuCtxGetCurrent = [](CUcontext* context) {
-        Counts().crashes += Counts().reset;
+        if (Counts().reset) ++Counts().crashes;
         return *context = Current(), CUDA_SUCCESS;
     };
     driver.cuCtxSetCurrent = [](CUcontext context) {
-        Counts().crashes += Counts().reset;
+        if (Counts().reset) ++Counts().crashes;
         if (!Counts().lost) Current() = context;
         return Counts().lost ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
     };
