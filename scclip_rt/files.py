@@ -45,14 +45,33 @@ def _own_temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="scclip-rt-"))
 
 
-def keep_newest(folder: Path, suffix: str, number: int) -> None:
-    """Remove the files of a folder that were longest not used; what another process removed meanwhile is gone.
+def write_cached(path: Path, data: bytes, *, most: int) -> None:
+    """Write a file of the cache, its SHA-256 first; of the folder's files of that suffix the `most` used last stay.
 
-    Args:
-        folder: where.
-        suffix: of the files that count, as `.row`.
-        number: how many stay.
+    Raises:
+        OutputError: the system refused to write.
     """
+    with atomic_path(path, force=True) as temporary, temporary.open("wb") as stream:
+        stream.write(hashlib.sha256(data).digest())
+        stream.write(data)
+    _keep_newest(path.parent, path.suffix, most)
+
+
+def read_cached(path: Path) -> bytes | None:
+    """What `write_cached` wrote, which counts as used; None where there is no file that holds what its hash says."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError):  # a cache that can only be read
+        os.utime(path)
+    size = hashlib.sha256().digest_size
+    digest, data = data[:size], data[size:]
+    return data if digest == hashlib.sha256(data).digest() else None
+
+
+def _keep_newest(folder: Path, suffix: str, number: int) -> None:
+    """Remove the files of a folder that were longest not used; what another process removed meanwhile is gone."""
     with contextlib.suppress(OSError):
         found = [entry for entry in os.scandir(folder) if entry.name.endswith(suffix)]
         if len(found) > number:

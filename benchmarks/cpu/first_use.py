@@ -140,6 +140,12 @@ class Side:
         self.result = folder / "result.npy"
         self.asked = 0
 
+    def told(self, script: str, *words: object, cache: Path | None = None) -> tuple[float, float]:
+        """Seconds by the clock and of the processor that a script prints last."""
+        printed = run(self.tree, "-c", script, *words, cache=cache)[2]
+        seconds, used = map(float, printed.split()[-2:])
+        return seconds, used
+
     def measure(self, what: str) -> tuple[float, float]:
         """Seconds by the clock and of the processor of one run."""
         classes = HERE / "scclip_rt/evaluation/classes/ade20k.txt"
@@ -147,16 +153,11 @@ class Side:
             return export(self.tree, self.model, self.work, self.bundle, NARROW if what == "narrow" else ())
         if what in ("names", "name"):
             known = "known" if what == "name" else "new"
-            printed = run(self.tree, "-c", _EMBED, self.bundle, classes, self.result, known, self.names)[2]
-            seconds, used = map(float, printed.split()[-2:])
-            return seconds, used
+            return self.told(_EMBED, self.bundle, classes, self.result, known, self.names)
         if what == "fresh":
             self.asked += 1
             name = classes.read_text("utf-8").splitlines()[self.asked].split(",")[0]
-            line = ("-c", _FRESH, self.bundle, self.result, name)
-            printed = run(self.tree, *line, cache=self.folder / "cache")[2]
-            seconds, used = map(float, printed.split())
-            return seconds, used
+            return self.told(_FRESH, self.bundle, self.result, name, cache=self.folder / "cache")
         if what == "photo":
             vocabulary = self.folder / "classes.safetensors"
             if not vocabulary.exists():
@@ -164,9 +165,7 @@ class Side:
                 run(self.tree, "-m", "scclip_rt.cli", "embed", self.bundle, *line)
             return run(self.tree, "-c", _PHOTO, self.bundle, photo(self.work), self.result, vocabulary)[:2]
         if what == "write":
-            printed = run(self.tree, "-c", _WRITE, photo(self.work), self.folder / "out")[2]
-            seconds, used = map(float, printed.split())
-            return seconds, used
+            return self.told(_WRITE, photo(self.work), self.folder / "out")
         scene = HERE / "scclip_rt/demo/scene.png"
         line = ("segment", "demo", scene, "--output", self.folder / "out", "--force")
         return run(self.tree, "-m", "scclip_rt.cli", *line)[:2]

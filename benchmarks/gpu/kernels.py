@@ -24,7 +24,6 @@ from oracles.kernels import (
     decided_by_similarity,
     repair_oracle,
 )
-from scclip_kernels.fastest import CALIBRATION, TRUNK
 
 CALLS = 10
 """In one CUDA graph, whose time is divided by them."""
@@ -325,9 +324,6 @@ def _linear_quick_gelu(t: _Tensors) -> Case:
     )
 
 
-KERNELS = tuple(sorted(CALIBRATION | TRUNK))
-
-
 def runs_in(kernel: str, precision: str) -> bool:
     """Whether there is such a kernel: products of float32 have none with QuickGELU."""
     return kernel != "linear_quick_gelu" or precision != "fp32"
@@ -341,6 +337,7 @@ _CASES: dict[str, Callable[[_Tensors], Case]] = {
     "add_layer_norm": _add_layer_norm,
     "linear_quick_gelu": _linear_quick_gelu,
 }
+KERNELS = tuple(_CASES)
 
 
 def _columns(patches: int) -> int:

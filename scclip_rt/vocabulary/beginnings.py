@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,14 +11,13 @@ from numpy.typing import NDArray
 
 from scclip_rt.backends.base import KnownTokens, ResumingTextBackend
 from scclip_rt.errors import OutputError
-from scclip_rt.files import atomic_path, keep_newest
+from scclip_rt.files import read_cached, write_cached
 from scclip_rt.vocabulary.tokenizer import pad
 
 MOST_BEGINNINGS = 128
 """Beginnings that are kept at a time: 100 MB for CLIP's ViT-B/16."""
 _MOST_FILES = 4
 """Of text encoders, in a cache: 35 MB each with the 80 templates of ImageNet and the text encoder of a ViT-B/16."""
-_DIGEST_BYTES = 32
 
 _log = logging.getLogger("scclip_rt")
 
@@ -95,20 +91,16 @@ class Beginnings:
 
 
 def _write(file: Path, beginnings: Sequence[tuple[int, ...]], known: KnownTokens) -> None:
-    """Write a SHA-256 and what it is of: a safetensors file of `ids`, `lengths` and `values`.
+    """Write a safetensors file of `ids`, `lengths` and `values`, behind its hash.
 
     Raises:
         OutputError: the system refused to write.
     """
     from safetensors.numpy import save
 
-    data = save(
-        {"ids": pad(beginnings), "lengths": known.lengths, "values": np.ascontiguousarray(known.values)}
-    )
-    with atomic_path(file, force=True) as temporary, temporary.open("wb") as stream:
-        stream.write(hashlib.sha256(data).digest())
-        stream.write(data)
-    keep_newest(file.parent, file.suffix, _MOST_FILES)
+    values = np.ascontiguousarray(known.values)
+    data = save({"ids": pad(beginnings), "lengths": known.lengths, "values": values})
+    write_cached(file, data, most=_MOST_FILES)
 
 
 def _read(file: Path) -> tuple[list[tuple[int, ...]], KnownTokens] | None:
@@ -116,15 +108,9 @@ def _read(file: Path) -> tuple[list[tuple[int, ...]], KnownTokens] | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
-        data = file.read_bytes()
-    except (OSError, ValueError):
+    data = read_cached(file)
+    if data is None:
         return None
-    digest, data = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    if digest != hashlib.sha256(data).digest():
-        return None
-    with contextlib.suppress(OSError):  # a cache that can only be read
-        os.utime(file)
     try:
         tensors = load(data)
         known = KnownTokens(values=tensors["values"], lengths=tensors["lengths"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scclip_rt.errors import OutputError, VocabularyError
-from scclip_rt.files import atomic_path, cache_directory, keep_newest
+from scclip_rt.files import cache_directory, read_cached, write_cached
 from scclip_rt.vocabulary.classes import Classes, find_background, shorten
 from scclip_rt.vocabulary.file import Vocabulary
 from scclip_rt.vocabulary.prompts import EncodePrompts, Prompt
@@ -25,7 +23,6 @@ from scclip_rt.vocabulary.tokenizer import CONTEXT_LENGTH, Tokenizer
 GROUP_PROMPTS = 1024
 """Prompts sorted by length together: enough for full batches of like length, and a unit of progress and resumption."""
 
-_DIGEST_BYTES = 32
 _ROWS_PER_FOLDER = 256
 """65,536 names in all: 140 MB for vectors of 512 numbers."""
 
@@ -238,15 +235,8 @@ class _Cache:
     def get(self, name: str) -> NDArray[np.float32] | None:
         if self._directory is None:
             return None
-        path = self._path(self._directory, name)
-        try:
-            data = path.read_bytes()
-        except (OSError, ValueError):
-            return None
-        with contextlib.suppress(OSError):  # a cache that can only be read
-            os.utime(path)
-        digest, row = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        if len(row) % 4 or digest != hashlib.sha256(row).digest():
+        row = read_cached(self._path(self._directory, name))
+        if row is None or len(row) % 4:
             return None
         return np.frombuffer(row, "<f4").astype(np.float32)
 
@@ -255,10 +245,7 @@ class _Cache:
             return
         try:
             data = row.astype("<f4").tobytes()
-            path = self._path(self._directory, name)
-            with atomic_path(path, force=True) as temporary:
-                temporary.write_bytes(hashlib.sha256(data).digest() + data)
-            keep_newest(path.parent, path.suffix, _ROWS_PER_FOLDER)
+            write_cached(self._path(self._directory, name), data, most=_ROWS_PER_FOLDER)
         except OutputError as error:  # a cache that can't be written costs time, not the result
             _log.warning("embeddings are not cached: %s", error)
             self._directory = None

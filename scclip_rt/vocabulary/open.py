@@ -53,11 +53,17 @@ class TextTower:
         own = bundle.text_encoder.model_sha256 if precision == "fp32" else source_sha256(bundle, graphs.file)
         self.sha256 = sha256 or own
         """Of what embeddings depend on: the text model, and in int8 the file."""
-        resumed = None if text or graphs.resumed is None else graphs.resumed.file
-        self._graph_sha256 = None if resumed is None else source_sha256(bundle, resumed)
-        self.prompts = PromptEncoder(
-            lambda: text or open_text_backend(bundle, precision=precision, threads=threads)
-        )
+        self._cache_dir: Path | None = None
+
+        def load() -> TextBackend:
+            if text is not None:
+                return text
+            if self._cache_dir is not None and graphs.resumed is not None:
+                sha256 = source_sha256(bundle, graphs.resumed.file)
+                self.prompts.kept = beginnings_file(self._cache_dir, sha256)
+            return open_text_backend(bundle, precision=precision, threads=threads)
+
+        self.prompts = PromptEncoder(load)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -78,8 +84,7 @@ class TextTower:
 
         What the prompts begin with is kept in `cache_dir` too.
         """
-        if cache_dir is not None and self._graph_sha256 is not None:
-            self.prompts.kept = beginnings_file(cache_dir, self._graph_sha256)
+        self._cache_dir = cache_dir or self._cache_dir
         try:
             return embed_classes(
                 classes,

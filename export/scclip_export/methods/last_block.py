@@ -265,7 +265,7 @@ class ResClipOptions(MethodOptions):
 
     def idle(self) -> Mapping[str, str]:
         """The neighbourhood's width, where there is none."""
-        return {} if self.base in ("naclip",) else _no_neighborhood("base", self.base)
+        return {} if self.base == "naclip" else _no_neighborhood("base", self.base)
 
     def parts(self, *, layers: int, patch_size: int) -> LastBlockParts:  # noqa: ARG002
         """τ ((1 - λ) base + λ · mean of the middle blocks' attention)."""

@@ -28,10 +28,8 @@ def run_fused(blocks: Iterable[Block], tokens: Tensor, length: int, quick_gelu: 
     outputs: list[Tensor] = []
     delta: Tensor | None = None
     for block in blocks:
-        if delta is None:
-            _, normed = _add_norm(tokens, None, block, block.ln_1)
-        else:
-            tokens, normed = _add_norm(tokens, delta, block, block.ln_1)
+        tokens, normed = _add_norm(tokens, delta, block, block.ln_1)
+        if delta is not None:
             outputs.append(tokens)
         attended = block.attend(*block.heads(normed, length), None)
         tokens, normed = _add_norm(tokens, block.attention_product(attended), block, block.ln_2)
